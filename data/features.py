@@ -1,0 +1,273 @@
+"""The feature store: one fp16 row an item and modality on disk, memory-mapped, with a present mask.
+
+Layout of a store folder (N items, M modalities in the order of `data.schema.MODALITIES`):
+
+- `<modality>.npy` fp16 [N+1, F_m]; row 0 and absent rows are zeros,
+- `present.npy` bool [N+1, M]; modalities that are not stored are all False,
+- `widths.json` {modality: F_m}, `info.json` (counts, encoders, speed), `quarantine.parquet`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.schema import MODALITIES
+
+QUARANTINE_COLUMNS = ("file", "row", "reason", "record")
+CHUNK = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureStore:
+    """Content features of a catalogue, open for reading.
+
+    Attributes:
+        folder: where it lies.
+        widths: F_m of each stored modality, in the order of `MODALITIES`.
+        present: bool [N+1, M].
+        info: what the encode stage counted.
+        tables: fp16 [N+1, F_m] memory maps.
+    """
+
+    folder: Path
+    widths: dict[str, int]
+    present: np.ndarray
+    info: dict[str, Any]
+    tables: dict[str, np.ndarray] = dataclasses.field(repr=False)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The stored modalities, in the order of `MODALITIES`."""
+        return tuple(self.widths)
+
+    @property
+    def item_rows(self) -> int:
+        """N + 1."""
+        return len(self.present)
+
+    def table(self, modality: str) -> np.ndarray:
+        """fp16 [N+1, F_m] of one modality, memory-mapped and read-only."""
+        if modality not in self.tables:
+            raise KeyError(f"modality: must be among the stored {self.modalities}, received {modality!r}")
+        return self.tables[modality]
+
+    def gather(self, modality: str, rows: np.ndarray) -> np.ndarray:
+        """float32 [B, F_m]: the vectors of some item rows [B]; absent ones are zeros."""
+        return np.asarray(self.table(modality)[rows], dtype=np.float32)
+
+    def quarantine(self) -> pd.DataFrame:
+        """The media that could not be used: file, row, reason, record."""
+        return pd.read_parquet(self.folder / "quarantine.parquet")
+
+    @classmethod
+    def open(cls, folder: str | Path) -> FeatureStore:
+        """Open a store and check that its parts belong together.
+
+        Raises:
+            FileNotFoundError: not a store folder.
+            ValueError: a table whose shape or type contradicts `widths.json` or `present.npy`.
+        """
+        folder = Path(folder)
+        if not (folder / "widths.json").is_file():
+            raise FileNotFoundError(f"folder: must hold a feature store (widths.json), received {folder}; run `encode`")
+        widths = json.loads((folder / "widths.json").read_text())
+        present = np.load(folder / "present.npy")
+        if present.dtype != np.bool_ or present.ndim != 2 or present.shape[1] != len(MODALITIES):
+            raise ValueError(
+                f"present.npy: must be bool [N+1, {len(MODALITIES)}], received {present.dtype} {present.shape}"
+            )
+        tables = {}
+        for modality, width in widths.items():
+            table = np.load(folder / f"{modality}.npy", mmap_mode="r")
+            expected = (len(present), width)
+            if table.shape != expected or table.dtype != np.float16:
+                raise ValueError(
+                    f"{modality}.npy: must be float16 {expected}, received {table.dtype} {table.shape}; encode again"
+                )
+            tables[modality] = table
+        info_path = folder / "info.json"
+        info = json.loads(info_path.read_text()) if info_path.is_file() else {}
+        return cls(folder, widths, present, info, tables)
+
+    @classmethod
+    def write(
+        cls,
+        folder: str | Path,
+        tables: Mapping[str, np.ndarray],
+        present: np.ndarray,
+        *,
+        info: Mapping[str, Any] | None = None,
+    ) -> FeatureStore:
+        """Write whole tables at once (float [N+1, F_m] each, present bool [N+1, M]) and open the result."""
+        writer = FeatureWriter(folder, len(present))
+        for modality, table in tables.items():
+            if len(table) != len(present):
+                raise ValueError(f"tables[{modality!r}]: must have {len(present)} rows, received {len(table)}")
+            rows = np.flatnonzero(present[:, MODALITIES.index(modality)])
+            writer.add(modality, table.shape[1])
+            for start in range(0, len(rows), CHUNK):
+                writer.put(modality, rows[start : start + CHUNK], table[rows[start : start + CHUNK]])
+        return writer.close(info=info)
+
+
+class FeatureWriter:
+    """Fills a store row by row without holding it in memory; the caller renames the folder once it is whole.
+
+    Example:
+        >>> import tempfile
+        >>> writer = FeatureWriter(tempfile.mkdtemp(), item_rows=3)
+        >>> writer.add("image", 2)
+        >>> writer.put("image", [2], [[0.5, 1.0]])
+        array([ True])
+        >>> store = writer.close()
+        >>> store.table("image").tolist()
+        [[0.0, 0.0], [0.0, 0.0], [0.5, 1.0]]
+    """
+
+    def __init__(self, folder: str | Path, item_rows: int) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.present = np.zeros((item_rows, len(MODALITIES)), np.bool_)
+        self.cosine_loss: dict[str, float] = {}
+        self._tables: dict[str, np.memmap] = {}
+        self._quarantine: list[dict[str, Any]] = []
+
+    def add(self, modality: str, width: int) -> None:
+        """Make room for a modality of width F_m; all its items are absent until `put`."""
+        if modality not in MODALITIES:
+            raise ValueError(f"modality: must be among {MODALITIES}, received {modality!r}")
+        if modality in self._tables or width < 1:
+            raise ValueError(f"width: a modality is added once, with a positive width, received {modality!r}, {width}")
+        path = self.folder / f"{modality}.npy"
+        shape = (len(self.present), width)
+        self._tables[modality] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        self.cosine_loss[modality] = 0.0
+
+    def put(self, modality: str, rows: Sequence[int] | np.ndarray, vectors: Any) -> np.ndarray:
+        """Store vectors [B, F_m] at item rows [B].
+
+        Returns:
+            bool [B]: False where a vector is not finite in fp16; those items stay absent and the caller says why.
+
+        Raises:
+            ValueError: a shape that does not fit, or a row outside 1..N.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        exact = np.asarray(vectors, dtype=np.float32)
+        expected = (len(rows), self._tables[modality].shape[1])
+        if exact.shape != expected:
+            raise ValueError(f"vectors: must be {expected} for modality {modality!r}, received {exact.shape}")
+        if len(rows) and (rows.min() < 1 or rows.max() >= len(self.present)):
+            raise ValueError(f"rows: must lie in 1..{len(self.present) - 1}, received {rows.min()}..{rows.max()}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            half = exact.astype(np.float16)
+        usable = np.isfinite(half).all(axis=1)
+        self._tables[modality][rows[usable]] = half[usable]
+        self.present[rows[usable], MODALITIES.index(modality)] = True
+        loss = fp16_cosine_loss(exact[usable], half[usable])
+        self.cosine_loss[modality] = max(self.cosine_loss[modality], loss)
+        return usable
+
+    def quarantine(self, file: str, row: int, reason: str, record: Mapping[str, Any]) -> None:
+        """Note what could not be used; `record` names the item and the modality."""
+        text = json.dumps(dict(record), ensure_ascii=False, sort_keys=True, default=str)
+        self._quarantine.append({"file": file, "row": int(row), "reason": reason, "record": text})
+
+    @property
+    def quarantined(self) -> int:
+        return len(self._quarantine)
+
+    def close(self, *, info: Mapping[str, Any] | None = None) -> FeatureStore:
+        """Flush everything and open the store."""
+        for table in self._tables.values():
+            table.flush()
+        widths = {name: int(self._tables[name].shape[1]) for name in MODALITIES if name in self._tables}
+        self._tables.clear()
+        np.save(self.folder / "present.npy", self.present)
+        frame = pd.DataFrame(self._quarantine, columns=list(QUARANTINE_COLUMNS))
+        types = {"file": "str", "row": "int64", "reason": "str", "record": "str"}
+        frame.astype(types).to_parquet(self.folder / "quarantine.parquet", index=False)
+        (self.folder / "info.json").write_text(json.dumps(dict(info or {}), indent=2, ensure_ascii=False))
+        (self.folder / "widths.json").write_text(json.dumps(widths))
+        return FeatureStore.open(self.folder)
+
+
+def fp16_cosine_loss(exact: np.ndarray, half: np.ndarray) -> float:
+    """The largest `1 - cos(x, fp16(x))` over rows [B, F_m]; rows of zero length are left out."""
+    a, b = exact.astype(np.float64), half.astype(np.float64)
+    length = np.linalg.norm(a, axis=1)
+    keep = length > 0
+    if not keep.any():
+        return 0.0
+    a, b = a[keep] / length[keep, None], b[keep]
+    cosine = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(b, axis=1), np.finfo(np.float64).tiny)
+    return float(max(0.0, 1.0 - cosine.min()))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadyVectors:
+    """Vectors that came with the dataset: `ids` [R] strings, `vectors` float [R, F_m] memory map, `file` for messages."""
+
+    file: str
+    ids: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def find(cls, source: str | Path, modality: str) -> ReadyVectors | None:
+        """The vectors of `<source>/features/<modality>.npy`, or None if the dataset brings none.
+
+        Raises:
+            ValueError: no ids beside the vectors, a shape other than [R, F_m], no numbers, or as many ids as there are
+                not vectors.
+        """
+        path = Path(source) / "features" / f"{modality}.npy"
+        if not path.is_file():
+            return None
+        file, ids_path = f"features/{modality}.npy", path.with_suffix(".ids.parquet")
+        if not ids_path.is_file():
+            raise ValueError(f"{file}: needs features/{modality}.ids.parquet (column item_id) beside it, received none")
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        if vectors.ndim != 2 or not vectors.shape[1] or vectors.dtype.kind not in "fiu":
+            raise ValueError(f"{file}: must be numbers [R, F_m], received {vectors.dtype} {vectors.shape}")
+        frame = pd.read_parquet(ids_path)
+        if "item_id" not in frame:
+            raise ValueError(f"{ids_path.name}: must have the column item_id, received {list(frame.columns)}")
+        if len(frame) != len(vectors):
+            raise ValueError(f"{file}: one vector an id, received {len(vectors)} vectors and {len(frame)} ids")
+        return cls(file, frame["item_id"].astype("str").to_numpy(dtype=object), vectors)
+
+    def copy_into(self, writer: FeatureWriter, modality: str, rows_of: Mapping[str, int]) -> dict[str, int]:
+        """Align by item_id and store; rows that are not finite and second rows of an id go to the quarantine.
+
+        Args:
+            rows_of: item row by id. Ids outside it are counted and left out: the catalogue may be a part of the set.
+
+        Returns:
+            counts: stored, quarantined, outside.
+        """
+        writer.add(modality, self.vectors.shape[1])
+        target = np.fromiter((rows_of.get(item_id, 0) for item_id in self.ids), np.int64, len(self.ids))
+        known = np.flatnonzero(target > 0)
+        _, first = np.unique(target[known], return_index=True)
+        kept = known[np.sort(first)]
+        for line in np.setdiff1d(known, kept):
+            self._refuse(writer, modality, line, "duplicate: a second vector for this item_id")
+        stored = 0
+        for start in range(0, len(kept), CHUNK):
+            lines = kept[start : start + CHUNK]
+            usable = writer.put(modality, target[lines], self.vectors[lines])
+            stored += int(usable.sum())
+            for line in lines[~usable]:
+                finite = np.isfinite(np.asarray(self.vectors[line], np.float64)).all()
+                self._refuse(writer, modality, line, "overflow: beyond fp16" if finite else "not finite: NaN or infinity")
+        return {"stored": stored, "quarantined": len(known) - stored, "outside": len(self.ids) - len(known)}
+
+    def _refuse(self, writer: FeatureWriter, modality: str, line: int, reason: str) -> None:
+        writer.quarantine(self.file, int(line), reason, {"item_id": self.ids[line], "modality": modality})

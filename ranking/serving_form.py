@@ -1,0 +1,132 @@
+"""The ranker as it is served: tokens folded to one table, probabilities calibrated, nothing needed but rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from ranking.calibration import apply_calibration
+from ranking.config import HEADS, RankerSpec, RankingConfig
+from ranking.model import Ranker, RankingNetwork
+
+DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
+IDENTITY = {"kind": "platt", "slope": 1.0, "intercept": 0.0}
+
+
+class RankingServingForm(keras.Model):
+    """A trained ranker whose content projections are folded into a token table; all tables are non-trainable weights.
+
+        probability_h = calibration_h(logit_h);  score = sum_h w_h probability_h / sum_h w_h
+
+    Args:
+        spec, config: of the trained ranker.
+        calibrations: head -> calibration, see `ranking.calibration`.
+        score_weights: head -> weight of the score; a head that was not trained has probability 0 and no weight.
+
+    Shapes: `call(user_row [B], history_rows [B, L'], candidate_rows [B, K], retrieval_scores [B, K], timestamp [B])`
+    returns {"click", "purchase", "score"}, each f32 [B, K]; K free, any L' (the first `history_length` count), row 0 is
+    padding (click and purchase 0, score -1). Ranks are taken among the given candidates, so a request that sends all that
+    it retrieved sees the ranks of training.
+
+    Raises:
+        ValueError: at construction, if a head has no calibration or the weights name none of the heads.
+    """
+
+    def __init__(self, spec: RankerSpec, config: RankingConfig, calibrations: dict, score_weights: dict[str, float], **kwargs):
+        super().__init__(**kwargs)
+        missing = [head for head in spec.heads if head not in calibrations]
+        if missing:
+            raise ValueError(f"calibrations must have one entry per head, received none for {missing}")
+        weights = {head: float(score_weights.get(head, 0.0)) for head in spec.heads}
+        if not sum(weights.values()) > 0 or min(weights.values()) < 0:
+            raise ValueError(f"score_weights must be non-negative and weigh a head of {spec.heads}, received {score_weights}")
+        self.spec, self.config = spec, config
+        self.calibrations, self.score_weights = {head: calibrations[head] for head in spec.heads}, weights
+        count = len(spec.modalities)
+        shape = (spec.schema.item_rows, count, config.token_width)
+        add = lambda shape, name: self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name)  # noqa: E731
+        self.tokens, self.present = add(shape, "tokens"), add(shape[:2], "present")
+        self.network = RankingNetwork(spec, config, name="network")
+        self.network.trainable = False
+        self.built = True
+
+    def call(self, user_row, history_rows, candidate_rows, retrieval_scores, timestamp):
+        exists = candidate_rows > 0
+        # Padding carries the lowest float as its score; it must not reach the features, where it would overflow.
+        scores = ops.where(exists, retrieval_scores, ops.zeros_like(retrieval_scores) + self.spec.score_center)
+        higher = ops.logical_and(scores[:, None, :] > scores[:, :, None], exists[:, None, :])
+        ranks = 1.0 + ops.sum(ops.cast(higher, "float32"), axis=-1)
+        inputs = {
+            "user": user_row,
+            "history": history_rows[:, : self.config.history_length],
+            "candidates": candidate_rows,
+            "retrieval_scores": scores,
+            "retrieval_ranks": ops.minimum(ranks, self.config.retrieved + 1.0),
+            "timestamp": timestamp,
+        }
+        logits = self.network(self.tokens, self.present, None, inputs)
+        kept = ops.cast(exists, "float32")
+        answer = {head: apply_calibration(logits[head], self.calibrations[head]) * kept for head in self.spec.heads}
+        total = sum(self.score_weights.values())
+        score = sum(answer[head] * (weight / total) for head, weight in self.score_weights.items())
+        for head in HEADS:
+            answer.setdefault(head, ops.zeros_like(kept))
+        return {**answer, "score": ops.where(exists, score, -ops.ones_like(kept))}
+
+    @classmethod
+    def from_ranker(cls, ranker: Ranker, calibrations: dict | None = None, score_weights: dict | None = None, chunk: int = 8192):
+        """Folds a trained ranker: every item's tokens are computed once, `chunk` rows at a time.
+
+        Without `calibrations` probabilities are plain sigmoids; without `score_weights` the score is the click probability.
+        """
+        calibrations = calibrations or {head: IDENTITY for head in ranker.spec.heads}
+        form = cls(ranker.spec, ranker.config, calibrations, score_weights or {"click": 1.0})
+        tokens, present = [], []
+        for start in range(0, ranker.spec.schema.item_rows, chunk):
+            part = ranker.content(np.arange(start, min(start + chunk, ranker.spec.schema.item_rows), dtype=np.int32))
+            tokens.append(ops.convert_to_numpy(part[0]))
+            present.append(ops.convert_to_numpy(part[1]))
+        form.tokens.assign(np.concatenate(tokens))
+        form.present.assign(np.concatenate(present))
+        for mine, trained in zip(form.network.weights, ranker.network.weights, strict=True):
+            if mine.path.split("/")[-2:] != trained.path.split("/")[-2:]:
+                raise ValueError(f"ranker.network must have the weights of its config, received {trained.path} for {mine.path}")
+            mine.assign(trained)
+        return form
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `ranking.json` and `ranking.weights.h5` into a folder (made if need be); the description comes last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save_weights(folder / WEIGHTS)
+        description = {
+            "spec": json.loads(self.spec.to_json()),
+            "config": json.loads(self.config.to_json()),
+            "calibrations": self.calibrations,
+            "score_weights": self.score_weights,
+        }
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RankingServingForm:
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if the folder holds no saved ranker.
+        """
+        folder = Path(folder)
+        if not (folder / DESCRIPTION).exists():
+            raise FileNotFoundError(f"folder must hold {DESCRIPTION}, received {folder}; train the ranking stage first")
+        description = json.loads((folder / DESCRIPTION).read_text())
+        form = cls(
+            RankerSpec.from_json(json.dumps(description["spec"])),
+            RankingConfig.from_json(json.dumps(description["config"])),
+            description["calibrations"],
+            description["score_weights"],
+        )
+        form.load_weights(folder / WEIGHTS)
+        return form

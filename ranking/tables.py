@@ -1,0 +1,133 @@
+"""Tables that the ranker gathers from on the device: raw content, and what is known of items and users by row."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from ranking.config import RankerSpec
+
+ITEM_NUMBERS = ("log popularity", "never in training", "log price", "price known", "release known")
+INTEGERS = keras.backend.standardize_dtype("int")
+"""Codes are kept in the backend's wide integers: TensorFlow places int32 variables on the host even beside a GPU."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SideInformation:
+    """What a ranker knows by row, beside content.
+
+    Shapes: `numbers` f32 [N + 1, 5] in the order of `ITEM_NUMBERS`; `released` f32 [N + 1], days after
+    `RankerSpec.reference_time`; `attributes` int [N + 1, A]; `item_known` bool [N + 1] and `user_known` bool [U], whether
+    the row has training events of its own (else it uses the id embedding of row 0); `profile` int [U, P].
+    """
+
+    numbers: np.ndarray
+    released: np.ndarray
+    attributes: np.ndarray
+    item_known: np.ndarray
+    profile: np.ndarray
+    user_known: np.ndarray
+
+
+def collect_side_information(
+    *, counts, price, created_at, attributes, item_known, profile, user_known, reference_time: int
+) -> SideInformation:
+    """Standardises the item columns over rows 1 to N; unknown values become the mean (0) and say so in a column of their own.
+
+    Args:
+        counts: positive training events of each item, [N + 1]. price: [N + 1], NaN = unknown.
+        created_at: UTC seconds [N + 1], 0 = unknown. attributes: [N + 1, A] codes. profile: [U, P] codes.
+        item_known, user_known: bool [N + 1], [U].
+        reference_time: UTC seconds, see `RankerSpec`.
+    """
+    counts, price, created_at = (np.asarray(column) for column in (counts, price, created_at))
+    priced, dated = np.isfinite(price) & (price >= 0), created_at > 0
+    priced[0] = dated[0] = False
+    log_price = np.log1p(np.where(priced, price, 0.0))
+    numbers = np.stack(
+        [_standardised(np.log1p(counts), np.arange(len(counts)) > 0), counts == 0, _standardised(log_price, priced), priced, dated],
+        axis=1,
+    ).astype(np.float32)  # fmt: skip
+    numbers[0] = 0
+    released = np.where(dated, (created_at.astype(np.int64) - reference_time) / 86_400, 0).astype(np.float32)
+    known = [np.asarray(flags, bool).copy() for flags in (item_known, user_known)]
+    for flags in known:
+        flags[0] = False
+    return SideInformation(numbers, released, np.asarray(attributes), known[0], np.asarray(profile), known[1])
+
+
+def _standardised(column: np.ndarray, present: np.ndarray) -> np.ndarray:
+    if not present.any():
+        return np.zeros(len(column))
+    return np.where(present, (column - column[present].mean()) / max(float(column[present].std()), 1e-6), 0.0)
+
+
+class SideTables(keras.layers.Layer):
+    """`SideInformation` as non-trainable weights, so that a saved ranker needs nothing but rows.
+
+    Args:
+        spec: sizes of the tables.
+    """
+
+    def __init__(self, spec: RankerSpec, **kwargs):
+        super().__init__(**kwargs)
+        schema = spec.schema
+        shapes = {
+            "numbers": ((schema.item_rows, len(ITEM_NUMBERS)), "float32"),
+            "released": ((schema.item_rows,), "float32"),
+            "attributes": ((schema.item_rows, len(schema.attributes)), INTEGERS),
+            "item_known": ((schema.item_rows,), INTEGERS),
+            "profile": ((schema.user_rows, len(schema.profile)), INTEGERS),
+            "user_known": ((schema.user_rows,), INTEGERS),
+        }
+        self.tables = {
+            name: self.add_weight(shape=shape, dtype=dtype, initializer="zeros", trainable=False, name=name)
+            for name, (shape, dtype) in shapes.items()
+        }
+        self.built = True
+
+    def assign(self, side: SideInformation) -> None:
+        """Fills the tables.
+
+        Raises:
+            ValueError: if a table has another shape than the spec's.
+        """
+        for name, weight in self.tables.items():
+            values = np.asarray(getattr(side, name))
+            if values.shape != tuple(weight.shape):
+                raise ValueError(f"side.{name} must have shape {tuple(weight.shape)}, received {values.shape}")
+            weight.assign(values.astype(weight.dtype))
+
+    def take(self, name: str, rows):
+        """Lines of a table for rows of any shape."""
+        return ops.take(self.tables[name], rows, axis=0)
+
+
+class ContentTable(keras.layers.Layer):
+    """Raw vectors of one modality as a non-trainable weight that is never written to a weights file.
+
+    The table is an input, as large as the feature store; a checkpoint that repeated it would be mostly copy. The layer
+    therefore saves nothing, and whoever loads a ranker assigns the tables again.
+
+    Args:
+        rows: N + 1. width: F_m. dtype: of the stored values; gathered lines are float32.
+    """
+
+    def __init__(self, rows: int, width: int, dtype: str = "float16", **kwargs):
+        super().__init__(**kwargs)
+        self.table = self.add_weight(
+            shape=(rows, width), dtype=dtype, initializer="zeros", trainable=False, autocast=False, name="table"
+        )
+        self.built = True
+
+    def call(self, rows):
+        return ops.cast(ops.take(self.table, rows, axis=0), "float32")
+
+    def save_own_variables(self, store):
+        """Nothing: see the class."""
+
+    def load_own_variables(self, store):
+        """Nothing: see the class."""
