@@ -191,6 +191,8 @@ def item_table(tastes: Tastes, item_ids: list[str]) -> pd.DataFrame:
             if title not in titles:
                 break
             title, description = write_text(int(tastes.style[index, 0]), bool(chinese[index]), words)
+        if title in titles:
+            title = f"{title} {item_id[-3:]}"
         titles.add(title)
         genre, form = _GENRES[domain][int(words.integers(5))], _FORMATS[int(words.integers(4))]
         rows.append(

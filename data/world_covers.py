@@ -156,8 +156,12 @@ def _neon(x: np.ndarray, y: np.ndarray, colours: np.ndarray, rng: np.random.Gene
 def _pastel(x: np.ndarray, y: np.ndarray, colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Soft blurred clouds of pale colours."""
     image = _fill(colours[0])
-    for index in range(int(rng.integers(6, 10))):
-        centre, size = rng.uniform(-1, 1, 2), rng.uniform(0.25, 0.6, 2)
+    count, turn = int(rng.integers(7, 11)), rng.uniform(0, 6.3)
+    for index in range(count):
+        # A sunflower spiral spreads the clouds over the whole sleeve.
+        reach, angle = 1.15 * np.sqrt((index + 0.5) / count), turn + 2.4 * index
+        centre = reach * np.array([np.cos(angle), np.sin(angle)]) + rng.normal(0, 0.12, 2)
+        size = rng.uniform(0.3, 0.6, 2)
         cloud = np.exp(-(((x - centre[0]) / size[0]) ** 2) - ((y - centre[1]) / size[1]) ** 2)[..., None]
         colour = colours[1 + index % 4]
         deep = colour - 0.6 * (colour.max() - colour)

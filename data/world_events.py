@@ -90,9 +90,10 @@ def plan_visits(tastes: Tastes, rng: np.random.Generator) -> np.ndarray:
     for user in range(config.users):
         sessions = max(1, round(total[user] / config.session_events))
         days = tastes.join[user] + rng.integers(0, here[user], sessions)
-        # Weekends draw more people: half of the sessions that fall on another day move to the nearest Saturday before.
-        move = (rng.random(sessions) < 0.15) & (days - days % 7 >= tastes.join[user])
-        days = np.where(move, days - days % 7, days)
+        # Weekends draw more people: some visits move back to the Saturday before (the epoch's day 2 was a Saturday).
+        back = (config.start // DAY + days - 2) % 7
+        move = (rng.random(sessions) < 0.15) & (days - back >= tastes.join[user])
+        days = np.where(move, days - back, days)
         np.add.at(visits[user], rng.choice(days, total[user]), 1)
     return visits
 

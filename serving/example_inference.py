@@ -1,4 +1,5 @@
-"""Classify, regress and multi-inference on Examples: what signatures of older models offer, and clean refusals for the rest."""
+"""Classify, regress and multi-inference on Examples: what signatures of older models offer, and clean refusals for the
+rest."""
 
 from __future__ import annotations
 
@@ -10,16 +11,19 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, regression_pb2
 
 from serving.inference import CLASSIFY_METHOD, REGRESS_METHOD, fill_model_spec
-from serving.servable import DEFAULT_SIGNATURE, Servable
+from serving.servable import Servable
 from serving.status import ServingError, failed_precondition, invalid_argument
-from serving.tensors import DATA_TYPES, data_type_name
+from serving.tensors import DATA_TYPES, DEFAULT_SIGNATURE, data_type_name
+
+FindOutputs = Callable[[meta_graph_pb2.SignatureDef], dict[str, str]]
 
 
 def _examples(request_input: input_pb2.Input) -> np.ndarray:
     if request_input.WhichOneof("kind") == "example_list_with_context":
         # Concatenated messages parse as their merge, so a shared context is a prefix of every example.
         context = request_input.example_list_with_context.context.SerializeToString()
-        serialized = [context + example.SerializeToString() for example in request_input.example_list_with_context.examples]
+        examples_given = request_input.example_list_with_context.examples
+        serialized = [context + example.SerializeToString() for example in examples_given]
     else:
         serialized = [example.SerializeToString() for example in request_input.example_list.examples]
     if not serialized:
@@ -31,9 +35,7 @@ def _examples(request_input: input_pb2.Input) -> np.ndarray:
 
 def _check_method(signature: meta_graph_pb2.SignatureDef, method: str, kind: str) -> None:
     if signature.method_name != method:
-        raise invalid_argument(
-            f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}"
-        )
+        raise invalid_argument(f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if "inputs" not in signature.inputs:
@@ -115,7 +117,7 @@ def _run_examples(
     servable: Servable,
     signature: meta_graph_pb2.SignatureDef,
     request_input: input_pb2.Input,
-    find_outputs: Callable[[meta_graph_pb2.SignatureDef], dict[str, str]],
+    find_outputs: FindOutputs,
 ) -> tuple[dict[str, np.ndarray], int]:
     names = find_outputs(signature)
     examples = _examples(request_input)
@@ -148,7 +150,7 @@ def multi_inference(
 ) -> inference_pb2.MultiInferenceResponse:
     """Answers a MultiInference request: several classify and regress signatures of one model on one input."""
     seen: set[str] = set()
-    plans = []
+    plans: list[tuple[inference_pb2.InferenceTask, meta_graph_pb2.SignatureDef, FindOutputs]] = []
     for task in request.tasks:
         if not task.model_spec.name:
             raise invalid_argument("Found ModelSpec with an empty model name.")
@@ -163,7 +165,8 @@ def multi_inference(
             raise invalid_argument(f"Requested signature not found in model graph: {key}")
         if task.method_name not in (CLASSIFY_METHOD, REGRESS_METHOD):
             raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
-        find_outputs = _classify_outputs if task.method_name == CLASSIFY_METHOD else _regress_outputs
+        classifying = task.method_name == CLASSIFY_METHOD
+        find_outputs: FindOutputs = _classify_outputs if classifying else _regress_outputs
         find_outputs(signature)
         if plans and plans[0][1].inputs["inputs"].name != signature.inputs["inputs"].name:
             raise invalid_argument("Input tensor must be the same for all Signatures.")

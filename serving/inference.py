@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2, predict_pb2
 
-from serving.servable import DEFAULT_SIGNATURE, Servable
+from serving.servable import Servable
 from serving.status import ServingError, failed_precondition, invalid_argument
-from serving.tensors import DATA_TYPES, data_type_name, to_array, to_proto
+from serving.tensors import DATA_TYPES, DEFAULT_SIGNATURE, data_type_name, to_array, to_proto
 
 PREDICT_METHOD = "tensorflow/serving/predict"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
@@ -45,7 +45,8 @@ def predict_arrays(
         One array per output alias, in the order asked for (sorted when all are).
 
     Raises:
-        ServingError: as TF Serving: unknown signature, missing, surplus or unknown aliases, and what the graph itself reports.
+        ServingError: as TF Serving: unknown signature, missing, surplus or unknown aliases, and what the graph itself
+            reports.
     """
     key = signature_name or DEFAULT_SIGNATURE
     signature = servable.signatures.get(key)
@@ -54,12 +55,14 @@ def predict_arrays(
     if signature.method_name not in METHODS:
         raise ServingError(
             grpc.StatusCode.INTERNAL,
-            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. Was: {signature.method_name}",
+            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. "
+            f"Was: {signature.method_name}",
         )
     sent, known, defaults = set(inputs), set(signature.inputs), servable.defaults[key]
     if len(sent) > len(known) or (len(sent) < len(known) and not defaults):
         raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(known)} len({{{_names(sent)}}}) != len({{{_names(known)}}}). "
+            f"input size does not match signature: {len(sent)}!={len(known)} "
+            f"len({{{_names(sent)}}}) != len({{{_names(known)}}}). "
             f"Sent extra: {{{_names(sent - known)}}}. Missing but required: {{{_names(known - sent)}}}."
         )
     for alias in sorted((sent - known) | (known - sent - set(defaults))):
@@ -83,7 +86,8 @@ def predict_arrays(
         if given != info.dtype:  # the runtime's own words, which it would say only for tensors that an operation reads
             position = sorted(signature.inputs).index(alias)
             received = data_type_name(given) if given else str(value.dtype)
-            raise invalid_argument(f"Expects arg[{position}] to be {data_type_name(info.dtype)} but {received} is provided")
+            expected = data_type_name(info.dtype)
+            raise invalid_argument(f"Expects arg[{position}] to be {expected} but {received} is provided")
         feeds[info.name] = value
     outputs = servable.run(feeds, [signature.outputs[alias].name for alias in aliases])
     return dict(zip(aliases, (np.asarray(output) for output in outputs), strict=True))

@@ -30,7 +30,8 @@ class LocalServer:
     """Serves the models of a models.config over gRPC and REST until stopped.
 
     Args:
-        models_config: the models.config; base paths under /models are looked for beside it, as if its folder were mounted there.
+        models_config: the models.config; base paths under /models are looked for beside it, as if its folder were
+            mounted there.
         grpc_port: 0 = any free port.
         rest_port: 0 = any free port.
         host: address to bind.
@@ -109,7 +110,9 @@ class LocalServer:
     def __enter__(self) -> LocalServer:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 
@@ -129,14 +132,20 @@ def serve(
     with LocalServer(
         models_config, grpc_port, rest_port, host, monitoring_config=monitoring_config, watch_config=watch_config
     ) as server:
-        print(f"Serving {', '.join(server.manager.names)}: gRPC {server.target}, REST {server.url}/v1/models", flush=True)
+        print(
+            f"Serving {', '.join(server.manager.names)}: gRPC {server.target}, REST {server.url}/v1/models", flush=True
+        )
         stop.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and serves."""
-    parser = argparse.ArgumentParser(prog="python -m serving.local", description="Serve a models.config over gRPC and REST.")
-    parser.add_argument("--models-config", type=Path, required=True, help="models.config, such as releases/7/models.config")
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.local", description="Serve a models.config over gRPC and REST."
+    )
+    parser.add_argument(
+        "--models-config", type=Path, required=True, help="models.config, such as releases/7/models.config"
+    )
     parser.add_argument("--port", type=int, default=GRPC_PORT, help="gRPC port")
     parser.add_argument("--rest-port", type=int, default=REST_PORT, help="REST port")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind")

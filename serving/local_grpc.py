@@ -125,7 +125,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """grpc.health.v1 read off the models: "" and the prediction service serve when every model has a version that answers.
+    """grpc.health.v1 read off the models: "" and the prediction service serve when every model has a version that
+    answers.
 
     A model's own name is a service too. An unknown service is NOT_FOUND, as the protocol wants.
     """
@@ -165,7 +166,11 @@ def start_grpc(
     """
     server = grpc.server(
         futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-        options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)],
+        options=[
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionServicer(manager, metrics), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(manager), server)
@@ -173,6 +178,8 @@ def start_grpc(
     try:
         bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        raise OSError(f"grpc_port: cannot bind {host}:{port}: {error}; choose another port or 0 for a free one") from error
+        raise OSError(
+            f"grpc_port: cannot bind {host}:{port}: {error}; choose another port or 0 for a free one"
+        ) from error
     server.start()
     return server, bound

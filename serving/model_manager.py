@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class ModelManager:
     """Loads and unloads versions; hands out the one a request asks for.
 
-    A new version is loaded, and warmed up, before the old one is unloaded; a version that fails to load leaves the old one in
-    place. An unloaded version's session lives until its last request is done.
+    A new version is loaded, and warmed up, before the old one is unloaded; a version that fails to load leaves the old
+    one in place. An unloaded version's session lives until its last request is done.
 
     Args:
         models_config: the models.config file.
@@ -70,7 +70,8 @@ class ModelManager:
                 thread.join(timeout)
 
     def reload(self, models_config: Path | None = None) -> None:
-        """Reads the configuration again, or another one (another release), and applies it; returns when it is in force."""
+        """Reads the configuration again, or another one (another release), and applies it; returns when it is in
+        force."""
         with self._sync:
             if models_config is not None:
                 self._file = Path(models_config)
@@ -82,12 +83,13 @@ class ModelManager:
         """Puts a configuration in force: checks it whole, moves labels, loads, then unloads.
 
         Raises:
-            ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION for a configuration that is refused (nothing changes then), or
-                the reason why a model ends up with no version that answers.
+            ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION for a configuration that is refused (nothing changes
+                then), or the reason why a model ends up with no version that answers.
         """
         if config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
-                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
             )
         with self._sync:
             wanted = self._check(config)
@@ -103,14 +105,20 @@ class ModelManager:
             for name, model in wanted.items():
                 if model.newest() is None:
                     errors = [version.error for version in model.versions.values() if version.error is not None]
-                    raise errors[-1] if errors else not_found(f"No versions of servable {name} found under base path {model.base_path}")
+                    raise (
+                        errors[-1]
+                        if errors
+                        else not_found(f"No versions of servable {name} found under base path {model.base_path}")
+                    )
 
     def _check(self, config: model_server_config_pb2.ModelServerConfig) -> dict[str, Model]:
         wanted: dict[str, Model] = {}
         for entry in config.model_config_list.config:
             platform = entry.model_platform or "tensorflow"
             if not entry.name or not entry.base_path:
-                raise invalid_argument(f"Expected every model to have a name and a base_path; got {str(entry).strip()!r}")
+                raise invalid_argument(
+                    f"Expected every model to have a name and a base_path; got {str(entry).strip()!r}"
+                )
             if entry.name in wanted:
                 raise invalid_argument(f"Illegal to list model {entry.name} multiple times in config list")
             if platform != "tensorflow":
@@ -119,7 +127,9 @@ class ModelManager:
             for label, number in entry.version_labels.items():
                 # A new label may name a version that is about to load; one in use must not come to point at nothing.
                 moved = previous is not None and previous.labels.get(label, number) != number
-                loaded = previous is not None and getattr(previous.versions.get(number), "state", None) == State.AVAILABLE
+                loaded = (
+                    previous is not None and getattr(previous.versions.get(number), "state", None) == State.AVAILABLE
+                )
                 if moved and not loaded:
                     raise failed_precondition(
                         f"Request to assign label to version {number} of model {entry.name}, "
@@ -136,7 +146,9 @@ class ModelManager:
                 aspired = aspired_versions(model.config, model.base_path)
                 for number, folder in sorted(aspired.items()):
                     version = model.versions.get(number)
-                    gone = version is not None and version.state in (State.UNLOADING, State.END) and version.error is None
+                    gone = (
+                        version is not None and version.state in (State.UNLOADING, State.END) and version.error is None
+                    )
                     if version is None or version.folder != folder or gone:
                         self._load(name, model, number, folder)
                 available = {number for number in aspired if model.versions[number].state == State.AVAILABLE}
@@ -163,14 +175,18 @@ class ModelManager:
             except ServingError:
                 servable.retire()
                 raise
-            logger.info("Successfully loaded servable version {name: %s version: %d}, %d warm-up records", name, number, records)
+            logger.info(
+                "Successfully loaded servable version {name: %s version: %d}, %d warm-up records", name, number, records
+            )
             version.servable, version.state = servable, State.AVAILABLE
         except ServingError as error:
             logger.error("Loading servable {name: %s version: %d} failed: %s", name, number, error)
             version.state, version.error = State.END, error
         if keep_answering and version.error is not None:
             assert previous is not None
-            previous.folder = folder  # the replacement is broken: keep the old session, and do not try again every second
+            previous.folder = (
+                folder  # the replacement is broken: keep the old session, and do not try again every second
+            )
             return
         with self._lock:
             model.versions[number] = version
@@ -208,7 +224,8 @@ class ModelManager:
         """The version a request asks for, kept alive for the length of the block.
 
         Raises:
-            ServingError: NOT_FOUND "Servable not found for request: ...", INVALID_ARGUMENT for an unknown label or no name.
+            ServingError: NOT_FOUND "Servable not found for request: ...", INVALID_ARGUMENT for an unknown label or no
+                name.
         """
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")

@@ -42,7 +42,8 @@ class Model:
 def aspired_versions(config: model_server_config_pb2.ModelConfig, base_path: Path) -> dict[int, Path]:
     """The versions a model's policy asks for, among the integer-named folders that exist.
 
-    Policies: `latest` (the default, of one version), `all`, `specific`. Temporary folders are ignored by their names, which is
+    Policies: `latest` (the default, of one version), `all`, `specific`. Temporary folders are ignored by their names,
+        which is
     why exporters write beside and rename.
     """
     found: dict[int, Path] = {}

@@ -12,8 +12,8 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 CONTAINER_ROOT = PurePosixPath("/models")
-"""Where a release folder is mounted in TF Serving's image. Files of a release name this place and not the folder it happens
-to lie in, so that a release keeps its fingerprint wherever it is copied."""
+"""Where a release folder is mounted in TF Serving's image. Files of a release name this place and not the folder it
+happens to lie in, so that a release keeps its fingerprint wherever it is copied."""
 
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 MODEL_NAME = re.compile(r"[^/:\s]+")
@@ -40,7 +40,9 @@ class ModelEntry:
             raise ValueError(f"name: must be free of '/', ':' and spaces, got {self.name!r}; rename the model")
         for label, version in self.labels.items():
             if self.versions and version not in self.versions:
-                raise ValueError(f"labels: {label!r} names version {version}, which is not in versions {self.versions}; add it")
+                raise ValueError(
+                    f"labels: {label!r} names version {version}, which is not in versions {self.versions}; add it"
+                )
 
 
 def model_server_config(
@@ -60,26 +62,27 @@ def model_server_config(
     return config
 
 
-def write_models_config(
-    path: Path, entries: Sequence[ModelEntry], root: PurePosixPath | Path = CONTAINER_ROOT
-) -> Path:
+def write_models_config(path: Path, entries: Sequence[ModelEntry], root: PurePosixPath | Path = CONTAINER_ROOT) -> Path:
     """Writes a models.config.
 
     Args:
         path: the file.
         entries: the models.
-        root: folder that holds the models' folders as the server sees it; the default suits a release mounted into the stock image.
+        root: folder that holds the models' folders as the server sees it; the default suits a release mounted into the
+            stock image.
 
     Example:
         >>> import tempfile
-        >>> file = write_models_config(Path(tempfile.mkdtemp()) / "models.config", [ModelEntry("ranking", versions=(3,))])
-        >>> read_models_config(file).model_config_list.config[0].base_path
+        >>> file = Path(tempfile.mkdtemp()) / "models.config"
+        >>> read_models_config(write_models_config(file, [ModelEntry("ranking", versions=(3,))])).model_config_list.config[0].base_path
         '/models/ranking'
     """
     return _replace(path, text_format.MessageToString(model_server_config(entries, root)))
 
 
-def write_batching_parameters(path: Path, *, threads: int, max_batch_size: int = 32, timeout_milliseconds: float = 1.0) -> Path:
+def write_batching_parameters(
+    path: Path, *, threads: int, max_batch_size: int = 32, timeout_milliseconds: float = 1.0
+) -> Path:
     """Writes batching parameters for a CPU server: one batch thread a core, and a short wait for company."""
     if threads < 1 or max_batch_size < 1 or not 0 <= timeout_milliseconds <= 10:
         raise ValueError(
@@ -109,9 +112,13 @@ def read_monitoring_config(path: Path) -> str | None:
         ValueError: the file is not a monitoring config.
     """
     text = re.sub(r"#.*", "", path.read_text())
-    match = re.fullmatch(r'\s*prometheus_config\s*:?\s*\{((?:\s*(?:enable\s*:\s*(?:true|false)|path\s*:\s*"[^"]*")[,;]?)*)\s*\}\s*', text)
+    match = re.fullmatch(
+        r'\s*prometheus_config\s*:?\s*\{((?:\s*(?:enable\s*:\s*(?:true|false)|path\s*:\s*"[^"]*")[,;]?)*)\s*\}\s*', text
+    )
     if match is None:
-        raise ValueError(f"{path}: expected prometheus_config {{ enable: true path: \"...\" }}, got {text.strip()[:80]!r}")
+        raise ValueError(
+            f'{path}: expected prometheus_config {{ enable: true path: "..." }}, got {text.strip()[:80]!r}'
+        )
     if not re.search(r"enable\s*:\s*true", match[1]):
         return None
     found = re.search(r'path\s*:\s*"([^"]*)"', match[1])
@@ -130,15 +137,17 @@ def read_models_config(path: Path) -> model_server_config_pb2.ModelServerConfig:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a ModelServerConfig in text form: {error}") from error
     if config.WhichOneof("config") != "model_config_list":
-        raise ValueError(f"{path}: expected model_config_list {{ config {{ ... }} }}, got none; list the models to serve")
+        raise ValueError(
+            f"{path}: expected model_config_list {{ config {{ ... }} }}, got none; list the models to serve"
+        )
     return config
 
 
 def resolve_base_path(base_path: str, config_folder: Path) -> Path:
     """The folder a base path means on this machine.
 
-    A relative path is taken from the config's folder. A path under CONTAINER_ROOT is looked for beside the config first, which
-    is what mounting the release there would show; anything else is taken as it is.
+    A relative path is taken from the config's folder. A path under CONTAINER_ROOT is looked for beside the config
+    first, which is what mounting the release there would show; anything else is taken as it is.
 
     Example:
         >>> resolve_base_path("ranking", Path("/srv/7"))

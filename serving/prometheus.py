@@ -24,7 +24,8 @@ def _text(labels: Labels) -> str:
 class ServerMetrics:
     """Counts requests by model and status, and collects latencies by model and API.
 
-    Thread safe. Callers pass only names of configured models, or "" for the rest, so that hostile names cannot grow the page.
+    Thread safe. Callers pass only names of configured models, or "" for the rest, so that hostile names cannot grow the
+    page.
 
     Example:
         >>> metrics = ServerMetrics()
@@ -36,7 +37,10 @@ class ServerMetrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[Labels, int] = {}
-        self._histograms: dict[str, dict[Labels, tuple[list[int], list[float]]]] = {REQUEST_LATENCY: {}, RUNTIME_LATENCY: {}}
+        self._histograms: dict[str, dict[Labels, tuple[list[int], list[float]]]] = {
+            REQUEST_LATENCY: {},
+            RUNTIME_LATENCY: {},
+        }
 
     def record(self, model: str, api: str, entrypoint: str, status: str, microseconds: float) -> None:
         """Counts one request.
@@ -70,7 +74,9 @@ class ServerMetrics:
         lines = []
         with self._lock:
             lines.append(f"# TYPE {REQUEST_COUNT} counter")
-            lines.extend(f"{REQUEST_COUNT}{{{_text(labels)}}} {count}" for labels, count in sorted(self._counts.items()))
+            lines.extend(
+                f"{REQUEST_COUNT}{{{_text(labels)}}} {count}" for labels, count in sorted(self._counts.items())
+            )
             for metric, histograms in self._histograms.items():
                 lines.append(f"# TYPE {metric} histogram")
                 for labels, (buckets, total) in sorted(histograms.items(), key=lambda item: item[0]):

@@ -124,9 +124,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text())
         version, fingerprint, files = manifest["version"], manifest["fingerprint"], manifest["files"]
         valid = isinstance(version, int) and isinstance(fingerprint, str)
-        valid = valid and all(isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int) for entry in files.values())
+        valid = valid and all(
+            isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int) for entry in files.values()
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReleaseError(f"{file}: damaged manifest ({type(error).__name__}: {error}); export the release again") from error
+        raise ReleaseError(
+            f"{file}: damaged manifest ({type(error).__name__}: {error}); export the release again"
+        ) from error
     if not valid:
         raise ReleaseError(f"{file}: damaged manifest (a field of the wrong type); export the release again")
     return manifest
@@ -149,11 +153,15 @@ def _mixed(folder: Path, version: int) -> list[str]:
         for model in models:
             named = set(model.model_version_policy.specific.versions) | set(model.version_labels.values())
             for other in sorted(named - {version}):
-                problems.append(f"{config_file.name} asks for version {other} of {model.name}, the release is {version}")
+                problems.append(
+                    f"{config_file.name} asks for version {other} of {model.name}, the release is {version}"
+                )
             base = Path(model.base_path)
             inside = folder / (base.relative_to(CONTAINER_ROOT) if base.is_relative_to(CONTAINER_ROOT) else base)
             if not (inside / str(version) / "saved_model.pb").is_file():
-                problems.append(f"{config_file.name} names {model.base_path}, where the release has no version {version}")
+                problems.append(
+                    f"{config_file.name} names {model.base_path}, where the release has no version {version}"
+                )
     return problems
 
 
@@ -176,7 +184,9 @@ def verify_release(folder: Path) -> Release:
     problems += _mixed(folder, manifest["version"])
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
-        raise ReleaseError(f"{folder}: refused, mixed or damaged: {shown}. Export it again, or serve an earlier release")
+        raise ReleaseError(
+            f"{folder}: refused, mixed or damaged: {shown}. Export it again, or serve an earlier release"
+        )
     return Release(folder, manifest["version"], manifest["fingerprint"], manifest)
 
 
@@ -216,8 +226,8 @@ def publish(
     counts: Mapping[str, int] | None = None,
     details: dict[str, Any] | None = None,
 ) -> Iterator[Path]:
-    """Publishes a release atomically: yields a folder to write into; when the block ends well, it is given its manifest, verified,
-    flushed to disk and renamed to `<releases>/<version>`. When the block fails, nothing is left.
+    """Publishes a release atomically: yields a folder to write into; when the block ends well, it is given its
+    manifest, verified, flushed to disk and renamed to `<releases>/<version>`. When the block fails, nothing is left.
 
     Args:
         releases: the folder of releases.

@@ -11,7 +11,8 @@ from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb2
 
-from serving.rest_request import is_base64, json_text, to_leaf, type_name
+from serving.rest_document import is_base64, json_text, type_name
+from serving.rest_request import to_leaf
 from serving.rest_response import format_float
 from serving.status import invalid_argument
 

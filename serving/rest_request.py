@@ -1,11 +1,10 @@
-"""JSON bodies of TF Serving's REST requests to arrays, with its rules and its error messages."""
+"""JSON bodies of TF Serving's REST predict requests to arrays, with its rules and its error messages."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,97 +14,12 @@ import numpy as np
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from serving.rest_response import format_float
+from serving.rest_document import is_base64, json_text, type_name
 from serving.status import ServingError, invalid_argument
 from serving.tensors import NUMPY_TYPES, data_type_name
 
-JSON_TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
-PARSE_ERRORS = (
-    ("Expecting value", "Invalid value."),
-    ("Expecting property name", "Missing a name for object member."),
-    ("Illegal trailing comma", "Missing a name for object member."),
-    ("Expecting ':' delimiter", "Missing a colon after a name of object member."),
-    ("Extra data", "The document root must not be followed by other values."),
-    ("Unterminated string", "Missing a closing quotation mark in string."),
-    ("Invalid \\u", "Incorrect hex digit after \\u escape in string."),
-    ("Invalid \\", "Invalid escape character in string."),
-    ("Invalid control character", "Invalid encoding in string."),
-)
 INTEGER_TYPES = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 TensorInfos = Mapping[str, meta_graph_pb2.TensorInfo]
-
-
-def _in_object(text: str) -> bool:
-    """Whether the position at the end of a JSON prefix lies in an object rather than an array."""
-    stack, quoted, characters = [], False, iter(text)
-    for character in characters:
-        if quoted:
-            if character == "\\":
-                next(characters, None)
-            quoted = character != '"'
-        elif character == '"':
-            quoted = True
-        elif character in "[{":
-            stack.append(character)
-        elif character in "]}" and stack:
-            stack.pop()
-    return bool(stack) and stack[-1] == "{"
-
-
-def parse_document(body: bytes) -> dict[str, Any]:
-    """Parses a request body.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT "JSON Parse error: ..." in the words of the parser that TF Serving uses.
-
-    Example:
-        >>> parse_document(b'{"instances": [1, NaN]}')["instances"]
-        [1, nan]
-        >>> parse_document(b"")
-        Traceback (most recent call last):
-        serving.status.ServingError: INVALID_ARGUMENT: JSON Parse error: The document is empty
-    """
-    if not body:
-        raise invalid_argument("JSON Parse error: The document is empty")
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise invalid_argument(f"JSON Parse error: Invalid encoding in string. at offset: {error.start}") from None
-    if not text.strip(" \t\n\r"):
-        raise invalid_argument(f"JSON Parse error: The document is empty. at offset: {len(body)}")
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        reason = next((words for start, words in PARSE_ERRORS if error.msg.startswith(start)), None)
-        if reason is None:  # a delimiter is missing
-            object_ = _in_object(text[: error.pos])
-            reason = f"Missing a comma or {'}' if object_ else ']'} after an {'object member' if object_ else 'array element'}."
-        offset = len(text[: error.pos].encode())
-        raise invalid_argument(f"JSON Parse error: {reason} at offset: {offset}") from None
-    except RecursionError:
-        raise invalid_argument("JSON Parse error: Terminate parsing due to Handler error. at offset: 0") from None
-    except ValueError:  # Python bounds the digits of an integer
-        raise invalid_argument("JSON Parse error: Number too big to be stored in double. at offset: 0") from None
-    if not isinstance(document, dict):
-        raise invalid_argument(f"JSON Value: {json_text(document)} Is not object")
-    return document
-
-
-def json_text(value: Any) -> str:
-    """A JSON value as error messages quote it."""
-    if isinstance(value, float):
-        return format_float(value, np.float64)
-    return json.dumps(value, indent=4, ensure_ascii=False)
-
-
-def type_name(value: Any) -> str:
-    """The name of a JSON type as error messages say it."""
-    return str(value) if isinstance(value, bool) else JSON_TYPES[type(value)]
-
-
-def is_base64(value: Any) -> bool:
-    """Whether a value is `{"b64": "..."}`: bytes, not an object."""
-    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
 def to_leaf(value: Any, dtype: int) -> Any:
@@ -128,8 +42,11 @@ def to_leaf(value: Any, dtype: int) -> Any:
             largest = float(np.finfo(np.float32 if name == "float" else np.float64).max)
             # Integers beyond 64 bits are doubles to the parser; only those within are held to the mantissa.
             whole = isinstance(value, int) and -(1 << 63) <= value < 1 << 64
-            if abs(value) > limit if whole else abs(value) > largest and not (isinstance(value, float) and math.isinf(value)):
-                raise invalid_argument(f"Cannot convert JSON value: {json_text(value)} to {name} without loss of precision.")
+            infinite = isinstance(value, float) and math.isinf(value)
+            if abs(value) > (limit if whole else largest) and not infinite:
+                raise invalid_argument(
+                    f"Cannot convert JSON value: {json_text(value)} to {name} without loss of precision."
+                )
             return value
     elif name in INTEGER_TYPES:
         # The parser's narrowest integer is 32 bits wide; narrower tensors keep the low bits, as a C++ cast does.
@@ -140,7 +57,8 @@ def to_leaf(value: Any, dtype: int) -> Any:
         if isinstance(value, bool):
             return value
     else:
-        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Conversion of JSON Value: {json_text(value)} to type: {name}")
+        words = f"Conversion of JSON Value: {json_text(value)} to type: {name}"
+        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, words)
     raise invalid_argument(mismatch.format(json_text(value), type_name(value)))
 
 
@@ -156,7 +74,7 @@ def _shape(value: Any) -> list[int]:
 
 def _array(flat: list[Any], shape: list[int], dtype: int) -> np.ndarray:
     numpy_type = NUMPY_TYPES[dtype]
-    if numpy_type == object:
+    if numpy_type.hasobject:
         array = np.empty(len(flat), object)
         array[:] = flat
     elif numpy_type.kind in "iu" and numpy_type.itemsize < 4:
@@ -213,7 +131,8 @@ def _from_columns(value: Any, infos: TensorInfos) -> dict[str, np.ndarray]:
     if not isinstance(value, dict) or is_base64(value):
         if len(infos) > 1:
             raise invalid_argument(
-                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per tensorinfo_map"
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required "
+                "as per tensorinfo_map"
             )
         ((name, info),) = infos.items()
         return {name: to_tensor(value, info.dtype)}
@@ -229,7 +148,8 @@ def _from_rows(rows: list[Any], infos: TensorInfos) -> dict[str, np.ndarray]:
     named = isinstance(rows[0], dict) and not is_base64(rows[0])
     if not isinstance(rows[0], dict) and len(infos) > 1:
         raise invalid_argument(
-            "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map"
+            "instances is a plain list, but expecting list of objects as multiple input tensors required "
+            "as per tensorinfo_map"
         )
     cells: dict[str, list[np.ndarray]] = {}
 
@@ -269,16 +189,6 @@ def _from_rows(rows: list[Any], infos: TensorInfos) -> dict[str, np.ndarray]:
     return {name: np.stack(tensors) for name, tensors in cells.items()}
 
 
-def signature_name(document: Mapping[str, Any]) -> str:
-    """The optional `signature_name` of a body; "" when absent."""
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise invalid_argument(
-            f"JSON Value: {json_text(document)} not formatted correctly. 'signature_name' key must be a string value."
-        )
-    return name
-
-
 def read_inputs(document: Mapping[str, Any], infos: TensorInfos) -> tuple[dict[str, np.ndarray], bool]:
     """The tensors of a predict body.
 
@@ -291,7 +201,8 @@ def read_inputs(document: Mapping[str, Any], infos: TensorInfos) -> tuple[dict[s
     """
     if "inputs" in document and "instances" in document:
         raise invalid_argument(
-            f"JSON Value: {json_text(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
+            f"JSON Value: {json_text(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
+            "keys to exist "
         )
     if "instances" in document:
         rows = document["instances"]

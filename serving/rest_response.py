@@ -15,8 +15,8 @@ from serving.tensors import NUMPY_TYPES
 
 
 def format_float(value: float, dtype: type[np.floating]) -> str:
-    """A number as TF Serving prints it: six digits when they suffice, the type's full precision otherwise, and always a sign of
-    being a decimal.
+    """A number as TF Serving prints it: six digits when they suffice, the type's full precision otherwise, and always a
+    sign of being a decimal.
 
     Example:
         >>> format_float(3, np.float32), format_float(0.1, np.float32), format_float(1 / 3, np.float32)
@@ -37,7 +37,7 @@ def format_float(value: float, dtype: type[np.floating]) -> str:
 def _format_flat(array: np.ndarray, as_bytes: bool) -> list[str]:
     flat = array.ravel()
     kind = array.dtype.kind
-    if array.dtype == object:
+    if array.dtype.hasobject:
         values = [value if isinstance(value, bytes) else str(value).encode() for value in flat]
         if as_bytes:
             return [json.dumps({"b64": base64.b64encode(value).decode()}) for value in values]
@@ -103,7 +103,8 @@ def write_outputs(outputs: Mapping[str, np.ndarray], row_format: bool) -> str:
     if len(rows) == 1:
         return f'{{\n    "predictions": [{", ".join(next(iter(rows.values())))}\n    ]\n}}'
     entries = [
-        "        {\n" + ",\n".join(f"            {json.dumps(name)}: {texts[index]}" for name, texts in rows.items()) + "\n        }"
+        ",\n".join(f"            {json.dumps(name)}: {texts[index]}" for name, texts in rows.items())
         for index in range(batch)
     ]
+    entries = [f"        {{\n{entry}\n        }}" for entry in entries]
     return '{\n    "predictions": [\n' + ",\n".join(entries) + "\n    ]\n}"

@@ -36,7 +36,8 @@ def _missing_operations(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
 def register_custom_operations(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
     """Imports the packages whose operations a graph needs: `scann` for "Scann>...", `tensorflow_text` for the rest.
 
-    Nothing is imported for a graph of core operations, so a release made for the stock server is checked as such a server sees it.
+    Nothing is imported for a graph of core operations, so a release made for the stock server is checked as such a
+    server sees it.
 
     Raises:
         ServingError: FAILED_PRECONDITION when operations stay unknown; a real server would refuse the graph too.
@@ -49,14 +50,17 @@ def register_custom_operations(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
             importlib.import_module("tensorflow_text")
     missing = _missing_operations(meta_graph)
     if missing:
-        raise failed_precondition(f"Op type not registered: {', '.join(sorted(missing))}; this server has no such operation")
+        raise failed_precondition(
+            f"Op type not registered: {', '.join(sorted(missing))}; this server has no such operation"
+        )
 
 
 def read_meta_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
     """Reads the "serve" graph of a SavedModel without loading it.
 
     Raises:
-        ServingError: NOT_FOUND when there is no SavedModel or it has no such graph, FAILED_PRECONDITION when it cannot be parsed.
+        ServingError: NOT_FOUND when there is no SavedModel or it has no such graph, FAILED_PRECONDITION when it cannot
+            be parsed.
     """
     file = folder / "saved_model.pb"
     if not file.is_file():
@@ -75,9 +79,10 @@ def read_meta_graph(folder: Path) -> meta_graph_pb2.MetaGraphDef:
 class Servable:
     """One version of one model, ready to answer.
 
-    The session is TensorFlow 1's, the path TF Serving itself builds on: closing it frees the graph's resources, which a model
-    loaded by `tf.saved_model.load` never does for ScaNN. Runs go to the runtime without the Python session's static shape check,
-    which refuses requests that TF Serving answers, and without its error interpolation, which would put stack traces into replies.
+    The session is TensorFlow 1's, the path TF Serving itself builds on: closing it frees the graph's resources, which a
+    model loaded by `tf.saved_model.load` never does for ScaNN. Runs go to the runtime without the Python session's
+    static shape check, which refuses requests that TF Serving answers, and without its error interpolation, which would
+    put stack traces into replies.
 
     Args:
         name: model name.
@@ -88,9 +93,8 @@ class Servable:
         ServingError: when the folder does not hold a SavedModel that this process can load.
 
     Example:
-        >>> Servable("m", 1, Path("/nonexistent"))
-        Traceback (most recent call last):
-        serving.status.ServingError: NOT_FOUND: Could not find SavedModel .pb or .pbtxt at supplied export directory path: /nonexistent
+        servable = Servable("half_plus_two", 1, Path("models/half_plus_two/1"))
+        servable.run({"x:0": np.array([1.0], np.float32)}, ["y:0"])
     """
 
     def __init__(self, name: str, version: int, folder: Path) -> None:
@@ -114,7 +118,7 @@ class Servable:
                 info.name: graph.get_tensor_by_name(info.name)._as_tf_output()
                 for signature in self.signatures.values()
                 for info in (*signature.inputs.values(), *signature.outputs.values())
-                if info.name and not info.name.startswith("__saved_model_init_op")
+                if ":" in info.name  # the init operation is listed as a signature too, and has no tensor
             }
             self.defaults = {
                 key: {alias: to_array(proto, alias) for alias, proto in signature.defaults.items()}
@@ -128,7 +132,9 @@ class Servable:
             raise ServingError(CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message) from error
         except Exception as error:  # whatever the graph importer raises becomes this version's status
             self._session.close()
-            raise failed_precondition(f"Loading servable {{name: {name} version: {version}}} failed: {error}") from error
+            raise failed_precondition(
+                f"Loading servable {{name: {name} version: {version}}} failed: {error}"
+            ) from error
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
         """Runs the graph.

@@ -54,7 +54,8 @@ def data_type_name(code: int) -> str:
 def to_array(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     """Reads a TensorProto.
 
-    Both encodings are read: `tensor_content`, and the typed value fields, where the last value given fills the rest of the shape.
+    Both encodings are read: `tensor_content`, and the typed value fields, where the last value given fills the rest of
+    the shape.
 
     Args:
         proto: the tensor.
@@ -77,14 +78,14 @@ def to_array(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     size = 1
     for length in shape:
         size *= length
-    if proto.tensor_content and dtype != object:
+    if proto.tensor_content and not dtype.hasobject:
         if len(proto.tensor_content) != size * dtype.itemsize:
             raise invalid_argument(f"tensor parsing error: {name}")
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
     values = getattr(proto, VALUE_FIELDS.get(proto.dtype, "int_val"))
     if len(values) > size or (len(values) < size and size > MAX_REPEATED):
         raise invalid_argument(f"tensor parsing error: {name}")
-    if dtype == object:
+    if dtype.hasobject:
         flat = np.empty(size, object)
         flat[: len(values)] = list(values)
         flat[len(values) :] = values[-1] if values else b""

@@ -11,9 +11,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.example_inference import classify, multi_inference, regress
 from serving.inference import predict
-from serving.servable import DEFAULT_SIGNATURE, Servable
+from serving.servable import Servable
 from serving.status import ServingError, invalid_argument
-from serving.tensors import to_proto
+from serving.tensors import DEFAULT_SIGNATURE, to_proto
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1_000
@@ -46,7 +46,9 @@ def write_warmup(
     file = version_folder / WARMUP_FILE
     kept = [log.SerializeToString() for log in read_warmup(version_folder)] if append else []
     if not 1 <= len(requests) + len(kept) <= MAX_RECORDS:
-        raise ValueError(f"requests: need 1 to {MAX_RECORDS} warm-up records, got {len(requests) + len(kept)}; sample fewer")
+        raise ValueError(
+            f"requests: need 1 to {MAX_RECORDS} warm-up records, got {len(requests) + len(kept)}; sample fewer"
+        )
     for inputs in requests:
         log = prediction_log_pb2.PredictionLog()
         request = log.predict_log.request
@@ -86,7 +88,9 @@ def run_warmup(servable: Servable) -> int:
         for log in read_warmup(servable.folder):
             count += 1
             if count > MAX_RECORDS:
-                raise invalid_argument(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {servable.folder}")
+                raise invalid_argument(
+                    f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {servable.folder}"
+                )
             kind = log.WhichOneof("log_type")
             if kind == "predict_log":
                 predict(servable, log.predict_log.request)
@@ -101,5 +105,7 @@ def run_warmup(servable: Servable) -> int:
     except tf.errors.OpError as error:
         raise invalid_argument(f"Failed to read warmup record from {servable.folder}: {error.message}") from error
     except ServingError as error:
-        raise ServingError(error.code, f"Warm-up record {count} of {servable.folder} failed: {error.message}") from error
+        raise ServingError(
+            error.code, f"Warm-up record {count} of {servable.folder} failed: {error.message}"
+        ) from error
     return count

@@ -73,7 +73,7 @@ def make_encoder(modality: str, spec: str) -> Encoder | None:
     if kind == "keras_hub" and rest and modality == "image":
         return ImageEmbedderEncoder(rest)
     if kind in ("pack", "keras_hub") and rest:
-        raise ValueError(f"spec: {kind!r} has no such encoder for modality {modality!r}, received {spec!r}; use 'signal:'")
+        raise ValueError(f"spec: {kind!r} has no such encoder for {modality}, received {spec!r}; use 'signal:'")
     raise ValueError(f"spec: must be {SPECS}, received {spec!r}")
 
 

@@ -138,3 +138,15 @@ class GatedFusion(keras.layers.Layer):
 
     def compute_output_shape(self, tokens_shape, present_shape=None):
         return (tokens_shape[0], tokens_shape[2]), {"gates": (tokens_shape[0], tokens_shape[1])}
+
+
+def unit_length(vectors):
+    """Scale vectors to length 1; a zero vector stays zero and has a finite gradient (`ops.normalize` gives NaN there).
+
+    Formula: `x / sqrt(sum x^2 + 1e-12)`. Shapes: [..., D] -> [..., D].
+
+    Example:
+        >>> ops.convert_to_numpy(unit_length(ops.array([[3.0, 4.0], [0.0, 0.0]]))).round(6).tolist()
+        [[0.6, 0.8], [0.0, 0.0]]
+    """
+    return vectors * ops.rsqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True) + 1e-12)

@@ -7,7 +7,7 @@ from keras import ops
 
 from data.schema import Schema
 from towers.config import TowerConfig
-from towers.fusion import GatedFusion, ModalityDropout, ModalityProjection
+from towers.fusion import GatedFusion, ModalityDropout, ModalityProjection, unit_length
 
 
 @keras.saving.register_keras_serializable("triptych")
@@ -58,5 +58,7 @@ class ItemTower(keras.layers.Layer):
             tokens.append(self.projections[name](features[name], present[:, column]))
         fused, intermediates = self.fusion(ops.stack(tokens, axis=1), present)
         # The residual branch starts at zero: training begins from the plain gated sum, which already works.
-        embeddings = ops.normalize(fused + self.output_dense(self.hidden(fused)), axis=-1, epsilon=1e-6)
+        embeddings = unit_length(fused + self.output_dense(self.hidden(fused)))
+        # An item of which nothing at all is known has no direction: it scores 0 for everybody, not like a typical item.
+        embeddings = ops.where(ops.any(present, axis=1, keepdims=True), embeddings, 0.0)
         return embeddings, {**intermediates, "fused": fused}

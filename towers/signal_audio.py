@@ -107,8 +107,8 @@ class SignalAudioEncoder:
         lags = np.minimum(60.0 / beats * RATE / HOP, span // 2 - 2)
         lower = np.floor(lags).astype(np.int32)
         share = tf.constant(lags - lower, tf.float32)
-        at_lags = tf.gather(correlation, lower, axis=1) * (1 - share) + tf.gather(correlation, lower + 1, axis=1) * share
-        return at_lags / (correlation[:, :1] + TINY)
+        before, after = tf.gather(correlation, lower, axis=1), tf.gather(correlation, lower + 1, axis=1)
+        return (before * (1 - share) + after * share) / (correlation[:, :1] + TINY)
 
 
 def _pitch_classes() -> np.ndarray:

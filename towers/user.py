@@ -7,6 +7,7 @@ from keras import ops
 
 from data.schema import UNKNOWN_ROW, Schema
 from towers.config import TowerConfig
+from towers.fusion import unit_length
 
 
 @keras.saving.register_keras_serializable("triptych")
@@ -94,5 +95,5 @@ class UserTower(keras.layers.Layer):
         pooled, weights = self.attention(person + mean, history, history_mask)
         additive = person + self.mean_dense(mean) + self.pooled_dense(pooled)
         hidden = self.dropout(self.hidden(ops.concatenate([person, mean, pooled], axis=-1)), training=training)
-        queries = ops.normalize(additive + self.output_dense(hidden), axis=-1, epsilon=1e-6)
+        queries = unit_length(additive + self.output_dense(hidden))
         return queries, {"attention": weights, "history": pooled}

@@ -1,0 +1,145 @@
+"""One run's settings: a TOML file read into frozen, strict models. A misspelt key is an error, not a default."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+
+class Section(pydantic.BaseModel):
+    """Base of every section: frozen, strict, no unknown keys, and every field's docstring is its help."""
+
+    model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    split: Literal["auto", "global_time", "leave_last_out", "given", "random"] = "auto"
+    """auto = the given split if the log has one, else by time if it has timestamps, else at random."""
+    valid_fraction: float = pydantic.Field(0.15, gt=0, lt=0.5)
+    test_fraction: float = pydantic.Field(0.15, gt=0, lt=0.5)
+    k_core: int = pydantic.Field(0, ge=0)
+    """Keep only users and items with at least this many events; 0 keeps all."""
+    min_value: float | None = None
+    """Ratings below this are not positives; None takes every rating as one."""
+    seed: int = 7
+
+
+class EncodersConfig(Section):
+    """`auto`, `none`, `signal:`, `pack:minilm` or `keras_hub:<preset or folder>` for each modality."""
+
+    text: str = "auto"
+    image: str = "auto"
+    audio: str = "auto"
+    batch_size: int = pydantic.Field(64, ge=1)
+
+
+class RetrievalConfig(Section):
+    width: int = pydantic.Field(64, ge=2)
+    history_length: int = pydantic.Field(20, ge=1)
+    id_dropout: float = pydantic.Field(0.3, ge=0, lt=1)
+    modality_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    user_id: bool = True
+    user_id_dropout: float = pydantic.Field(0.3, ge=0, lt=1)
+    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    temperature: float = pydantic.Field(0.1, gt=0)
+    batch_size: int = pydantic.Field(1024, ge=2)
+    learning_rate: float = pydantic.Field(2e-3, gt=0)
+    weight_decay: float = pydantic.Field(1e-4, ge=0)
+    epochs: int = pydantic.Field(20, ge=1)
+    patience: int = pydantic.Field(3, ge=1)
+    """Stop after this many epochs without a better validation NDCG@20; the best epoch's weights are kept."""
+    validation_users: int = pydantic.Field(2000, ge=1)
+    ablations: bool = True
+    """Also train once without each modality, for the ablation in the report."""
+    seed: int = 7
+
+
+class IndexConfig(Section):
+    kind: Literal["scann", "exact"] = "scann"
+    recall_floor: float = pydantic.Field(0.95, ge=0, le=1)
+    queries: int = pydantic.Field(500, ge=1)
+
+
+class RankingSection(Section):
+    width: int = pydantic.Field(32, ge=2)
+    candidates: int = pydantic.Field(200, ge=10)
+    """Retrieved items a request that are ranked."""
+    batch_size: int = pydantic.Field(128, ge=1)
+    learning_rate: float = pydantic.Field(1e-3, gt=0)
+    epochs: int = pydantic.Field(8, ge=1)
+    patience: int = pydantic.Field(2, ge=1)
+    seed: int = 7
+
+
+class EvaluationConfig(Section):
+    mask_splits: tuple[Literal["train", "valid"], ...] = ("train", "valid")
+    """Splits whose items are a user's history at test time and are not recommended again."""
+    recommendations: int = pydantic.Field(100, ge=1)
+    examples: int = pydantic.Field(10, ge=1)
+
+
+class ServingConfig(Section):
+    grpc_port: int = pydantic.Field(8500, ge=0, le=65535)
+    rest_port: int = pydantic.Field(8501, ge=0, le=65535)
+    gateway_port: int = pydantic.Field(8080, ge=0, le=65535)
+
+
+class Config(Section):
+    data: DataConfig = DataConfig()
+    encoders: EncodersConfig = EncodersConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    index: IndexConfig = IndexConfig()
+    ranking: RankingSection = RankingSection()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    serving: ServingConfig = ServingConfig()
+
+
+class ConfigError(ValueError):
+    """The config file or an override is wrong; the message names the key, the rule and the value."""
+
+
+def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a TOML file and apply `section.key=value` overrides (values in TOML syntax; a bare word is a string).
+
+    Errors: ConfigError naming every wrong key with the rule it breaks and the value received.
+
+    Example:
+        >>> load_config(overrides=["retrieval.epochs=3", "encoders.text=none"]).retrieval.epochs
+        3
+    """
+    settings: dict[str, Any] = {}
+    if path is not None:
+        try:
+            settings = tomllib.loads(Path(path).read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"--config: {path} does not exist; configs/demo.toml is an example.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"--config: {path} is not TOML: {error}") from error
+    for override in overrides:
+        _apply(settings, override)
+    try:
+        # Through JSON, because strict models take arrays as tuples and whole numbers as floats only there.
+        return Config.model_validate_json(json.dumps(settings))
+    except pydantic.ValidationError as error:
+        lines = [f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']}, received {problem['input']!r}" for problem in error.errors()]
+        raise ConfigError("config:\n" + "\n".join(lines)) from error
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set: expected section.key=value, received {override!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for key in keys[:-1]:
+        settings = settings.setdefault(key, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"--set: {name} goes through {key}, which is a value and not a section.")
+    settings[keys[-1]] = value

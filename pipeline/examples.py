@@ -1,0 +1,73 @@
+"""Evaluation requests: which users are asked about, what they had done by then, and what they did next."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from data.dataset import Dataset
+from data.histories import Histories
+from data.schema import SPLIT_CODES
+from pipeline.interactions import Interactions
+
+
+@dataclasses.dataclass(frozen=True)
+class Requests:
+    """One request a user with at least one positive event in the asked split.
+
+    Attributes:
+        users: [Q] int32 user rows.
+        history: [Q, L] int32 item rows, most recent first.
+        seen: Q users' items that must not be recommended again.
+        relevant: Q users' held-out positive items.
+        timestamps: [Q] int64, the time of the user's first held-out event (0 where a log has no times).
+    """
+
+    users: np.ndarray
+    history: np.ndarray
+    seen: Interactions
+    relevant: Interactions
+    timestamps: np.ndarray
+
+    def take(self, index: np.ndarray) -> Requests:
+        return Requests(self.users[index], self.history[index], self.seen.select(index), self.relevant.select(index), self.timestamps[index])
+
+
+def positive_histories(dataset: Dataset, splits: tuple[str, ...]) -> Histories:
+    """Positive events of the named splits, grouped by user."""
+    events = dataset.events
+    chosen = events[events["positive"] & events["split"].isin([SPLIT_CODES[name] for name in splits])]
+    return Histories.from_events(chosen["user"].to_numpy(), chosen["item"].to_numpy(), chosen["timestamp"].to_numpy(), user_rows=dataset.schema.user_rows)
+
+
+def interactions(dataset: Dataset, splits: tuple[str, ...], *, positive_only: bool = True) -> Interactions:
+    """User × item pairs of the named splits, one row a user of the vocabulary."""
+    events = dataset.events
+    chosen = events[events["split"].isin([SPLIT_CODES[name] for name in splits])]
+    if positive_only:
+        chosen = chosen[chosen["positive"]]
+    return Interactions.from_pairs(chosen["user"].to_numpy(), chosen["item"].to_numpy(), dataset.schema.user_rows)
+
+
+def make_requests(dataset: Dataset, split: str, *, known_splits: tuple[str, ...], history_length: int, seed: int = 0) -> Requests:
+    """Requests for every user with a positive event in `split`.
+
+    History and seen items come from `known_splits` alone. Seen items include skipped ones: what was shown is not news. A user's
+    item that stands in `known_splits` and again in `split` counts as seen, not as a target. Without timestamps the history is
+    a seeded random choice of the user's known items.
+    """
+    known = positive_histories(dataset, known_splits)
+    if not dataset.schema.has_timestamps:
+        known = known.shuffled(np.random.default_rng(seed))
+    seen = interactions(dataset, known_splits, positive_only=False)
+    events = dataset.events
+    chosen = events[events["positive"] & (events["split"] == SPLIT_CODES[split])]
+    width = dataset.schema.item_rows
+    seen_pairs = seen.users.astype(np.int64) * width + seen.rows
+    fresh = ~np.isin(chosen["user"].to_numpy().astype(np.int64) * width + chosen["item"].to_numpy(), seen_pairs)
+    chosen = chosen[fresh]
+    relevant = Interactions.from_pairs(chosen["user"].to_numpy(), chosen["item"].to_numpy(), dataset.schema.user_rows)
+    users = np.flatnonzero(relevant.counts).astype(np.int32)
+    first = chosen.groupby("user")["timestamp"].min().reindex(users).to_numpy(dtype=np.int64)
+    return Requests(users, known.latest(users, history_length), seen.select(users), relevant.select(users), first)

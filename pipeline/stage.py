@@ -1,0 +1,126 @@
+"""A stage: reads folders, writes one folder whole or not at all, and is skipped when nothing it depends on changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+class StageError(RuntimeError):
+    """A stage cannot run; the message says which and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """What a finished stage left behind: its folder, its manifest, and whether it was skipped."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    skipped: bool
+
+    @property
+    def key(self) -> str:
+        return self.manifest["key"]
+
+
+def digest(value: Any) -> str:
+    """Short sha256 of anything JSON can hold, independent of key order.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Fingerprint of a source folder by names, sizes and modification times: cheap enough for a million media files."""
+    if not folder.is_dir():
+        raise StageError(f"source: {folder} is not a folder. Make a world (`python -m pipeline world --out DIR`), convert a log (`python -m pipeline convert --help`), or pass --data.")
+    entries = sorted((str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file())
+    return digest(entries)
+
+
+def code_fingerprint(*packages: str) -> str:
+    """Fingerprint of our own source files: a stage whose code changed is run again."""
+    root = Path(__file__).resolve().parent.parent
+    files = sorted(path for package in packages for path in (root / package).glob("*.py"))
+    return digest([(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, or None where there is none."""
+    path = folder / MANIFEST
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def run_stage(
+    run: Path,
+    name: str,
+    work: Callable[[Path, Path], dict[str, Any]],
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    say: Callable[[str], None] = print,
+) -> StageResult:
+    """Run `work(out, checkpoints)` into `<run>/<name>`, or skip it.
+
+    `out` is a fresh folder beside the final one; it is renamed into place, manifest inside, only after `work` returned.
+    `checkpoints` outlives a kill and is removed after success, so that long training resumes where it was. The stage's key
+    is the digest of its name, its config and the keys of its inputs.
+
+    Args:
+        run: the run folder. name: may contain slashes (`retrieval/full`).
+        work: does the job and returns counts for the manifest.
+        config: everything that decides the result. inputs: keys of the stages and sources it reads.
+
+    Returns: the `StageResult`, with `skipped` set when the manifest already there carries the same key.
+    """
+    final, key = run / name, digest({"stage": name, "config": dict(config), "inputs": dict(inputs)})
+    previous = read_manifest(final)
+    if previous is not None and previous["key"] == key:
+        say(f"[{name}] unchanged, skipped (took {previous['seconds']:.1f} s when it ran)")
+        return StageResult(final, previous, skipped=True)
+    flat = name.replace("/", "-")
+    out, checkpoints = run / f".writing-{flat}", run / f".checkpoints-{flat}-{key}"
+    for stale in run.glob(f".checkpoints-{flat}-*"):
+        # Checkpoints of another config must never leak into this one.
+        if stale != checkpoints and stale.name[len(f".checkpoints-{flat}-") :].count("-") == 0:
+            shutil.rmtree(stale)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    say(f"[{name}] running")
+    start = time.perf_counter()
+    counts = work(out, checkpoints)
+    seconds = time.perf_counter() - start
+    manifest = {"stage": name, "key": key, "seconds": round(seconds, 3), "config": dict(config), "inputs": dict(inputs), "counts": counts}
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=2, default=str))
+    publish(out, final)
+    shutil.rmtree(checkpoints)
+    say(f"[{name}] done in {seconds:.1f} s")
+    return StageResult(final, manifest, skipped=False)
+
+
+def publish(written: Path, final: Path) -> None:
+    """Put a finished folder in its place. A reader sees the old one or the new one, never a mixture.
+
+    A folder cannot be renamed over another, so the old one steps aside first; a kill in between leaves no final folder, and
+    the stage is simply run again.
+    """
+    aside = final.with_name(f".old-{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        os.rename(final, aside)
+    os.rename(written, final)
+    shutil.rmtree(aside, ignore_errors=True)

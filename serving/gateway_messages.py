@@ -1,0 +1,129 @@
+"""What the gateway takes and gives: request and reply bodies, every field bounded."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_ID_LENGTH = 256
+MAX_RECENT = 200
+MAX_EXCLUDED = 1000
+MAX_K = 100
+MAX_CANDIDATES = 1000
+
+Id = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
+ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+class RecommendRequest(BaseModel):
+    """A request for ranked items, as a JSON body (POST) or as query parameters (GET, lists by repeating a name).
+
+    Example:
+        >>> RecommendRequest(user_id="u1", k=5).candidates
+        200
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    user_id: Id = Field("", description="Whom the items are for; any string. One never seen gets cold-start items.")
+    recent_item_ids: list[ItemId] = Field(
+        [], max_length=MAX_RECENT, description="Most recent first; empty = the history stored at training time."
+    )
+    exclude_item_ids: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="Never answered.")
+    exclude_seen: bool = Field(True, description="Also leave out what the user's log already holds.")
+    k: int = Field(10, ge=1, le=MAX_K, description="Length of the list.")
+    candidates: int = Field(200, ge=1, le=MAX_CANDIDATES, description="How many items are retrieved and then ranked.")
+    timestamp: int | None = Field(None, ge=0, lt=2**40, description="Time of the request in UTC seconds; null = now.")
+
+    @model_validator(mode="after")
+    def _list_fits_candidates(self) -> RecommendRequest:
+        if self.k > self.candidates:
+            raise ValueError(
+                f"k: must be at most candidates, received k={self.k} and candidates={self.candidates}; "
+                "ask for more candidates or a shorter list"
+            )
+        return self
+
+
+class ItemReply(BaseModel):
+    """An item as people see it; `image`, `audio` and `video` are addresses on this server, null when there is none."""
+
+    item_id: str
+    title: str
+    description: str
+    categories: str
+    price: float | None
+    created: str | None
+    domain: str
+    image: str | None
+    audio: str | None
+    video: str | None
+
+
+class RankedReply(BaseModel):
+    """One recommended item. The scores are null when popular items stand in for the model."""
+
+    rank: int
+    item: ItemReply
+    score: float | None = None
+    click: float | None = None
+    purchase: float | None = None
+    retrieval_score: float | None = None
+    retrieval_rank: int | None = None
+
+
+class RecommendReply(BaseModel):
+    """Ranked items, best first, and how they came about."""
+
+    user_id: str
+    known_user: bool
+    fallback: bool = Field(description="True when popular items stand in because the model server did not answer.")
+    fallback_reason: str | None = None
+    items: list[RankedReply]
+    seconds: dict[str, float]
+    versions: dict[str, int]
+
+
+class HistoryEntry(BaseModel):
+    item: ItemReply
+    event: str
+    timestamp: int | None
+    positive: bool
+
+
+class HistoryReply(BaseModel):
+    """A user's log, most recent first; empty for a user never seen."""
+
+    user_id: str
+    known_user: bool
+    events: list[HistoryEntry]
+
+
+class UserReply(BaseModel):
+    user_id: str
+    events: int
+    profile: dict[str, str]
+
+
+class UsersReply(BaseModel):
+    """A few users to look at, from the longest history to the shortest."""
+
+    users: list[UserReply]
+
+
+class HealthReply(BaseModel):
+    """`status` is "ok" when every model has an AVAILABLE version and "degraded" when fallbacks are being answered."""
+
+    status: str
+    models: dict[str, dict[str, str]]
+    error: str | None = None
+    items: int
+    users: int
+
+
+class ErrorReply(BaseModel):
+    """What every refusal looks like; `details` has one line a broken rule."""
+
+    error: str
+    details: list[str] = []

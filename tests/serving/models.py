@@ -1,0 +1,108 @@
+"""Small SavedModels for the serving tests: half_plus_two, a string lookup, a model that takes its time, a ScaNN index."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from serving.inference import CLASSIFY_METHOD, PREDICT_METHOD, REGRESS_METHOD
+
+
+def write_half_plus_two(base: Path, version: int, bias: float = 2.0) -> Path:
+    """y = x / 2 + bias, with a predict, a classify and a regress signature, and `spin`, which loops n times first.
+
+    It lands by a rename, as an exporter writes.
+    """
+    graph = tf.Graph()
+    folder, temporary = base / str(version), base / f".{version}.partial"
+    info = tf.compat.v1.saved_model.build_tensor_info
+    signature = tf.compat.v1.saved_model.build_signature_def
+    with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
+        a = tf.compat.v1.get_variable("a", initializer=0.5, use_resource=True)
+        b = tf.compat.v1.get_variable("b", initializer=float(bias), use_resource=True)
+        x = tf.compat.v1.placeholder(tf.float32, [None], "x")
+        y = tf.add(tf.multiply(a, x), b, "y")
+        serialized = tf.compat.v1.placeholder(tf.string, [None], "examples")
+        parsed = tf.io.parse_example(serialized, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
+        scores = tf.add(tf.multiply(a, parsed), b, "scores")
+        n = tf.compat.v1.placeholder(tf.int32, [], "n")
+        looped = tf.while_loop(lambda i, _: i < n, lambda i, s: (i + 1, tf.linalg.matmul(s, s) * 0.1), (0, tf.eye(64)))
+        spun = tf.add(y, 0.0 * looped[1][0, 0], "spun")
+        session.run(tf.compat.v1.global_variables_initializer())
+        builder = tf.compat.v1.saved_model.Builder(str(temporary))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {
+                "serving_default": signature({"x": info(x)}, {"y": info(y)}, PREDICT_METHOD),
+                "classify_x_to_y": signature({"inputs": info(serialized)}, {"scores": info(scores)}, CLASSIFY_METHOD),
+                "regress_x_to_y": signature({"inputs": info(serialized)}, {"outputs": info(scores)}, REGRESS_METHOD),
+                "spin": signature({"x": info(x), "n": info(n)}, {"y": info(spun)}, PREDICT_METHOD),
+            },
+        )
+        builder.save()
+    temporary.rename(folder)
+    return folder
+
+
+class Lookup(tf.Module):
+    """Rows of string ids by a table, the first k of each line."""
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__()
+        keys = tf.constant(words)
+        values = tf.range(1, len(words) + 1, dtype=tf.int64)
+        self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), 0)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None], tf.string, "ids"), tf.TensorSpec([], tf.int32, "k")], autograph=False
+    )
+    def __call__(self, ids: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        first = ids[:, :k]
+        rows = self.table.lookup(first)
+        return {"rows": rows, "echo": first, "raw_bytes": first, "known": rows > 0, "share": tf.cast(rows, tf.float64) / 3}
+
+
+def write_lookup(base: Path, version: int, words: list[str]) -> Path:
+    """A model of strings and a scalar, exported from TensorFlow 2."""
+    module = Lookup(words)
+    temporary, folder = base / f".{version}.partial", base / str(version)
+    tf.saved_model.save(module, str(temporary), signatures={"serving_default": module.__call__})
+    temporary.rename(folder)
+    return folder
+
+
+def write_scann(base: Path, version: int, vectors: np.ndarray, k: int) -> Path:
+    """A ScaNN index in a SavedModel, as a graph with custom operations."""
+    from scann.scann_ops.py import scann_ops
+
+    searcher = scann_ops.builder(vectors, k, "dot_product").score_brute_force().build()
+    module = tf.Module()
+    module.searcher = searcher.serialize_to_module()
+    restored = scann_ops.searcher_from_module(module.searcher)
+    module.restored = restored
+
+    @tf.function(input_signature=[tf.TensorSpec([None, vectors.shape[1]], tf.float32, "query")], autograph=False)
+    def search(query: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows, scores = restored.search_batched(query)
+        return {"rows": rows, "scores": scores}
+
+    folder = base / str(version)
+    tf.saved_model.save(
+        module,
+        str(folder),
+        signatures={"serving_default": search},
+        options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
+    )
+    return folder
+
+
+def copy_version(source: Path, target: Path) -> Path:
+    """A version put beside and renamed into place, as exporters do."""
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.copytree(source, temporary)
+    temporary.rename(target)
+    return target
