@@ -85,7 +85,8 @@ def accept_rows(
     """The rows with a usable id that was not seen before, their numbers in the file, and the counts."""
     checks = RowChecks(table.num_rows)
     ids = read_ids(table, key, checks)
-    checks.refuse(pd.Series(ids.codes).duplicated().to_numpy() & (ids.codes >= 0), f"{key}: repeated, the first is kept")
+    repeated = pd.Series(ids.codes).duplicated().to_numpy() & (ids.codes >= 0)
+    checks.refuse(repeated, f"{key}: repeated, the first is kept")
     refused, reasons = checks.refused()
     quarantine.add_rows(file, table, refused, reasons)
     rows = np.flatnonzero(checks.accepted)
@@ -104,7 +105,8 @@ class _Cells:
 
     def drop(self, position: int, column: str, rule: str, value: object) -> None:
         record = {"item_id": self.ids[position], column: value}
-        self.quarantine.add_cell(FILE, self.rows[position], f"{column}: {rule}; the cell is dropped, the item kept", record)
+        reason = f"{column}: {rule}; the cell is dropped, the item kept"
+        self.quarantine.add_cell(FILE, self.rows[position], reason, record)
         self.dropped += 1
 
 

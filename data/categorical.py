@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -93,6 +94,5 @@ def code_numbers(numbers: np.ndarray) -> Coding:
     if len(edges) == 1:
         codes[known] = 1
         return Coding(codes, ["", f"[{edges[0]:g}, {edges[0]:g}]"])
-    # The greatest value has a bucket of its own only if its edge is also the last but one quantile; else it joins it.
-    labels = [f"[{low:g}, {high:g})" for low, high in zip(edges[:-2], edges[1:-1], strict=True)]
+    labels = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(edges[:-1])]
     return Coding(codes, ["", *labels, f"[{edges[-2]:g}, {edges[-1]:g}]"])

@@ -1,4 +1,4 @@
-"""Reading the columns of a Parquet file: one function per kind of column, vectorised, each saying which cells are bad."""
+"""Reading the columns of a Parquet file: one function per kind of column, vectorised, each naming the bad cells."""
 
 from __future__ import annotations
 
@@ -147,6 +147,13 @@ def read_timestamps(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]
     return np.floor(np.where(bad, 0, values)).astype(np.int64), bad
 
 
+def read_words(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
+    """Text cells as codes into distinct words, int64 [rows]; -1 where there is none."""
+    encoded = _plain_type(table[name]).combine_chunks().dictionary_encode()
+    codes = np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), np.int64)
+    return codes, _texts(encoded.dictionary).fillna("").tolist()
+
+
 def read_texts(table: pa.Table, name: str) -> np.ndarray:
     """Text cells as an object array; "" where there is none. Numbers and dates are written as text."""
     return _texts(_plain_type(table[name])).fillna("").to_numpy(dtype=object)
@@ -163,8 +170,8 @@ def _as_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
     if pa.types.is_floating(values.type):
         numbers = values.to_pandas().to_numpy(np.float64)
         whole = np.isfinite(numbers) & (np.floor(numbers) == numbers) & (np.abs(numbers) < 2.0**53)
-        texts = [None if np.isnan(x) else str(int(x)) if w else repr(float(x)) for x, w in zip(numbers, whole, strict=True)]
-        return pa.array(texts, pa.string()), broken
+        whole_texts = [str(int(x)) if w else repr(float(x)) for x, w in zip(numbers, whole, strict=True)]
+        return pa.array(whole_texts, pa.string(), mask=np.isnan(numbers)), broken
     if not pa.types.is_string(values.type):
         return values.cast(pa.string()), broken
     try:

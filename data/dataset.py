@@ -81,7 +81,7 @@ class Dataset:
         return _codes(self.items, ATTRIBUTE, self.schema.attributes)
 
     def save(self, folder: str | Path) -> None:
-        """Fill an existing or new folder (the caller writes beside and renames); `quarantine.parquet` is the ingest's."""
+        """Fill a folder (the caller writes beside and renames); `quarantine.parquet` is written by the ingest."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.events.to_parquet(folder / "events.parquet", index=False)
@@ -135,7 +135,9 @@ class Dataset:
         }
         for file, (received, expected) in sizes.items():
             if received != expected:
-                raise DatasetError(f"{file}: must have {expected} rows (schema.json), received {received}. Ingest again.")
+                raise DatasetError(
+                    f"{file}: must have {expected} rows (schema.json), received {received}. Ingest again."
+                )
         if dict(self.events.dtypes.astype("str")) != EVENT_COLUMNS:
             raise DatasetError(
                 f"events.parquet: must have the columns {EVENT_COLUMNS}, received "

@@ -11,19 +11,17 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from data.catalogue import Catalogue, accept_rows, empty_items, read_items
-from data.categorical import Coding, code_table
-from data.columns import read_parquet
+from data.catalogue import Catalogue, empty_items, read_items
+from data.categorical import Coding
 from data.dataset import ATTRIBUTE, EVENT_COLUMNS, PROFILE, Dataset, train_counts
 from data.interactions import Interactions, read_interactions
+from data.people import read_users
 from data.schema import EVENT_CODES, NEGATIVE_EVENTS, SPLIT_CODES, TEST, TRAIN, Schema
 from data.splits import check_fractions, core, global_time, leave_last_out, random_split
 from data.validation import DatasetError, Quarantine
 from data.vocabulary import Vocabulary
 
 SplitKind = Literal["auto", "global_time", "leave_last_out", "given", "random"]
-USER_COLUMNS = ("user_id", "bio", "image")
-"""Columns of users.parquet that are not profile columns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +102,8 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
     kind, split = make_split(log, positive, user_rows, item_rows, options)
     order = np.lexsort((log.timestamps, user_rows))  # stable: ties keep the input order
     columns = (user_rows, item_rows, log.timestamps, log.events, log.values, split, positive)
-    events = pd.DataFrame({name: c[order] for name, c in zip(EVENT_COLUMNS, columns, strict=True)}).astype(EVENT_COLUMNS)
+    events = pd.DataFrame({name: column[order] for name, column in zip(EVENT_COLUMNS, columns, strict=True)})
+    events = events.astype(EVENT_COLUMNS)
     _check_parts(events, kind)
 
     profile = _codings(people, user_lines, len(users))
@@ -160,15 +159,6 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
     return dataset
 
 
-def read_users(source: Path, quarantine: Quarantine) -> Catalogue:
-    """Read and check `users.parquet`; every column but `USER_COLUMNS` becomes a profile column."""
-    table = read_parquet(source / "users.parquet", ["user_id"], quarantine)
-    table, _, counts = accept_rows(table, "user_id", "users.parquet", quarantine)
-    codings, ignored = code_table(table, [name for name in table.column_names if name not in USER_COLUMNS])
-    ids = table["user_id"].cast("string").to_pandas().to_numpy(dtype=object)
-    return Catalogue(pd.DataFrame({"user_id": ids}), codings, ignored, counts)
-
-
 def positive_mask(log: Interactions, options: IngestOptions) -> np.ndarray:
     """bool [E]: kind among the positive ones and, if a threshold is set, no value below it."""
     kinds = set(EVENT_CODES) - NEGATIVE_EVENTS if options.positive_events is None else set(options.positive_events)
@@ -188,7 +178,9 @@ def make_split(
     if kind == "auto":
         kind = "given" if log.split is not None else "global_time" if log.has_timestamps else "random"
     if kind in ("global_time", "leave_last_out") and not log.has_timestamps:
-        raise DatasetError(f"split: {kind!r} needs the column `timestamp` in interactions.parquet. Use given or random.")
+        raise DatasetError(
+            f"split: {kind!r} needs the column `timestamp`, which interactions.parquet lacks. Use given or random."
+        )
     if kind == "given":
         assert log.split is not None
         return kind, log.split

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from data.columns import IdColumn, read_ids, read_numbers, read_parquet, read_texts, read_timestamps
+from data.columns import IdColumn, read_ids, read_numbers, read_parquet, read_timestamps, read_words
 from data.schema import DEFAULT_EVENT, EVENT_CODES, SPLIT_CODES
 from data.validation import Quarantine, RowChecks
 
@@ -107,9 +107,9 @@ def _codes(table: pa.Table, name: str, codes: dict[str, int], default: str, chec
     """int8 codes of a column with few values; an unknown word is refused, a missing column is the default."""
     if name not in table.column_names:
         return np.full(table.num_rows, codes[default], np.int8)
-    of_row, words = pd.factorize(pd.Series(read_texts(table, name), dtype="str"))
-    of_word = np.array([codes.get(str(word).strip().lower(), -1) for word in words], np.int8)
-    result = of_word[of_row] if len(of_word) else np.zeros(table.num_rows, np.int8)
+    of_row, words = read_words(table, name)
+    of_word = np.array([codes.get(word.strip().lower(), -1) for word in words] + [-1], np.int8)
+    result = of_word[of_row]
     checks.refuse(result < 0, f"{name}: must be among {', '.join(word for word in codes if not word.isdigit())}")
     return result
 

@@ -19,8 +19,8 @@ def global_time_bounds(timestamps: np.ndarray, valid_fraction: float, test_fract
     """The two moments that part train from validation and validation from test, in UTC seconds.
 
     With the span [a, b] of the events (0.1 % at each end aside), in whole days when it is at least ten days long:
-    test begins at b - test_fraction (b - a) and validation at b - (valid_fraction + test_fraction)(b - a). Fractions are
-    of time, not of events, so that a window is a period ("the last two weeks") however busy it was.
+    test begins at b - test_fraction (b - a) and validation at b - (valid_fraction + test_fraction)(b - a). Fractions
+    are of time, not of events, so that a window is a period ("the last two weeks") however busy it was.
 
     Returns:
         (valid_start, test_start): train < valid_start <= valid < test_start <= test.

@@ -93,7 +93,7 @@ def id_faults(ids: pd.Index) -> np.ndarray:
         return np.array([not isinstance(id_, str) for id_ in ids])
     texts = pd.Series(ids, dtype=object)
     # Python's `re` writes code points as \x.. and \u....; RE2, which reads the columns, writes \x{....}.
-    control = BAD_ID_CHARACTERS.replace(r"\x{85}", r"\x85").replace(r"\x{2028}", "\u2028").replace(r"\x{2029}", "\u2029")
+    control = BAD_ID_CHARACTERS.replace(r"\x{85}", "\x85").replace(r"\x{2028}", "\u2028").replace(r"\x{2029}", "\u2029")
     sizes = texts.map(lambda id_: len(id_.encode("utf-8", errors="replace"))).to_numpy()
     lone = texts.map(lambda id_: any("\ud800" <= character <= "\udfff" for character in id_)).to_numpy(np.bool_)
     blank = texts.map(lambda id_: not id_.strip()).to_numpy(np.bool_)

@@ -107,7 +107,7 @@ def load_oracle(folder: str | Path) -> Oracle:
     """
     oracle = Path(folder) / "oracle"
     if not (oracle / "preference.npy").is_file():
-        raise FileNotFoundError(f"folder: must hold oracle/preference.npy, received {folder}; only a generated world does")
+        raise FileNotFoundError(f"folder: must hold oracle/preference.npy, received {folder}; generate a world")
     with np.load(oracle / "factors.npz") as stored:
         factors = {name: stored[name] for name in stored.files}
     return Oracle(

@@ -93,7 +93,8 @@ def _bauhaus(x: np.ndarray, y: np.ndarray, colours: np.ndarray, rng: np.random.G
     image = _fill(colours[0])
     for place in range(cells * cells):
         inside = np.where((row == place // cells) & (column == place % cells), -1.0, 1.0)
-        shape, colour, turn = rng.integers(0, 5), colours[rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15])], rng.integers(0, 4)
+        colour = colours[rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15])]
+        shape, turn = rng.integers(0, 5), rng.integers(0, 4)
         a, b = ((u, v), (v, 1 - u), (1 - u, 1 - v), (1 - v, u))[int(turn)]
         kinds = (np.hypot(a, b) - 1, np.hypot(a - 0.5, b - 0.5) - 0.42, a + b - 1, a - 0.5, np.hypot(a - 0.5, b) - 0.5)
         image = _lay(image, np.maximum(kinds[int(shape)] * side, inside), colour)

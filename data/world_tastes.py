@@ -99,7 +99,7 @@ def draw_tastes(config: WorldConfig) -> Tastes:
     rest = rng.dirichlet(np.full(STYLES, 0.5), (items, count))
     factors = (1 - soft) * np.eye(STYLES)[style] + soft * rest
 
-    old = int(round(items * config.released_share))
+    old = round(items * config.released_share)
     before = np.sort(-1 - np.floor(730 * rng.random(old) ** 1.5)).astype(np.int64)
     new = np.floor(np.arange(items - old) * config.days / max(items - old, 1)).astype(np.int64)
     price = np.round(np.exp(rng.normal(2.6, 0.45, items)).clip(4, 60)) - 0.01

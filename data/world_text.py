@@ -9,18 +9,72 @@ THEMES = ("sea", "space", "kitchen", "forest animals", "city trains", "castle")
 
 _PLACES = (
     ("harbour", "lighthouse", "coral reef", "fishing village", "open ocean", "rocky coast", "ship's deck", "tidal bay"),
-    ("moon", "space station", "observatory", "rings of Saturn", "launch pad", "Milky Way", "Martian desert", "lunar orbit"),
-    ("bakery", "spice market", "grandmother's kitchen", "village oven", "noodle stall", "dinner table", "pantry", "café"),
-    ("pine forest", "fox den", "mossy clearing", "beaver pond", "oak tree", "bear cave", "woodland trail", "owl's nest"),
-    ("subway platform", "central station", "night bus stop", "tram line", "railway bridge", "ticket hall", "avenue", "depot"),
+    (
+        "moon",
+        "space station",
+        "observatory",
+        "rings of Saturn",
+        "launch pad",
+        "Milky Way",
+        "Martian desert",
+        "lunar orbit",
+    ),
+    (
+        "bakery",
+        "spice market",
+        "grandmother's kitchen",
+        "village oven",
+        "noodle stall",
+        "dinner table",
+        "pantry",
+        "café",
+    ),
+    (
+        "pine forest",
+        "fox den",
+        "mossy clearing",
+        "beaver pond",
+        "oak tree",
+        "bear cave",
+        "woodland trail",
+        "owl's nest",
+    ),
+    (
+        "subway platform",
+        "central station",
+        "night bus stop",
+        "tram line",
+        "railway bridge",
+        "ticket hall",
+        "avenue",
+        "depot",
+    ),
     ("castle", "throne room", "drawbridge", "royal court", "dragon's lair", "jousting field", "stone tower", "kingdom"),
 )
 _BEINGS = (
     ("sailors", "whales", "fishermen", "dolphins", "pearl divers", "lost captains", "seagulls", "lighthouse keepers"),
     ("astronauts", "comets", "stargazers", "satellites", "cosmonauts", "distant planets", "meteors", "moon walkers"),
-    ("bakers", "hungry cooks", "soup makers", "pastry chefs", "dinner guests", "tea drinkers", "chefs", "spice sellers"),
+    (
+        "bakers",
+        "hungry cooks",
+        "soup makers",
+        "pastry chefs",
+        "dinner guests",
+        "tea drinkers",
+        "chefs",
+        "spice sellers",
+    ),
     ("foxes", "wolves", "owls", "badgers", "lonely bears", "squirrels", "deer", "hedgehogs"),
-    ("commuters", "train drivers", "conductors", "late passengers", "taxi drivers", "night guards", "travellers", "porters"),
+    (
+        "commuters",
+        "train drivers",
+        "conductors",
+        "late passengers",
+        "taxi drivers",
+        "night guards",
+        "travellers",
+        "porters",
+    ),
     ("knights", "young queens", "dragons", "old kings", "squires", "sword makers", "royal guards", "court wizards"),
 )
 _THINGS = (
@@ -88,12 +142,36 @@ _CLOSINGS = (
     "Dedicated to everyone who stayed until the end.",
 )
 _CHINESE = (
-    (("大海", "海湾", "港口", "海岛", "灯塔", "海岸"), ("水手", "渔夫", "海鸟", "船长"), "{b}从{a}出发，看{a2}边的波浪和船。"),
-    (("太空", "星空", "月球", "火星", "银河", "宇宙"), ("宇航员", "天文学家", "火箭", "卫星"), "{b}飞向{a}，在{a2}里看星星和行星。"),
-    (("厨房", "面包店", "茶馆", "饭桌", "市场", "小吃店"), ("厨师", "面包师", "奶奶", "食客"), "{b}在{a}做饭，{a2}里有面包、米饭和热茶的香味。"),
-    (("森林", "松林", "山林", "林中小屋", "树洞", "林间"), ("狐狸", "小熊", "野狼", "小鹿"), "{b}住在{a}，走过{a2}的树木和草地，野生动物都醒了。"),
-    (("地铁", "火车站", "电车", "城市", "夜班车", "站台"), ("司机", "乘客", "旅人", "上班的人"), "{b}在{a}等车，列车穿过{a2}和市中心的街道。"),
-    (("城堡", "王国", "王宫", "古塔", "王座", "宫殿"), ("国王", "骑士", "女王", "王子"), "{b}守着{a}，中世纪的{a2}里有王冠、宝剑和巨龙。"),
+    (
+        ("大海", "海湾", "港口", "海岛", "灯塔", "海岸"),
+        ("水手", "渔夫", "海鸟", "船长"),
+        "{b}从{a}出发，看{a2}边的波浪和船。",
+    ),
+    (
+        ("太空", "星空", "月球", "火星", "银河", "宇宙"),
+        ("宇航员", "天文学家", "火箭", "卫星"),
+        "{b}飞向{a}，在{a2}里看星星和行星。",
+    ),
+    (
+        ("厨房", "面包店", "茶馆", "饭桌", "市场", "小吃店"),
+        ("厨师", "面包师", "奶奶", "食客"),
+        "{b}在{a}做饭，{a2}里有面包、米饭和热茶的香味。",
+    ),
+    (
+        ("森林", "松林", "山林", "林中小屋", "树洞", "林间"),
+        ("狐狸", "小熊", "野狼", "小鹿"),
+        "{b}住在{a}，走过{a2}的树木和草地，野生动物都醒了。",
+    ),
+    (
+        ("地铁", "火车站", "电车", "城市", "夜班车", "站台"),
+        ("司机", "乘客", "旅人", "上班的人"),
+        "{b}在{a}等车，列车穿过{a2}和市中心的街道。",
+    ),
+    (
+        ("城堡", "王国", "王宫", "古塔", "王座", "宫殿"),
+        ("国王", "骑士", "女王", "王子"),
+        "{b}守着{a}，中世纪的{a2}里有王冠、宝剑和巨龙。",
+    ),
 )
 _CHINESE_TITLES = ("{a}旧事", "{a}与{b}", "{b}的{a}", "{a}来信", "{b}之夜", "从{a}到{a2}", "{b}和{a2}的约定", "再见{a}")
 _CHINESE_CLOSINGS = ("限量发行。", "一个周末完成。", "系列的第三部分。", "适合一次听完。", "献给留到最后的人。")
@@ -118,9 +196,9 @@ def write_text(theme: int, chinese: bool, rng: np.random.Generator) -> tuple[str
     if not 0 <= theme < len(THEMES):
         raise ValueError(f"theme: must be in 0..{len(THEMES) - 1}, received {theme}; see THEMES")
     if chinese:
-        places, beings, sentence = _CHINESE[theme]
+        places, people, sentence = _CHINESE[theme]
         a, a2 = (places[i] for i in rng.permutation(len(places))[:2])
-        words = {"a": a, "a2": a2, "b": _pick(rng, beings)}
+        words = {"a": a, "a2": a2, "b": _pick(rng, people)}
         return _pick(rng, _CHINESE_TITLES).format(**words), sentence.format(**words) + _pick(rng, _CHINESE_CLOSINGS)
     beings, beings2 = (_BEINGS[theme][i] for i in rng.permutation(len(_BEINGS[theme]))[:2])
     thing, thing2 = (_THINGS[theme][i] for i in rng.permutation(len(_THINGS[theme]))[:2])

@@ -112,7 +112,7 @@ def train_retrieval(
         start = time.perf_counter()
         task.reseed(config.seed * 100_003 + epoch)
         callback = StopOnNonFiniteLoss(epoch, lambda step, epoch=epoch: progress("training", epoch * len(batches) + step, steps))
-        fit_log = task.fit(batches_of(batches, epoch), steps_per_epoch=len(batches), epochs=1, verbose=0, callbacks=[callback]).history
+        fit_log = task.fit(batches_of(batches, epoch), steps_per_epoch=len(batches), epochs=1, shuffle=False, verbose=0, callbacks=[callback]).history
         quality = validation_ndcg(task, requests, dataset.profile)
         log.append({"epoch": epoch, "loss": float(fit_log["loss"][0]), "valid_ndcg@20": quality, "seconds": time.perf_counter() - start})
         if quality >= max(row["valid_ndcg@20"] for row in log):

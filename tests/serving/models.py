@@ -17,6 +17,7 @@ def write_half_plus_two(base: Path, version: int, bias: float = 2.0) -> Path:
     It lands by a rename, as an exporter writes.
     """
     graph = tf.Graph()
+    base.mkdir(parents=True, exist_ok=True)
     folder, temporary = base / str(version), base / f".{version}.partial"
     info = tf.compat.v1.saved_model.build_tensor_info
     signature = tf.compat.v1.saved_model.build_signature_def
@@ -68,6 +69,7 @@ class Lookup(tf.Module):
 
 def write_lookup(base: Path, version: int, words: list[str]) -> Path:
     """A model of strings and a scalar, exported from TensorFlow 2."""
+    base.mkdir(parents=True, exist_ok=True)
     module = Lookup(words)
     temporary, folder = base / f".{version}.partial", base / str(version)
     tf.saved_model.save(module, str(temporary), signatures={"serving_default": module.__call__})
@@ -77,26 +79,21 @@ def write_lookup(base: Path, version: int, words: list[str]) -> Path:
 
 def write_scann(base: Path, version: int, vectors: np.ndarray, k: int) -> Path:
     """A ScaNN index in a SavedModel, as a graph with custom operations."""
-    from scann.scann_ops.py import scann_ops
+    import tensorflow_recommenders as tfrs
 
-    searcher = scann_ops.builder(vectors, k, "dot_product").score_brute_force().build()
+    index = tfrs.layers.factorized_top_k.ScaNN(k=k, num_leaves=4, num_leaves_to_search=4, num_reordering_candidates=64)
+    index.index(tf.constant(vectors))
     module = tf.Module()
-    module.searcher = searcher.serialize_to_module()
-    restored = scann_ops.searcher_from_module(module.searcher)
-    module.restored = restored
+    module.index = index  # type: ignore[attr-defined]
 
     @tf.function(input_signature=[tf.TensorSpec([None, vectors.shape[1]], tf.float32, "query")], autograph=False)
     def search(query: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows, scores = restored.search_batched(query)
+        scores, rows = index(query)
         return {"rows": rows, "scores": scores}
 
     folder = base / str(version)
-    tf.saved_model.save(
-        module,
-        str(folder),
-        signatures={"serving_default": search},
-        options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
-    )
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": search}, options=options)
     return folder
 
 

@@ -1,0 +1,145 @@
+"""The command line: `python -m pipeline --help`. The only place besides the servers that parses arguments."""
+
+from __future__ import annotations
+
+import os
+
+# Both must be set before TensorFlow's first import: TFRS needs Keras 2 behind tf.keras, and its log is not ours to print.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.config import Config, ConfigError, load_config
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Triptych: raw media in, ranked items out. `run` walks every stage; each stage is also a command of its own.")
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; configs/demo.toml is an example. Without it every setting has its default.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting, such as --set retrieval.epochs=3. May be repeated.")]
+DataOption = Annotated[Path, typer.Option("--data", help="Dataset folder (interactions.parquet, items.parquet, media/ ...).")]
+OutOption = Annotated[Path, typer.Option("--out", help="Run folder: every stage writes its own folder in it.")]
+DEFAULT_DATA, DEFAULT_OUT = Path("runs/world"), Path("runs/demo")
+
+
+def make_run(data: Path, out: Path, config: Path | None, overrides: list[str] | None):
+    from pipeline.stages import Run
+
+    return Run(data, out, settings(config, overrides), say=lambda line: typer.echo(line, err=True))
+
+
+def settings(config: Path | None, overrides: list[str] | None) -> Config:
+    return load_config(config, overrides or [])
+
+
+@app.command()
+def world(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist yet.")] = DEFAULT_DATA,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+    items: Annotated[int, typer.Option(help="Tracks in the shop.")] = 1500,
+    users: Annotated[int, typer.Option(help="Customers.")] = 2500,
+    events: Annotated[int, typer.Option(help="Views, likes, purchases and skips.")] = 120_000,
+) -> None:
+    """Generate the demo world: a record shop with covers, clips, customers and a known truth.
+
+    Example: python -m pipeline world --seed 7 --out runs/world
+    """
+    from data.world import WorldConfig, generate_world
+    from pipeline.progress import progress_bar
+
+    with progress_bar("world") as progress:
+        counts = generate_world(out, WorldConfig(seed=seed, items=items, users=users, events=events), progress)
+    typer.echo(f"{out}: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if isinstance(value, int)))
+
+
+@app.command()
+def run(data: DataOption = DEFAULT_DATA, out: OutOption = DEFAULT_OUT, config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Walk every stage from the dataset folder to a release and a report; what is unchanged is skipped.
+
+    Example: python -m pipeline run --data runs/world --out runs/demo --config configs/demo.toml
+    """
+    make_run(data, out, config, set_).all()
+
+
+def _stage_command(name: str, method: str, text: str) -> None:
+    def command(data: DataOption = DEFAULT_DATA, out: OutOption = DEFAULT_OUT, config: ConfigOption = None, set_: SetOption = None) -> None:
+        getattr(make_run(data, out, config, set_), method)()
+
+    command.__doc__ = f"{text}\n\nExample: python -m pipeline {name} --data runs/world --out runs/demo --config configs/demo.toml"
+    app.command(name)(command)
+
+
+_stage_command("ingest", "ingest", "Validate, number and split the events; bad rows go to ingest/quarantine.parquet.")
+_stage_command("encode", "encode", "Turn texts, pictures and sound into feature vectors.")
+_stage_command("train-retrieval", "train_retrieval", "Train the user and the item tower (and the variants that the report compares).")
+_stage_command("index", "index", "Build the exact and the approximate index and measure what approximation costs.")
+_stage_command("train-ranking", "train_ranking", "Train and calibrate the ranking model on impressions and on candidates of the index.")
+_stage_command("evaluate", "evaluate", "Judge retrieval and ranking on the test split.")
+_stage_command("export", "export", "Write the next release: SavedModels for TF Serving under one fingerprint.")
+_stage_command("report", "report", "Write report.json and report.html.")
+
+
+@app.command()
+def serve(
+    data: DataOption = DEFAULT_DATA,
+    out: OutOption = DEFAULT_OUT,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Serve the newest release on the local TF Serving-protocol server, with the gateway and the page, until Ctrl-C.
+
+    Example: python -m pipeline serve --out runs/demo
+    """
+    from pipeline.demo import serve_release
+
+    serve_release(data, out, settings(config, set_).serving)
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Option("--user", help="User id; one that was never seen is welcome.")],
+    out: OutOption = DEFAULT_OUT,
+    data: DataOption = DEFAULT_DATA,
+    recent: Annotated[list[str] | None, typer.Option("--recent", help="Item ids the user chose just now, most recent first.")] = None,
+    k: Annotated[int, typer.Option(help="How many items.")] = 10,
+) -> None:
+    """Start the local server on free ports, answer one request, and stop.
+
+    Example: python -m pipeline recommend --user u00001 --out runs/demo
+    """
+    from pipeline.demo import answer_requests
+
+    answer_requests(data, out, [(user, tuple(recent or ()))], k=k)
+
+
+@app.command()
+def demo(data: DataOption = DEFAULT_DATA, out: OutOption = DEFAULT_OUT, config: ConfigOption = Path("configs/demo.toml"), set_: SetOption = None) -> None:
+    """The newcomer's walk: make the world, run every stage, start the servers, answer two users, and stop.
+
+    Example: python -m pipeline demo
+    """
+    from pipeline.demo import run_demo
+
+    if not (data / "interactions.parquet").is_file():
+        world(out=data)
+    run_demo(make_run(data, out, config, set_))
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is a message, not a traceback."""
+    from data.dataset import DatasetError
+    from pipeline.stage import StageError
+
+    try:
+        app()
+    except (ConfigError, StageError, DatasetError, FileNotFoundError, FileExistsError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""SavedModels whose bytes depend on their content alone, and what is inside one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
+from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
+
+NUMBERED = re.compile(r"((?:__inference_|__forward_|__backward_)[\w.<>/-]*?_|PartitionedCall-)(\d+)(?![\w.])")
+"""Names that TensorFlow numbers by a counter of the process."""
+
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+def write_saved_model(module: tf.Module, folder: str | Path, signatures: Mapping[str, Callable]) -> None:
+    """Saves a module so that the same content gives the same files, byte for byte, in any process.
+
+    TensorFlow numbers functions by a counter of the process, serialises maps in any order and stamps a random UUID. Here
+    the numbers become ranks, maps are sorted, and the UUID is drawn from the graph's hash.
+
+    Args:
+        module: with every variable and table as a tracked attribute.
+        folder: must not exist.
+        signatures: `tf.function`s with an input signature, by name.
+
+    Raises:
+        FileExistsError: the folder exists; a saved model is never written over.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"folder: must not exist yet, received {folder}; remove it or take another")
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
+    try:
+        tf.saved_model.save(module, str(folder), signatures=dict(signatures), options=options)
+        _normalise(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _normalise(folder: Path) -> None:
+    file = folder / "saved_model.pb"
+    text = text_format.MessageToString(_read(folder))
+    ranks = {number: rank for rank, number in enumerate(sorted({int(found[2]) for found in NUMBERED.finditer(text)}))}
+    text = NUMBERED.sub(lambda found: f"{found[1]}{ranks[int(found[2])]}", text)
+    saved = text_format.Parse(text, saved_model_pb2.SavedModel())
+    for meta_graph in saved.meta_graphs:
+        meta_graph.graph_def.library.function.sort(key=lambda function: function.signature.name)
+    data = saved.SerializeToString(deterministic=True)
+    file.write_bytes(data)
+    stamp = fingerprint_pb2.FingerprintDef.FromString(fingerprinting.CreateFingerprintDef(str(folder)))
+    stamp.uuid = str(int(hashlib.sha256(data).hexdigest()[:16], 16))
+    (folder / "fingerprint.pb").write_bytes(stamp.SerializeToString(deterministic=True))
+
+
+def _read(folder: Path) -> saved_model_pb2.SavedModel:
+    return saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+
+
+def operations(folder: str | Path) -> set[str]:
+    """The types of all operations in a SavedModel's graph and functions.
+
+    An operation of core TensorFlow is an attribute of `tf.raw_ops`; one of a loaded library, such as ScaNN's, never is.
+    """
+    used: set[str] = set()
+    for meta_graph in _read(Path(folder)).meta_graphs:
+        library = meta_graph.graph_def.library.function
+        used.update(node.op for node in meta_graph.graph_def.node)
+        used.update(node.op for function in library for node in function.node_def)
+        used -= {function.signature.name for function in library}
+    return used
+
+
+def read_variables(folder: str | Path) -> dict[str, Any]:
+    """Values of a SavedModel's variables by their attribute path, without loading its graph: NumPy arrays.
+
+    Raises:
+        FileNotFoundError: the folder holds no SavedModel.
+    """
+    prefix = Path(folder) / "variables" / "variables"
+    if not prefix.with_name("variables.index").is_file():
+        raise FileNotFoundError(f"folder: must hold a SavedModel with variables, received {folder}; run the stage that writes it")
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = [name for name in reader.get_variable_to_shape_map() if name.endswith(SUFFIX)]
+    return {name.removesuffix(SUFFIX): np.asarray(reader.get_tensor(name)) for name in sorted(names)}

@@ -1,0 +1,45 @@
+"""Calls the C API runner in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def run_capi(
+    folder: Path, requests: Sequence[Mapping[str, np.ndarray]], signature_name: str = "serving_default"
+) -> list[dict[str, np.ndarray]]:
+    """Answers of TensorFlow's C API to some requests on one SavedModel, without our Python.
+
+    Raises:
+        RuntimeError: with what the process wrote to its error output.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        inputs, outputs = Path(place) / "inputs.npz", Path(place) / "outputs.npz"
+        arrays = {f"{index}/{alias}": _text(value) for index, request in enumerate(requests) for alias, value in request.items()}
+        np.savez(inputs, **arrays)  # type: ignore[arg-type]
+        command = [sys.executable, "-I", str(Path(__file__).with_name("capi.py"))]
+        done = subprocess.run(
+            [*command, str(folder), str(inputs), str(outputs), signature_name], capture_output=True, text=True, timeout=300
+        )
+        if done.returncode:
+            raise RuntimeError(f"C API runner ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+        answers: list[dict[str, np.ndarray]] = [{} for _ in requests]
+        with np.load(outputs) as found:
+            for name in found.files:
+                index, _, alias = name.partition("/")
+                answers[int(index)][alias] = found[name]
+        return answers
+
+
+def _text(value: np.ndarray) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "OS":
+        return array
+    texts = [entry.decode() if isinstance(entry, bytes) else str(entry) for entry in array.ravel()]
+    return np.array(texts, "U").reshape(array.shape)
