@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as parquet
 
+from data.media import MediaError, media_path
 from data.schema import EVENT_KINDS, UNKNOWN_ROW
 
 MEDIA_TYPES = {
@@ -135,7 +136,7 @@ class Catalogue:
             item_id=item_id,
             title=_text(values.get("title")),
             description=_text(values.get("description")),
-            categories=_text(values.get("categories")),
+            categories=_text(values.get("categories")).replace("|", ", "),
             price=None if price is None or not math.isfinite(float(price)) else round(float(price), 2),
             created=_day(created) if created else None,
             domain=_text(values.get("domain")),
@@ -201,18 +202,17 @@ class Catalogue:
     def media_file(self, path: str) -> Path | None:
         """The file behind an item's media path, or None.
 
-        Three gates, each enough alone against the tricks it is for: the catalogue must name the path, the type must be
-        one that is handed out, and the file, links followed, must lie under the media folder.
+        Three gates: the catalogue must name the path, the type must be one that is handed out, and the file, links
+        followed, must lie under the media folder.
         """
         if self.media is None or path not in self._media_files:
             return None
         if PurePosixPath(path).suffix.lower() not in MEDIA_TYPES:
             return None
         try:
-            file = (self.media / path).resolve(strict=True)
-        except (OSError, ValueError):  # missing, a loop of links, or a NUL byte in the name
+            return media_path(self.media, path)
+        except MediaError:
             return None
-        return file if file.is_relative_to(self.media) and file.is_file() else None
 
 
 def media_folder(source: str | Path | None) -> Path | None:

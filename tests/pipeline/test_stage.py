@@ -1,0 +1,85 @@
+"""Stages: whole or not at all, skipped when nothing changed, safe to kill."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.stage import StageError, folder_fingerprint, read_manifest, run_stage
+
+
+def quiet(line):
+    return None
+
+
+def test_skips_until_config_or_input_changes(tmp_path):
+    calls = []
+
+    def work(out, checkpoints):
+        calls.append(1)
+        (out / "x").write_text(str(len(calls)))
+        return {"calls": len(calls)}
+
+    first = run_stage(tmp_path, "a/b", work, config={"k": 1}, inputs={"in": "1"}, say=quiet)
+    again = run_stage(tmp_path, "a/b", work, config={"k": 1}, inputs={"in": "1"}, say=quiet)
+    assert not first.skipped and again.skipped and first.key == again.key and len(calls) == 1
+    assert not run_stage(tmp_path, "a/b", work, config={"k": 2}, inputs={"in": "1"}, say=quiet).skipped
+    assert not run_stage(tmp_path, "a/b", work, config={"k": 2}, inputs={"in": "2"}, say=quiet).skipped
+    assert (tmp_path / "a/b/x").read_text() == "3"
+
+
+def test_a_failed_stage_leaves_the_old_folder(tmp_path):
+    def good(out, checkpoints):
+        (out / "x").write_text("old")
+        return {}
+
+    def bad(out, checkpoints):
+        (out / "x").write_text("half")
+        raise RuntimeError("disk full")
+
+    run_stage(tmp_path, "s", good, config={}, inputs={}, say=quiet)
+    with pytest.raises(RuntimeError, match="disk full"):
+        run_stage(tmp_path, "s", bad, config={"new": 1}, inputs={}, say=quiet)
+    assert (tmp_path / "s/x").read_text() == "old"
+    assert not run_stage(tmp_path, "s", good, config={"new": 1}, inputs={}, say=quiet).skipped
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.stage import run_stage
+def work(out, checkpoints):
+    mark = checkpoints / "half"
+    if mark.exists():
+        (out / "x").write_text("resumed")
+        return {}
+    mark.write_text("1"); (out / "x").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+run_stage(Path(sys.argv[1]), "s", work, config={"c": sys.argv[2]}, inputs={}, say=lambda line: None)
+"""
+
+
+def test_kill_leaves_nothing_half_written_and_checkpoints_survive(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    assert subprocess.run([*command, "1"], env=environment).returncode == -signal.SIGKILL
+    assert read_manifest(tmp_path / "s") is None and not (tmp_path / "s").exists()
+    subprocess.run([*command, "1"], env=environment, check=True)
+    assert (tmp_path / "s/x").read_text() == "resumed"
+    # Another config must not resume from this one's checkpoints.
+    assert subprocess.run([*command, "2"], env=environment).returncode == -signal.SIGKILL
+    assert (tmp_path / "s/x").read_text() == "resumed"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".checkpoints")] != []
+
+
+def test_source_fingerprint_sees_a_changed_file(tmp_path):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.png").write_bytes(b"1")
+    before = folder_fingerprint(tmp_path)
+    assert before == folder_fingerprint(tmp_path)
+    (tmp_path / "media/a.png").write_bytes(b"22")
+    assert before != folder_fingerprint(tmp_path)
+    with pytest.raises(StageError, match="convert"):
+        folder_fingerprint(tmp_path / "nowhere")

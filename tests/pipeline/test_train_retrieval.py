@@ -1,0 +1,97 @@
+"""Retrieval training: resumed equals undisturbed, and a loss that is not finite stops the run with words."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.ingest import IngestOptions, ingest
+from data.features import FeatureWriter
+from pipeline.config import RetrievalConfig
+from pipeline.evaluate import evaluate_retrieval
+from pipeline.config import EvaluationConfig
+from pipeline.train_retrieval import NonFiniteLossError, train_retrieval
+
+CONFIG = RetrievalConfig(width=8, history_length=4, batch_size=64, epochs=3, patience=3, learning_rate=0.01)
+
+
+def silent(what, done, total):
+    return None
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Thirty users, twenty items, taste given by the item's vector; two items appear only in the test days."""
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(20, 5)).astype("float32")
+    tastes = rng.normal(size=(30, 5))
+    rows = []
+    for user in range(30):
+        order = np.argsort(-(vectors @ tastes[user]))[:12]
+        for step, item in enumerate(rng.permutation(order)):
+            if item < 18 or step > 10:
+                rows.append((f"u{user}", f"i{item}", 1_600_000_000 + step * 86_400 + user))
+    source, ingested, store = folder / "source", folder / "ingest", folder / "encode"
+    for path in (source, ingested, store):
+        path.mkdir()
+    pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_parquet(source / "interactions.parquet")
+    pd.DataFrame({"item_id": [f"i{item}" for item in range(20)]}).to_parquet(source / "items.parquet")
+    dataset = ingest(source, ingested, IngestOptions())
+    writer = FeatureWriter(store, dataset.schema.item_rows)
+    writer.add("text", 5)
+    ids = [int(item[1:]) for item in dataset.items["item_id"][1:]]
+    writer.put("text", np.arange(1, 21), vectors[ids])
+    return source, dataset, writer.close()
+
+
+def train(world, folder, config=CONFIG, modalities=("text",), checkpoints=None):
+    source, dataset, store = world
+    out = folder / "out"
+    out.mkdir(parents=True)
+    train_retrieval(dataset, store, out, checkpoints or folder / "checkpoints", config, modalities=modalities, progress=silent)
+    return out
+
+
+def test_resumed_training_equals_undisturbed(world, tmp_path, monkeypatch):
+    whole = train(world, tmp_path / "whole")
+    checkpoints = tmp_path / "kept"
+    import pipeline.train_retrieval as module
+
+    real, calls = module.validation_ndcg, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "validation_ndcg", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(world, tmp_path / "first", checkpoints=checkpoints)
+    monkeypatch.setattr(module, "validation_ndcg", real)
+    resumed = train(world, tmp_path / "second", checkpoints=checkpoints)
+    np.testing.assert_allclose(np.load(resumed / "item_embeddings.npy"), np.load(whole / "item_embeddings.npy"), atol=1e-6)
+    logs = [[row["loss"] for row in json.loads((out / "history.json").read_text())] for out in (whole, resumed)]
+    assert logs[0] == pytest.approx(logs[1], abs=1e-5) and len(logs[0]) == 3
+
+
+def test_non_finite_loss_stops_with_a_clear_error(world, tmp_path):
+    with pytest.raises(NonFiniteLossError, match="learning_rate"):
+        train(world, tmp_path, CONFIG.model_copy(update={"temperature": 1e-30, "learning_rate": 1e30, "batch_size": 16}))
+
+
+def test_evaluation_counts_and_masks(world, tmp_path):
+    source, dataset, store = world
+    variants = {"full": train(world, tmp_path / "full"), "ids_only": train(world, tmp_path / "ids", modalities=())}
+    out = tmp_path / "evaluate"
+    out.mkdir()
+    result = evaluate_retrieval(dataset, store, source, variants, out, EvaluationConfig(recommendations=10), progress=silent)
+    table = pd.read_parquet(out / "recommendations.parquet")
+    events = dataset.events
+    seen = {(dataset.users["user_id"][user], dataset.items["item_id"][item]) for user, item in events.loc[events["split"] < 2, ["user", "item"]].to_numpy()}
+    assert not seen & set(zip(table["user_id"], table["item_id"], strict=True))
+    assert (table.groupby("user_id")["rank"].max() <= 10).all() and not table.duplicated(["user_id", "item_id"]).any()
+    assert 0 <= result["test"]["recall@20"] <= 1 and result["baselines"]["popularity"]["test"]["users"] == result["test"]["users"]
+    assert set(result["ablation"]["text"]) >= {"masked", "test"}
