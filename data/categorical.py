@@ -77,7 +77,7 @@ def code_numbers(numbers: np.ndarray) -> Coding:
         >>> code_numbers(np.array([25, 18, np.nan, 25])).values
         ['', '25', '18']
         >>> code_numbers(np.array([0.5, 1.5])).values
-        ['', '[0.5, 1.5)', '[1.5, 1.5]']
+        ['', '[0.5, 1.5]']
     """
     known = np.isfinite(numbers)
     given = numbers[known]

@@ -178,9 +178,9 @@ def _as_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
         values.validate(full=True)
     except pa.ArrowInvalid:
         raw = values.cast(pa.binary()).to_pylist()
-        texts = [None if cell is None else cell.decode("utf-8", errors="replace") for cell in raw]
-        broken = np.array([c is not None and t.encode() != c for c, t in zip(raw, texts, strict=True)], np.bool_)
-        return pa.array(texts, pa.string()), broken
+        texts = ["" if cell is None else cell.decode("utf-8", errors="replace") for cell in raw]
+        broken = np.array([text.encode() != (cell or b"") for cell, text in zip(raw, texts, strict=True)], np.bool_)
+        return pa.array(texts, pa.string(), mask=np.array([cell is None for cell in raw])), broken
     return values, broken
 
 

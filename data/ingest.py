@@ -221,7 +221,7 @@ def _vocabulary(
     if table is None:
         return Vocabulary(np.array(sorted(used), dtype=object)), np.zeros(0, np.int64)
     listed = table.frame[key].to_numpy(dtype=object)
-    present = pd.Index(listed).isin(used)
+    present = pd.Index(listed, dtype=object).isin(used)
     # Under a k-core the rest is not part of the dataset; without one, an item without events is a new release.
     lines = np.flatnonzero(present) if k_core else np.arange(len(listed))
     extra = sorted(set(used) - set(listed))

@@ -63,7 +63,7 @@ def read_interactions(
     checks = RowChecks(table.num_rows)
     users, items = read_ids(table, "user_id", checks), read_ids(table, "item_id", checks)
     if known_items is not None:
-        known = pd.Index(known_items).get_indexer(pd.Index(items.values)) >= 0
+        known = pd.Index(known_items, dtype=object).get_indexer(pd.Index(items.values, dtype=object)) >= 0
         absent = ~known[items.codes] if len(known) else np.zeros(table.num_rows, np.bool_)
         checks.refuse(absent & (items.codes >= 0), "item_id: not in items.parquet")
     timestamps = _timestamps(table, checks, latest)

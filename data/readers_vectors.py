@@ -1,4 +1,4 @@
-"""Ready-made vectors as published beside a data set: a `.npy` table, and the ids of its rows in a second file or none."""
+"""Ready-made vectors as published beside a data set: a `.npy` table, with the ids of its rows in a second file."""
 
 from __future__ import annotations
 

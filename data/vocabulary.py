@@ -29,7 +29,7 @@ class Vocabulary:
     """
 
     def __init__(self, ids: Sequence[str] | np.ndarray) -> None:
-        self._index = pd.Index(np.asarray(ids, dtype=object))
+        self._index = pd.Index(np.asarray(ids, dtype=object), dtype=object)
         faults = id_faults(self._index)
         if faults.any():
             first = int(np.flatnonzero(faults)[0])
@@ -54,7 +54,7 @@ class Vocabulary:
 
     def rows(self, ids: Iterable[str] | np.ndarray) -> np.ndarray:
         """int32 [B]: the row of each id, 0 for an unknown one."""
-        wanted = pd.Index(np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=object))
+        wanted = pd.Index(np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=object), dtype=object)
         return (self._index.get_indexer(wanted) + 1).astype(np.int32)
 
     def id_of(self, row: int) -> str:

@@ -59,7 +59,9 @@ class Tastes:
     def match(self, day: float, users: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Preference from the four factors alone, [B, I]: `sum_f w_uf <taste_uf, factor_if>`."""
         scaled = self.weight[users][..., None] * self.taste(day, users)
-        return scaled.reshape(len(scaled), -1) @ self.factors.reshape(len(self.factors), -1).T
+        # Widths are written out: nobody may come on a day, and -1 cannot be inferred from an empty array.
+        width = len(FACTORS) * STYLES
+        return scaled.reshape(-1, width) @ self.factors.reshape(-1, width).T
 
     def affordability(self, users: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Pull of a low price on price-sensitive tiers, [B, I], mean about 0 over items."""

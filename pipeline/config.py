@@ -39,12 +39,12 @@ class EncodersConfig(Section):
 
 class RetrievalConfig(Section):
     width: int = pydantic.Field(64, ge=2)
-    history_length: int = pydantic.Field(20, ge=1)
+    history_length: int = pydantic.Field(40, ge=1)
     id_dropout: float = pydantic.Field(0.3, ge=0, lt=1)
-    modality_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    modality_dropout: float = pydantic.Field(0.2, ge=0, lt=1)
     user_id: bool = True
-    user_id_dropout: float = pydantic.Field(0.3, ge=0, lt=1)
-    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    user_id_dropout: float = pydantic.Field(0.8, ge=0, lt=1)
+    dropout: float = pydantic.Field(0.3, ge=0, lt=1)
     temperature: float = pydantic.Field(0.1, gt=0)
     batch_size: int = pydantic.Field(1024, ge=2)
     learning_rate: float = pydantic.Field(2e-3, gt=0)

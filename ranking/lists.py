@@ -3,7 +3,7 @@
 Rules, each checked by a test:
 
 - A request is a user's events within a window (`group_requests`); its time is that of its first event, and its history
-  is what the user chose strictly before. Items in the history are not candidates, as they are masked at serving.
+  is what the user chose strictly before. What the user had seen before is no candidate, as it is masked at serving.
 - Impressions are labelled as logged: `click` for any positive event, `purchase` for a purchase, both 0 for a skip.
 - Negatives come from the rows the index retrieved for the request, and a few from the whole catalogue. An item that the
   user chooses anywhere in the same fold is never a negative: the index was right about it, only early. No feature sees it.
@@ -23,10 +23,10 @@ Array = NDArray
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-    """R requests and their impressions in compressed form: those of request r are `start[r]:start[r + 1]`.
+    """R requests; their impressions and seen items in compressed form: those of request r are `start[r]:start[r + 1]`.
 
-    Shapes: `user` int32 [R], `timestamp` int64 [R], `history` int32 [R, L] (most recent first, padded with 0),
-    `start` int64 [R + 1], `item` int32 [E], `click`, `purchase` bool [E].
+    Shapes: `user` int32 [R], `timestamp` int64 [R], `history` int32 [R, L] (most recent first, padded with 0);
+    `start` int64 [R + 1], `item` int32 [E], `click`, `purchase` bool [E]; `seen_start` int64 [R + 1], `seen_item` int32 [S].
     """
 
     user: Array
@@ -36,23 +36,41 @@ class Requests:
     item: Array
     click: Array
     purchase: Array
+    seen_start: Array
+    seen_item: Array
 
     def __len__(self) -> int:
         return len(self.user)
 
-    @property
-    def owner(self) -> Array:
-        """Request of each impression, int64 [E]."""
-        return np.repeat(np.arange(len(self)), np.diff(self.start))
-
     def take(self, chosen: Array) -> Requests:
         """The requests with the given indices, in that order."""
         chosen = np.asarray(chosen, np.int64)
-        sizes = np.diff(self.start)[chosen]
-        start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        event = np.repeat(self.start[chosen] - start[:-1], sizes) + np.arange(start[-1])
-        fields = (self.item[event], self.click[event], self.purchase[event])
-        return Requests(self.user[chosen], self.timestamp[chosen], self.history[chosen], start, *fields)
+        start, event = _select(self.start, chosen)
+        seen_start, seen = _select(self.seen_start, chosen)
+        return Requests(
+            self.user[chosen],
+            self.timestamp[chosen],
+            self.history[chosen],
+            start,
+            self.item[event],
+            self.click[event],
+            self.purchase[event],
+            seen_start,
+            self.seen_item[seen],
+        )
+
+    def with_past(self, history: Array, seen: list[Array]) -> Requests:
+        """The same requests with their histories [R, L] and one array of seen item rows each."""
+        seen_start = np.concatenate([[0], np.cumsum([len(rows) for rows in seen])]).astype(np.int64)
+        rows = np.concatenate([np.zeros(0, np.int32), *seen]).astype(np.int32)
+        return dataclasses.replace(self, history=history, seen_start=seen_start, seen_item=rows)
+
+
+def _select(start: Array, chosen: Array) -> tuple[Array, Array]:
+    """Offsets of the chosen groups, and the positions of their members."""
+    sizes = np.diff(start)[chosen]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return offsets, np.repeat(start[chosen] - offsets[:-1], sizes) + np.arange(offsets[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,36 +91,10 @@ class RankingLists:
         return len(self.user)
 
 
-def recent_histories(
-    user: Array, item: Array, timestamp: Array, earlier: Array, asked_user: Array, asked_time: Array, length: int
-) -> Array:
-    """The most recent `length` items of each asked user strictly before the asked time, int32 [R, L], newest first.
-
-    Args:
-        user, item, timestamp: columns [E] of positive events, in the order they happened for each user.
-        earlier: bool [E], the event precedes the asked fold; it then counts up to the asked time itself, since the fold
-            order says that it came first (equal timestamps are common in rating data).
-        asked_user, asked_time: [R].
-    """
-    order = np.lexsort((np.arange(len(user)), timestamp, user))
-    sorted_user, sorted_item, sorted_time = user[order], item[order], timestamp[order]
-    known = earlier[order]
-    first = np.searchsorted(sorted_user, asked_user, "left")
-    last = np.searchsorted(sorted_user, asked_user, "right")
-    rows = np.zeros((len(asked_user), length), np.int32)
-    for request in range(len(asked_user)):
-        part = slice(first[request], last[request])
-        times = sorted_time[part]
-        before = (times < asked_time[request]) | (known[part] & (times <= asked_time[request]))
-        items = sorted_item[part][before][::-1][:length]
-        rows[request, : len(items)] = items
-    return rows
-
-
 def group_requests(
     user: Array, item: Array, timestamp: Array, click: Array, purchase: Array, window_seconds: int
 ) -> Requests:
-    """Groups a fold's events into requests, with an empty history ([R, 0]); repeats of an item in a request are merged.
+    """Groups a fold's events into requests without a past; repeats of an item in a request are merged.
 
     Args:
         user, item, timestamp, click, purchase: columns [E] of the fold, any order.
@@ -126,7 +118,8 @@ def group_requests(
     start = np.searchsorted(pair // width, np.arange(first.sum() + 1)).astype(np.int64)
     history = np.zeros((int(first.sum()), 0), np.int32)
     users, times = user[first].astype(np.int32), timestamp[first].astype(np.int64)
-    return Requests(users, times, history, start, (pair % width).astype(np.int32), clicked, bought)
+    rows = (pair % width).astype(np.int32)
+    return Requests(users, times, history, start, rows, clicked, bought, np.zeros_like(start), np.zeros(0, np.int32))
 
 
 def place_among(scores: Array, retrieved_scores: Array) -> Array:
@@ -153,10 +146,10 @@ def assemble_lists(
     """Lists [R, K]: impressions first (positives before skips), then negatives from the index, then random ones.
 
     Args:
-        requests: with their histories [R, L].
+        requests: with their past (`with_past`).
         retrieved_rows, retrieved_scores: [R, T], what the index answers for each request, padded with row 0.
         queries: [R, D]; item_embeddings: [N + 1, D]; their dot product is the retrieval score.
-        chosen_user, chosen_item: pairs [E] that the users chose before or anywhere in the fold; never negatives.
+        chosen_user, chosen_item: pairs [E] that the users chose anywhere in the fold; never negatives.
         released: [N + 1], time of each item's release, 0 = always there.
         list_size, random_negatives: K, and how many of them may come from the whole catalogue.
         rng: draws the negatives; the same state gives the same lists.
@@ -170,9 +163,10 @@ def assemble_lists(
     sizes = np.diff(requests.start)
     shown = np.zeros((count, int(sizes.max(initial=0))), np.int64)
     column = np.arange(len(requests.item)) - np.repeat(requests.start[:-1], sizes)
-    shown[requests.owner, column] = requests.item
+    owner = np.repeat(lists, sizes)
+    shown[owner, column] = requests.item
     click, purchase = np.zeros(shown.shape, bool), np.zeros(shown.shape, bool)
-    click[requests.owner, column], purchase[requests.owner, column] = requests.click, requests.purchase
+    click[owner, column], purchase[owner, column] = requests.click, requests.purchase
 
     fill = max(0, list_size - shown.shape[1] - retrieved_rows.shape[1] - drawn.shape[1])
     parts = [shown, retrieved_rows.astype(np.int64), drawn, np.zeros((count, fill), np.int64)]
@@ -182,7 +176,7 @@ def assemble_lists(
     valid = (pool > 0) & (released[pool] <= now[:, None])
     valid &= ~_named_before(pool)
     in_request = lists[:, None] * items + pool
-    valid &= ~np.isin(in_request, (lists[:, None] * items + requests.history)[requests.history > 0])
+    valid &= ~np.isin(in_request, np.repeat(lists, np.diff(requests.seen_start)) * items + requests.seen_item)
     in_fold = requests.user.astype(np.int64)[:, None] * items + pool
     chosen = np.isin(in_fold, np.asarray(chosen_user, np.int64) * items + chosen_item)
     valid &= (source == 0) | ~chosen

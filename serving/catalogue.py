@@ -129,7 +129,7 @@ class Catalogue:
         row = self._item_rows.get(item_id)
         if row is None:
             return None
-        values = {name: self._items[name].iat[row] for name in self._items.columns}
+        values: dict[str, Any] = {name: self._items[name].iat[row] for name in self._items.columns}
         created = _whole(values.get("created_at"))
         price = values.get("price")
         return Item(
@@ -166,8 +166,10 @@ class Catalogue:
         """The user's known profile values in words; empty for a user never seen."""
         row = self._user_rows.get(user_id)
         words: dict[str, str] = {}
-        for column, vocabulary in self._profile_words.items() if row is not None else ():
-            code = int(self._users[f"profile_{column}"].iat[row])
+        if row is None:
+            return words
+        for column, vocabulary in self._profile_words.items():
+            code = int(self._users[f"profile_{column}"].to_numpy()[row])
             if 0 < code < len(vocabulary):
                 words[column] = str(vocabulary[code])
         return words
@@ -192,7 +194,7 @@ class Catalogue:
         lengths = np.diff(self._offsets)
         rows = np.argsort(-lengths, kind="stable")
         rows = rows[(lengths[rows] > 0) & (rows != UNKNOWN_ROW)]
-        places = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int) if len(rows) else []
+        places = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
         return [str(self._users["user_id"].iat[int(rows[place])]) for place in places]
 
     def event_count(self, user_id: str) -> int:

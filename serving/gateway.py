@@ -9,43 +9,34 @@ answers popular items, marked as such, when no model does. Start it from Python:
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import math
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi import FastAPI, Query
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from serving.catalogue import MEDIA_TYPES, Catalogue, media_folder
+from serving.catalogue import Catalogue, media_folder
+from serving.gateway_catalogue import add_catalogue_routes, add_page, item_reply
+from serving.gateway_errors import add_error_replies
 from serving.gateway_guard import Guard
 from serving.gateway_messages import (
     MAX_EXCLUDED,
     ErrorReply,
     HealthReply,
-    HistoryEntry,
-    HistoryReply,
-    ItemReply,
     RankedReply,
     RecommendReply,
     RecommendRequest,
-    UserReply,
-    UsersReply,
 )
 from serving.gateway_metrics import GatewayMetrics
 from serving.status import ServingError
 
 logger = logging.getLogger(__name__)
-PAGE = Path(__file__).with_name("page.html")
 
 
 class GatewaySettings(BaseModel):
@@ -123,9 +114,9 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
         title="Triptych gateway", version="1", docs_url=None, redoc_url=None, responses={422: {"model": ErrorReply}}
     )
     app.add_middleware(Guard, metrics=metrics, max_body_bytes=settings.max_body_bytes)
-    _add_error_replies(app)
-    _add_page(app)
-    _add_catalogue_routes(app, catalogue)
+    add_error_replies(app)
+    add_page(app)
+    add_catalogue_routes(app, catalogue)
     _add_recommend_routes(app, settings, catalogue, recommender, metrics)
     _add_monitoring_routes(app, settings, catalogue, recommender, metrics)
     return app
@@ -164,7 +155,7 @@ def _add_recommend_routes(
             seconds = {"model": time.perf_counter() - started}
             with metrics.stage("fallback"):
                 items = [
-                    RankedReply(rank=rank, item=_item_reply(catalogue, item_id))
+                    RankedReply(rank=rank, item=item_reply(catalogue, item_id))
                     for rank, item_id in enumerate(catalogue.popular(request.k, excluded), start=1)
                 ]
         else:
@@ -173,7 +164,7 @@ def _add_recommend_routes(
                 items = [
                     RankedReply(
                         rank=rank,
-                        item=_item_reply(catalogue, ranked.item_id),
+                        item=item_reply(catalogue, ranked.item_id),
                         score=_finite(ranked.score),
                         click=_finite(ranked.click),
                         purchase=_finite(ranked.purchase),
@@ -210,53 +201,6 @@ def _add_recommend_routes(
         return answer(request)
 
 
-def _add_catalogue_routes(app: FastAPI, catalogue: Catalogue) -> None:
-    @app.get("/v1/items/{item_id:path}", summary="One item", responses={404: {"model": ErrorReply}})
-    def item(item_id: str) -> ItemReply:
-        if catalogue.item(item_id) is None:
-            raise HTTPException(404, f"item_id: must be in the catalogue, received {_shown(item_id)}")
-        return _item_reply(catalogue, item_id)
-
-    @app.get("/v1/users", summary="A few users to look at")
-    def users(count: Annotated[int, Query(ge=1, le=50)] = 8) -> UsersReply:
-        return UsersReply(
-            users=[
-                UserReply(user_id=name, events=catalogue.event_count(name), profile=catalogue.profile(name))
-                for name in catalogue.example_users(count)
-            ]
-        )
-
-    @app.get("/v1/history/{user_id:path}", summary="What a user did, most recent first")
-    def history(user_id: str, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> HistoryReply:
-        return HistoryReply(
-            user_id=user_id,
-            known_user=catalogue.knows_user(user_id),
-            events=[
-                HistoryEntry(
-                    item=_item_reply(catalogue, event.item_id),
-                    event=event.kind,
-                    timestamp=event.timestamp or None,
-                    positive=event.positive,
-                )
-                for event in catalogue.history(user_id, limit)
-            ],
-        )
-
-    @app.api_route(
-        "/media/{path:path}", methods=["GET", "HEAD"], summary="A cover or a clip", response_class=FileResponse,
-        responses={404: {"model": ErrorReply}},
-    )  # fmt: skip
-    def media(path: str) -> FileResponse:
-        file = catalogue.media_file(path)
-        if file is None:
-            raise HTTPException(404, "path: must be a media file of the catalogue")
-        return FileResponse(
-            file,
-            media_type=MEDIA_TYPES[Path(path).suffix.lower()],
-            headers={"Cache-Control": "public, max-age=3600"},
-        )
-
-
 def _add_monitoring_routes(
     app: FastAPI,
     settings: GatewaySettings,
@@ -289,54 +233,6 @@ def _add_monitoring_routes(
         return Response(metrics.expose(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_page(app: FastAPI) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    hashes = {tag: _inline_hash(page, tag) for tag in ("script", "style")}
-    policy = (
-        "default-src 'none'; img-src 'self' data:; media-src 'self'; connect-src 'self'; "
-        f"script-src {hashes['script']}; style-src {hashes['style']}; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    )
-
-    @app.get("/", include_in_schema=False)
-    def index() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
-
-
-def _add_error_replies(app: FastAPI) -> None:
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        details = [_rule_text(problem) for problem in error.errors()[:20]]
-        return JSONResponse(ErrorReply(error=details[0], details=details).model_dump(), status_code=422)
-
-    @app.exception_handler(StarletteHTTPException)
-    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
-        return JSONResponse(
-            ErrorReply(error=str(error.detail)).model_dump(), status_code=error.status_code, headers=error.headers
-        )
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(ErrorReply(error="the gateway failed; its log has the cause").model_dump(), status_code=500)
-
-
-def _rule_text(problem: dict[str, Any]) -> str:
-    """One broken rule as "field: rule, received value"."""
-    where = ".".join(str(part) for part in problem["loc"][1:])
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if not where:  # a rule over several fields names them itself; a body that is no JSON has none
-        return message if problem["type"] == "value_error" else f"body: {message}"
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: must be one of {', '.join(RecommendRequest.model_fields)}"
-    return f"{where}: {message[:1].lower()}{message[1:]}, received {_shown(problem.get('input'))}"
-
-
-def _shown(value: Any) -> str:
-    """A value as it may stand in an error: ASCII and short, whatever was sent."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _excluded(request: RecommendRequest, catalogue: Catalogue) -> list[str]:
     """What must not be answered: the request's own list, then what was just seen, then the log, newest first."""
     wanted = list(request.exclude_item_ids)
@@ -346,24 +242,5 @@ def _excluded(request: RecommendRequest, catalogue: Catalogue) -> list[str]:
     return list(dict.fromkeys(wanted))[:MAX_EXCLUDED]
 
 
-def _item_reply(catalogue: Catalogue, item_id: str) -> ItemReply:
-    """The item's metadata; only its id when the catalogue is older than the model that named it."""
-    item = catalogue.item(item_id)
-    if item is None:
-        return ItemReply(
-            item_id=item_id, title="", description="", categories="", price=None, created=None, domain="",
-            image=None, audio=None, video=None,
-        )  # fmt: skip
-    return ItemReply(**item.as_json())
-
-
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _inline_hash(page: str, tag: str) -> str:
-    """The Content-Security-Policy source of the page's one inline <tag>: only that very text may run."""
-    parts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
-    if len(parts) != 1:
-        raise ValueError(f"page.html: must have one <{tag}> element, found {len(parts)}")
-    return f"'sha256-{base64.b64encode(hashlib.sha256(parts[0].encode()).digest()).decode()}'"

@@ -50,15 +50,15 @@ class ItemReply(BaseModel):
     """An item as people see it; `image`, `audio` and `video` are addresses on this server, null when there is none."""
 
     item_id: str
-    title: str
-    description: str
-    categories: str
-    price: float | None
-    created: str | None
-    domain: str
-    image: str | None
-    audio: str | None
-    video: str | None
+    title: str = ""
+    description: str = ""
+    categories: str = ""
+    price: float | None = None
+    created: str | None = None
+    domain: str = ""
+    image: str | None = None
+    audio: str | None = None
+    video: str | None = None
 
 
 class RankedReply(BaseModel):

@@ -65,7 +65,7 @@ def predict_arrays(
             f"len({{{_names(sent)}}}) != len({{{_names(known)}}}). "
             f"Sent extra: {{{_names(sent - known)}}}. Missing but required: {{{_names(known - sent)}}}."
         )
-    for alias in sorted((sent - known) | (known - sent - set(defaults))):
+    for alias in sorted(sent - known) + sorted(known - sent - set(defaults)):
         raise invalid_argument(
             f"input tensor alias not found in signature: {alias}. Inputs expected to be in the set {{{_names(known)}}}."
         )

@@ -18,6 +18,9 @@ from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 NUMBERED = re.compile(r"((?:__inference_|__forward_|__backward_)[\w.<>/-]*?_|PartitionedCall-)(\d+)(?![\w.])")
 """Names that TensorFlow numbers by a counter of the process."""
 
+CAPTURED = re.compile(r'(key: "_user_specified_name"\s+value \{\s+s: ")\d+"')
+"""Captured variables are called by the same counter."""
+
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -52,6 +55,7 @@ def _normalise(folder: Path) -> None:
     text = text_format.MessageToString(_read(folder))
     ranks = {number: rank for rank, number in enumerate(sorted({int(found[2]) for found in NUMBERED.finditer(text)}))}
     text = NUMBERED.sub(lambda found: f"{found[1]}{ranks[int(found[2])]}", text)
+    text = CAPTURED.sub(r'\1captured"', text)
     saved = text_format.Parse(text, saved_model_pb2.SavedModel())
     for meta_graph in saved.meta_graphs:
         meta_graph.graph_def.library.function.sort(key=lambda function: function.signature.name)
@@ -91,4 +95,6 @@ def read_variables(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"folder: must hold a SavedModel with variables, received {folder}; run the stage that writes it")
     reader = tf.train.load_checkpoint(str(prefix))
     names = [name for name in reader.get_variable_to_shape_map() if name.endswith(SUFFIX)]
-    return {name.removesuffix(SUFFIX): np.asarray(reader.get_tensor(name)) for name in sorted(names)}
+    values = {name.removesuffix(SUFFIX): reader.get_tensor(name) for name in sorted(names)}
+    # np.asarray would make a fixed-width array of a scalar string, and drop its trailing zeros.
+    return {name: np.array(value, object) if isinstance(value, bytes) else np.asarray(value) for name, value in values.items()}

@@ -48,7 +48,7 @@ def test_same_seed_same_bytes_and_another_seed_others(small, tmp_path):
     assert all(
         other[name] != value
         for name, value in digest(folder).items()
-        if name.endswith(("s.parquet", ".npy")) and not name.startswith("oracle/") or name.endswith("preference.npy")
+        if (name.endswith(("s.parquet", ".npy")) and not name.startswith("oracle/")) or name.endswith("preference.npy")
     )
 
 
@@ -178,7 +178,7 @@ def test_missing_shares_and_languages():
     config = WorldConfig(items=2000, users=10, events=100)
     items = item_table(draw_tastes(config), [f"r{index:05d}" for index in range(2000)])
     absent = items[["title", "image", "audio"]].isna()
-    assert (absent.sum(1) <= 1).all()
+    assert (absent.sum(axis=1) <= 1).all()
     assert absent.mean().between(0.06, 0.10).all()
     assert (items["title"].isna() == items["description"].isna()).all()
     chinese = items["title"].dropna().str.contains("[\u4e00-\u9fff]")
