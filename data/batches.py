@@ -15,8 +15,10 @@ Batch = dict[str, np.ndarray]
 class RetrievalBatches:
     """Shuffled batches of positive events, each with the history that was known before it.
 
-    A batch names each item once (`items`) and points into that list (`target`, `history`), so the item tower runs once per
-    distinct item however often an item stands in a history. Shapes are static: U = min(N + 1, B (L + 1) + 1) rows, padded
+    A batch names each item once (`items`) and points into that list (`target`, `history`), so the item tower runs once
+    per
+    distinct item however often an item stands in a history. Shapes are static: U = min(N + 1, B (L + 1) + 1) rows,
+    padded
     with row 0; the last batch is padded with weight 0. The same (seed, epoch) gives the same batches in every process.
 
     Args:
@@ -29,14 +31,20 @@ class RetrievalBatches:
 
     Example:
         >>> histories = Histories.from_events(np.array([1, 1]), np.array([3, 4]), np.array([1, 2]), user_rows=2)
-        >>> batch = next(RetrievalBatches(histories, item_rows=6, batch_size=2, history_length=2, ordered=True, seed=0).epoch(0))
+        >>> settings = {"item_rows": 6, "batch_size": 2, "history_length": 2, "ordered": True, "seed": 0}
+        >>> batch = next(RetrievalBatches(histories, **settings).epoch(0))
         >>> sorted(batch["items"][batch["target"]].tolist()), batch["weight"].tolist()
         ([3, 4], [1.0, 1.0])
     """
 
-    def __init__(self, histories: Histories, *, item_rows: int, batch_size: int, history_length: int, ordered: bool, seed: int):
+    def __init__(
+        self, histories: Histories, *, item_rows: int, batch_size: int, history_length: int, ordered: bool, seed: int
+    ):
         if not len(histories.items):
-            raise ValueError("histories: training needs at least one positive event in the train split, received none. Check the split settings and `positive_events`.")
+            raise ValueError(
+                "histories: training needs at least one positive event in the train split, received none. Check the "
+                "split settings and `positive_events`."
+            )
         if batch_size < 2:
             raise ValueError(f"batch_size: in-batch softmax needs at least 2 events a batch, received {batch_size}.")
         self.histories, self.item_rows, self.ordered, self.seed = histories, item_rows, ordered, seed

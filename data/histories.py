@@ -17,7 +17,8 @@ class Histories:
         timestamps: [E] int64, non-decreasing inside a user.
 
     Example:
-        >>> histories = Histories.from_events(np.array([1, 1, 1]), np.array([5, 6, 7]), np.array([10, 20, 20]), user_rows=2)
+        >>> users, items, times = np.array([[1, 1, 1], [5, 6, 7], [10, 20, 20]])
+        >>> histories = Histories.from_events(users, items, times, user_rows=2)
         >>> histories.before(np.array([0, 1, 2]), length=2).tolist()
         [[0, 0], [5, 0], [5, 0]]
         >>> histories.latest(np.array([0, 1]), length=2).tolist()
@@ -56,7 +57,10 @@ class Histories:
     def as_of(self, users: np.ndarray, timestamps: np.ndarray, length: int) -> np.ndarray:
         """The last `length` items strictly before a time. [B], [B] -> [B, L]."""
         ends = np.array(
-            [start + np.searchsorted(self.timestamps[start:end], moment, side="left") for start, end, moment in zip(self.offsets[users], self.offsets[users + 1], timestamps, strict=True)],
+            [
+                start + np.searchsorted(self.timestamps[start:end], moment, side="left")
+                for start, end, moment in zip(self.offsets[users], self.offsets[users + 1], timestamps, strict=True)
+            ],
             dtype=np.int64,
         ).reshape(-1)
         return self._window(self.offsets[users], ends, length)
@@ -81,7 +85,8 @@ class Histories:
         return dataclasses.replace(self, items=self.items[order])
 
     def others(self, positions: np.ndarray, length: int) -> np.ndarray:
-        """A window of the same user's *other* items, going round from each event; used after `shuffled`. [B] -> [B, L]."""
+        """A window of the same user's *other* items, going round from each event; used after `shuffled`. [B] -> [B,
+        L]."""
         users = np.searchsorted(self.offsets, positions, side="right") - 1
         starts, sizes = self.offsets[users], np.diff(self.offsets)[users]
         steps = np.arange(1, length + 1)[None, :]

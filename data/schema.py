@@ -18,7 +18,19 @@ UNKNOWN_ROW = 0
 TRAIN, VALID, TEST = 0, 1, 2
 SPLIT_CODES = {"train": TRAIN, "valid": VALID, "test": TEST}
 
-EVENT_KINDS = ("view", "click", "like", "purchase", "skip", "rating", "interaction", "watch", "listen", "share", "dislike")
+EVENT_KINDS = (
+    "view",
+    "click",
+    "like",
+    "purchase",
+    "skip",
+    "rating",
+    "interaction",
+    "watch",
+    "listen",
+    "share",
+    "dislike",
+)
 EVENT_CODES = {kind: code for code, kind in enumerate(EVENT_KINDS)}
 DEFAULT_EVENT = "interaction"
 """What an event without an `event` column is called."""

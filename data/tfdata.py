@@ -25,5 +25,7 @@ def prefetch(batches: RetrievalBatches, epoch: int, depth: int = 4) -> tf.data.D
         "history": tf.TensorSpec((size, length), tf.int32),
         "weight": tf.TensorSpec((size,), tf.float32),
     }
-    source = tf.data.Dataset.from_generator(lambda: ((batch,) for batch in batches.epoch(epoch)), output_signature=(signature,))
+    source = tf.data.Dataset.from_generator(
+        lambda: ((batch,) for batch in batches.epoch(epoch)), output_signature=(signature,)
+    )
     return source.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(depth)

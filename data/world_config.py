@@ -22,7 +22,7 @@ class WorldConfig:
 
     Attributes:
         seed: the only source of randomness.
-        items, users, events, days: sizes; `events` is met exactly unless users would run out of items.
+        items, users, events, days: sizes, each met exactly.
         text_strength, cover_strength, sound_strength, hidden_strength: weight of each latent factor.
         weight_spread: how much users differ in what they care for (log standard deviation of w_uf).
         taste_concentration: Dirichlet parameter of a user's taste over the styles; smaller is sharper.
@@ -105,11 +105,21 @@ class WorldConfig:
                 f"events: must be at least users * minimum_events = {self.users * self.minimum_events}, "
                 f"received {self.events}; ask for more events or fewer users"
             )
-        if self.items * self.released_share < 2 * self.minimum_events:
+        if self.most_events < self.minimum_events:
             raise ValueError(
-                f"items: items * released_share must be at least {2 * self.minimum_events} so that everybody finds "
-                f"{self.minimum_events} on day 0, received {self.items * self.released_share:g}; ask for more items"
+                f"items: half of them, and those of day 0, must be at least minimum_events = {self.minimum_events}, "
+                f"received items={self.items}, released_share={self.released_share:g}; ask for more items"
             )
+        if self.events > self.users * self.most_events:
+            raise ValueError(
+                f"events: must be at most users * {self.most_events} (half of the items, or those of day 0), "
+                f"received {self.events}; ask for fewer events or more items"
+            )
+
+    @property
+    def most_events(self) -> int:
+        """The most events of a user: half of the items, and no more than exist on day 0."""
+        return int(self.items * min(0.5, self.released_share))
 
     @property
     def start(self) -> int:

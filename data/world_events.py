@@ -78,14 +78,19 @@ def simulate_events(tastes: Tastes, progress: Callable[[int, int], None] | None 
 def plan_visits(tastes: Tastes, rng: np.random.Generator) -> np.ndarray:
     """How many items each user takes on each day, int64 [users, days].
 
-    Activity is log-normal and proportional to the days since joining; nobody takes more than half of what exists.
+    Activity is log-normal and proportional to the days since joining; nobody takes more than half of the items or
+    more than exist on day 0, so that every visit can be served.
     """
     config = tastes.config
     here = config.days - tastes.join
     activity = np.exp(rng.normal(0, config.activity_spread, config.users)) * here
     base = config.minimum_events
     total = base + rng.multinomial(config.events - base * config.users, activity / activity.sum())
-    total = np.minimum(total, np.maximum(base, int(config.items * min(0.5, config.released_share))))
+    # What would exceed a user's share of the catalogue goes to those who have room; each round fills some or ends.
+    while (excess := int(np.maximum(total - config.most_events, 0).sum())) > 0:
+        total = np.minimum(total, config.most_events)
+        willing = activity * (total < config.most_events)
+        total = total + rng.multinomial(excess, willing / willing.sum())
     visits = np.zeros((config.users, config.days), np.int64)
     for user in range(config.users):
         sessions = max(1, round(total[user] / config.session_events))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Both must be set before TensorFlow's first import: TFRS needs Keras 2 behind tf.keras, and its log is not ours to print.
+# Both must be set before TensorFlow's first import: TFRS needs Keras 2 behind tf.keras, and its log is not ours to
+# print.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -17,11 +18,27 @@ import typer
 
 from pipeline.config import Config, ConfigError, load_config
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Triptych: raw media in, ranked items out. `run` walks every stage; each stage is also a command of its own.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Triptych: raw media in, ranked items out. `run` walks every stage; each stage is also a command of its own.",
+)
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings; configs/demo.toml is an example. Without it every setting has its default.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one setting, such as --set retrieval.epochs=3. May be repeated.")]
-DataOption = Annotated[Path, typer.Option("--data", help="Dataset folder (interactions.parquet, items.parquet, media/ ...).")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="TOML file of settings; configs/demo.toml is an example. Without it every setting has its default.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one setting, such as --set retrieval.epochs=3. May be repeated."),
+]
+DataOption = Annotated[
+    Path, typer.Option("--data", help="Dataset folder (interactions.parquet, items.parquet, media/ ...).")
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Run folder: every stage writes its own folder in it.")]
 DEFAULT_DATA, DEFAULT_OUT = Path("runs/world"), Path("runs/demo")
 
@@ -53,22 +70,35 @@ def world(
 
     with progress_bar("world") as progress:
         counts = generate_world(out, WorldConfig(seed=seed, items=items, users=users, events=events), progress)
-    typer.echo(f"{out}: " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if isinstance(value, int)))
+    typer.echo(
+        f"{out}: "
+        + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if isinstance(value, int))
+    )
 
 
 @app.command()
 def convert(
     source: Annotated[Path, typer.Option("--source", help="Folder of the other format.")],
     out: Annotated[Path, typer.Option("--out", help="Dataset folder to write; must not exist yet.")],
-    format_: Annotated[str, typer.Option("--format", help="movielens (.dat, .csv or 100k), mmrec (.inter + .npy), or table (any CSV or Parquet log).")] = "table",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", help="movielens (.dat, .csv or 100k), mmrec (.inter + .npy), or table (any CSV or Parquet log)."
+        ),
+    ] = "table",
     interactions: Annotated[str, typer.Option(help="table: file of the log.")] = "interactions.parquet",
     items: Annotated[str | None, typer.Option(help="table: file of the catalogue.")] = None,
     users: Annotated[str | None, typer.Option(help="table: file of the profiles.")] = None,
-    column: Annotated[list[str] | None, typer.Option(help="table: ours=theirs for the log, items.ours=theirs, users.ours=theirs.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="table: ours=theirs for the log, items.ours=theirs, users.ours=theirs.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="table: the log's column with a published split (0, 1, 2).")] = None,
     event: Annotated[str | None, typer.Option(help="table: the kind of every event, where the log has none.")] = None,
     media: Annotated[list[str] | None, typer.Option(help="table: image=posters/{item_id}.jpg and the like.")] = None,
-    features: Annotated[list[str] | None, typer.Option(help="table: ready-made vectors, audio=vectors.npy:ids.npy (without ids, row k is item k).")] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="table: ready-made vectors, audio=vectors.npy:ids.npy (without ids, row k is item k)."),
+    ] = None,
     catalogue: Annotated[str, typer.Option(help="table: all items, or only those with events.")] = "all",
 ) -> None:
     """Convert another format into a dataset folder, whole or not at all.
@@ -110,7 +140,9 @@ def convert(
 
 
 @app.command()
-def run(data: DataOption = DEFAULT_DATA, out: OutOption = DEFAULT_OUT, config: ConfigOption = None, set_: SetOption = None) -> None:
+def run(
+    data: DataOption = DEFAULT_DATA, out: OutOption = DEFAULT_OUT, config: ConfigOption = None, set_: SetOption = None
+) -> None:
     """Walk every stage from the dataset folder to a release and a report; what is unchanged is skipped.
 
     Example: python -m pipeline run --data runs/world --out runs/demo --config configs/demo.toml
@@ -119,18 +151,33 @@ def run(data: DataOption = DEFAULT_DATA, out: OutOption = DEFAULT_OUT, config: C
 
 
 def _stage_command(name: str, method: str, text: str) -> None:
-    def command(data: DataOption = DEFAULT_DATA, out: OutOption = DEFAULT_OUT, config: ConfigOption = None, set_: SetOption = None) -> None:
+    def command(
+        data: DataOption = DEFAULT_DATA,
+        out: OutOption = DEFAULT_OUT,
+        config: ConfigOption = None,
+        set_: SetOption = None,
+    ) -> None:
         getattr(make_run(data, out, config, set_), method)()
 
-    command.__doc__ = f"{text}\n\nExample: python -m pipeline {name} --data runs/world --out runs/demo --config configs/demo.toml"
+    command.__doc__ = (
+        f"{text}\n\nExample: python -m pipeline {name} --data runs/world --out runs/demo --config configs/demo.toml"
+    )
     app.command(name)(command)
 
 
 _stage_command("ingest", "ingest", "Validate, number and split the events; bad rows go to ingest/quarantine.parquet.")
 _stage_command("encode", "encode", "Turn texts, pictures and sound into feature vectors.")
-_stage_command("train-retrieval", "train_retrieval", "Train the user and the item tower (and the variants that the report compares).")
+_stage_command(
+    "train-retrieval",
+    "train_retrieval",
+    "Train the user and the item tower (and the variants that the report compares).",
+)
 _stage_command("index", "index", "Build the exact and the approximate index and measure what approximation costs.")
-_stage_command("train-ranking", "train_ranking", "Train and calibrate the ranking model on impressions and on candidates of the index.")
+_stage_command(
+    "train-ranking",
+    "train_ranking",
+    "Train and calibrate the ranking model on impressions and on candidates of the index.",
+)
 _stage_command("evaluate", "evaluate", "Judge retrieval and ranking on the test split.")
 _stage_command("export", "export", "Write the next release: SavedModels for TF Serving under one fingerprint.")
 _stage_command("report", "report", "Write report.json and report.html.")
@@ -157,7 +204,9 @@ def recommend(
     user: Annotated[str, typer.Option("--user", help="User id; one that was never seen is welcome.")],
     out: OutOption = DEFAULT_OUT,
     data: DataOption = DEFAULT_DATA,
-    recent: Annotated[list[str] | None, typer.Option("--recent", help="Item ids the user chose just now, most recent first.")] = None,
+    recent: Annotated[
+        list[str] | None, typer.Option("--recent", help="Item ids the user chose just now, most recent first.")
+    ] = None,
     k: Annotated[int, typer.Option(help="How many items.")] = 10,
 ) -> None:
     """Start the local server on free ports, answer one request, and stop.
@@ -170,7 +219,12 @@ def recommend(
 
 
 @app.command()
-def demo(data: DataOption = DEFAULT_DATA, out: OutOption = DEFAULT_OUT, config: ConfigOption = Path("configs/demo.toml"), set_: SetOption = None) -> None:
+def demo(
+    data: DataOption = DEFAULT_DATA,
+    out: OutOption = DEFAULT_OUT,
+    config: ConfigOption = Path("configs/demo.toml"),
+    set_: SetOption = None,
+) -> None:
     """The newcomer's walk: make the world, run every stage, start the servers, answer two users, and stop.
 
     Example: python -m pipeline demo

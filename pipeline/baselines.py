@@ -53,10 +53,10 @@ def choose_on_validation(
 ) -> tuple[Baseline, list[float]]:
     """Fits each model on the training sets and returns the one with the best validation NDCG@k, and all their values.
 
-    A baseline left at a default setting is a straw man; this is how its λ or shrinkage is chosen without the test split.
+    A baseline left at a default setting is a straw man: this is how λ or shrinkage is chosen without the test split.
 
     Example:
-        >>> train, valid = Interactions.from_lists([[1, 2], [1, 2], [1]]), Interactions.from_lists([[], [], [2]])
+        >>> train, valid = (Interactions.from_lists(sets) for sets in ([[1, 2], [1, 2], [1]], [[], [], [2]]))
         >>> best, values = choose_on_validation([Popularity(), ItemKNN(shrinkage=0.0)], train, valid, items=3, k=1)
         >>> type(best).__name__, values
         ('Popularity', [1.0, 1.0])

@@ -33,8 +33,11 @@ class Checkpoint:
         shutil.rmtree(writing, ignore_errors=True)
         shutil.rmtree(final, ignore_errors=True)
         writing.mkdir()
-        arrays = {f"v{number}": keras.ops.convert_to_numpy(variable.value) for number, variable in enumerate(self.variables)}
-        np.savez(writing / VARIABLES, **arrays, **{f"extra_{key}": value for key, value in (extra or {}).items()})
+        arrays = {
+            f"v{number}": keras.ops.convert_to_numpy(variable.value) for number, variable in enumerate(self.variables)
+        }
+        arrays |= {f"extra_{key}": value for key, value in (extra or {}).items()}
+        np.savez(writing / VARIABLES, allow_pickle=False, **arrays)
         (writing / STATE).write_text(json.dumps(state))
         os.rename(writing, final)
         for old in self.folder.glob("epoch-*"):
@@ -53,7 +56,10 @@ class Checkpoint:
             for number, variable in enumerate(self.variables):
                 value = arrays[f"v{number}"]
                 if value.shape != tuple(variable.shape):
-                    raise ValueError(f"checkpoint {finished[-1]}: variable {variable.path} has shape {tuple(variable.shape)}, the file holds {value.shape}. Remove the checkpoint folder to start over.")
+                    raise ValueError(
+                        f"checkpoint {finished[-1]}: variable {variable.path} has shape {tuple(variable.shape)}, "
+                        f"the file holds {value.shape}. Remove the checkpoint folder to start over."
+                    )
                 variable.assign(value)
             extra = {key.removeprefix("extra_"): arrays[key] for key in arrays.files if key.startswith("extra_")}
         return json.loads((finished[-1] / STATE).read_text()), extra

@@ -65,13 +65,17 @@ class IndexConfig(Section):
 
 
 class RankingSection(Section):
-    width: int = pydantic.Field(32, ge=2)
-    candidates: int = pydantic.Field(200, ge=10)
-    """Retrieved items a request that are ranked."""
-    batch_size: int = pydantic.Field(128, ge=1)
-    learning_rate: float = pydantic.Field(1e-3, gt=0)
-    epochs: int = pydantic.Field(8, ge=1)
-    patience: int = pydantic.Field(2, ge=1)
+    """Names and meanings are those of `ranking.config.RankingConfig`, which holds the rest of the defaults."""
+
+    history_length: int = pydantic.Field(20, ge=1)
+    list_size: int = pydantic.Field(32, ge=2)
+    retrieved: int = pydantic.Field(200, ge=10)
+    batch_lists: int = pydantic.Field(64, ge=1)
+    learning_rate: float = pydantic.Field(2e-3, gt=0)
+    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    epochs: int = pydantic.Field(12, ge=1)
+    patience: int = pydantic.Field(3, ge=1)
+    calibration: Literal["platt", "isotonic"] = "platt"
     seed: int = 7
 
 
@@ -125,7 +129,10 @@ def load_config(path: str | Path | None = None, overrides: list[str] | tuple[str
         # Through JSON, because strict models take arrays as tuples and whole numbers as floats only there.
         return Config.model_validate_json(json.dumps(settings))
     except pydantic.ValidationError as error:
-        lines = [f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']}, received {problem['input']!r}" for problem in error.errors()]
+        lines = [
+            f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']}, received {problem['input']!r}"
+            for problem in error.errors()
+        ]
         raise ConfigError("config:\n" + "\n".join(lines)) from error
 
 

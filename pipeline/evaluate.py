@@ -1,4 +1,5 @@
-"""Judge retrieval on the test split: the towers, what bounds them above (oracle) and below (baselines), and the ablation."""
+"""Judge retrieval on the test split: the towers, what bounds them above (oracle) and below (baselines), and the
+ablation."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Judge:
         return top_k(score_block, np.arange(len(self.requests.users)), self.requests.seen, depth)[0]
 
     def judge(self, score_block: ScoreBlock) -> dict[str, dict[str, float]]:
-        """Metrics against all held-out items, and against those never seen in training (candidates: the whole catalogue)."""
+        """Metrics against all held-out items, and against those never seen in training (candidates: the whole
+        catalogue)."""
         ranked = self.rank(score_block)
         result = {"test": summarise_ranking(ranked, self.requests.relevant, self.counts)}
         cold = self.requests.relevant.restrict(self.counts == 0)
@@ -58,7 +60,9 @@ def tower_scores(folder: Path, dataset: Dataset, requests: Requests, items: np.n
     two_tower = load_two_tower(folder)
     vectors = np.load(folder / "item_embeddings.npy") if items is None else items
     length = two_tower.config.history_length
-    return dot_product_scores(embed_queries(two_tower, vectors, dataset.profile, requests.users, requests.history[:, :length]), vectors)
+    return dot_product_scores(
+        embed_queries(two_tower, vectors, dataset.profile, requests.users, requests.history[:, :length]), vectors
+    )
 
 
 def masked_items(folder: Path, dataset: Dataset, store: FeatureStore, modality: str) -> np.ndarray:
@@ -78,29 +82,47 @@ def oracle_scores(source: Path, dataset: Dataset, requests: Requests) -> ScoreBl
     preference = np.full((dataset.schema.user_rows, dataset.schema.item_rows), -np.inf, np.float32)
     users = pd.Index(dataset.users["user_id"]).get_indexer(oracle.user_ids)
     items = pd.Index(dataset.items["item_id"]).get_indexer(oracle.item_ids)
-    preference[np.ix_(users[users > 0], items[items > 0])] = np.asarray(oracle.preference, np.float32)[np.ix_(users > 0, items > 0)]
+    preference[np.ix_(users[users > 0], items[items > 0])] = np.asarray(oracle.preference, np.float32)[
+        np.ix_(users > 0, items > 0)
+    ]
     return lambda block: preference[requests.users[block]]
 
 
-def evaluate_retrieval(dataset: Dataset, store: FeatureStore, source: Path, variants: dict[str, Path], out: Path, config: EvaluationConfig, *, progress: Progress) -> dict[str, Any]:
+def evaluate_retrieval(
+    dataset: Dataset,
+    store: FeatureStore,
+    source: Path,
+    variants: dict[str, Path],
+    out: Path,
+    config: EvaluationConfig,
+    *,
+    progress: Progress,
+) -> dict[str, Any]:
     """Write `retrieval.json` and `recommendations.parquet` into `out`.
 
     Args:
-        variants: folders of the trained towers: `full`, `ids_only`, and `without_<modality>` where the ablation was trained.
+        variants: folders of the trained towers: `full`, `ids_only`, and `without_<modality>` where the ablation was
+        trained.
 
     Returns: the content of `retrieval.json` (see the contract of `pipeline.report`).
     """
     history_length = load_two_tower(variants["full"]).config.history_length
-    judge = Judge(make_requests(dataset, "test", known_splits=config.mask_splits, history_length=history_length), dataset.counts)
+    judge = Judge(
+        make_requests(dataset, "test", known_splits=config.mask_splits, history_length=history_length), dataset.counts
+    )
     requests = judge.requests
     if not len(requests.users):
-        raise ValueError("evaluation: the test split holds no positive event of a new item; check data.split and its fractions.")
+        raise ValueError(
+            "evaluation: the test split holds no positive event of a new item; check data.split and its fractions."
+        )
     modalities = [name for name in store.modalities if name in load_two_tower(variants["full"]).schema.modalities]
     total = 4 + 2 * len(modalities)
     progress("judging", 0, total)
     score_block = tower_scores(variants["full"], dataset, requests)
     result: dict[str, Any] = judge.judge(score_block)
-    recommendations(dataset, requests, score_block, config.recommendations).to_parquet(out / "recommendations.parquet", index=False)
+    recommendations(dataset, requests, score_block, config.recommendations).to_parquet(
+        out / "recommendations.parquet", index=False
+    )
     progress("judging", 1, total)
     if (oracle := oracle_scores(source, dataset, requests)) is not None:
         result["oracle"] = judge.judge(oracle)
@@ -119,7 +141,8 @@ def evaluate_retrieval(dataset: Dataset, store: FeatureStore, source: Path, vari
         ablation = {"masked": judge.judge(tower_scores(variants["full"], dataset, requests, masked))}
         if f"without_{name}" in variants:
             ablation["retrained"] = judge.judge(tower_scores(variants[f"without_{name}"], dataset, requests))
-        # The headline is the honest one: the best that can be done without the modality, not a model surprised by its absence.
+        # The headline is the honest one: the best that can be done without the modality, not a model surprised by its
+        # absence.
         result["ablation"][name] = {**(ablation.get("retrained") or ablation["masked"]), **ablation}
         progress("judging", 6 + 2 * number, total)
     (out / "retrieval.json").write_text(json.dumps(result, indent=2))
@@ -132,4 +155,11 @@ def recommendations(dataset: Dataset, requests: Requests, score_block: ScoreBloc
     kept = rows > 0
     users = np.repeat(dataset.users["user_id"].to_numpy()[requests.users], kept.sum(axis=1))
     ranks = np.broadcast_to(np.arange(1, rows.shape[1] + 1, dtype=np.int32), rows.shape)[kept]
-    return pd.DataFrame({"user_id": users, "item_id": dataset.items["item_id"].to_numpy()[rows[kept]], "rank": ranks, "score": scores[kept].astype(np.float32)})
+    return pd.DataFrame(
+        {
+            "user_id": users,
+            "item_id": dataset.items["item_id"].to_numpy()[rows[kept]],
+            "rank": ranks,
+            "score": scores[kept].astype(np.float32),
+        }
+    )

@@ -31,14 +31,25 @@ class Requests:
     timestamps: np.ndarray
 
     def take(self, index: np.ndarray) -> Requests:
-        return Requests(self.users[index], self.history[index], self.seen.select(index), self.relevant.select(index), self.timestamps[index])
+        return Requests(
+            self.users[index],
+            self.history[index],
+            self.seen.select(index),
+            self.relevant.select(index),
+            self.timestamps[index],
+        )
 
 
 def positive_histories(dataset: Dataset, splits: tuple[str, ...]) -> Histories:
     """Positive events of the named splits, grouped by user."""
     events = dataset.events
     chosen = events[events["positive"] & events["split"].isin([SPLIT_CODES[name] for name in splits])]
-    return Histories.from_events(chosen["user"].to_numpy(), chosen["item"].to_numpy(), chosen["timestamp"].to_numpy(), user_rows=dataset.schema.user_rows)
+    return Histories.from_events(
+        chosen["user"].to_numpy(),
+        chosen["item"].to_numpy(),
+        chosen["timestamp"].to_numpy(),
+        user_rows=dataset.schema.user_rows,
+    )
 
 
 def interactions(dataset: Dataset, splits: tuple[str, ...], *, positive_only: bool = True) -> Interactions:
@@ -50,11 +61,15 @@ def interactions(dataset: Dataset, splits: tuple[str, ...], *, positive_only: bo
     return Interactions.from_pairs(chosen["user"].to_numpy(), chosen["item"].to_numpy(), dataset.schema.user_rows)
 
 
-def make_requests(dataset: Dataset, split: str, *, known_splits: tuple[str, ...], history_length: int, seed: int = 0) -> Requests:
+def make_requests(
+    dataset: Dataset, split: str, *, known_splits: tuple[str, ...], history_length: int, seed: int = 0
+) -> Requests:
     """Requests for every user with a positive event in `split`.
 
-    History and seen items come from `known_splits` alone. Seen items include skipped ones: what was shown is not news. A user's
-    item that stands in `known_splits` and again in `split` counts as seen, not as a target. Without timestamps the history is
+    History and seen items come from `known_splits` alone. Seen items include skipped ones: what was shown is not news.
+    A user's
+    item that stands in `known_splits` and again in `split` counts as seen, not as a target. Without timestamps the
+    history is
     a seeded random choice of the user's known items.
     """
     known = positive_histories(dataset, known_splits)

@@ -18,9 +18,15 @@ def progress_bar(stage: str) -> Iterator[Callable[[str, int, int], None]]:
         >>> with progress_bar("encode") as progress:
         ...     progress("text", 1, 2)
     """
-    columns = (TextColumn("  {task.fields[stage]} {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("  {task.fields[stage]} {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:

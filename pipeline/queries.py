@@ -8,7 +8,14 @@ import numpy as np
 from towers.two_tower import TwoTower
 
 
-def embed_queries(two_tower: TwoTower, items: np.ndarray, profile: np.ndarray, users: np.ndarray, history: np.ndarray, block: int = 1024) -> np.ndarray:
+def embed_queries(
+    two_tower: TwoTower,
+    items: np.ndarray,
+    profile: np.ndarray,
+    users: np.ndarray,
+    history: np.ndarray,
+    block: int = 1024,
+) -> np.ndarray:
     """Run the user tower over blocks of requests; the last block is padded so that every call has one shape.
 
     Shapes: items [N + 1, D], profile [user rows, P], users [Q], history [Q, L] rows -> [Q, D] float32.
@@ -20,7 +27,10 @@ def embed_queries(two_tower: TwoTower, items: np.ndarray, profile: np.ndarray, u
         rows = np.pad(history[part], ((0, short), (0, 0)))
         user = np.pad(users[part], (0, short))
         vectors, _ = two_tower.user_tower(
-            keras.ops.convert_to_tensor(user), keras.ops.convert_to_tensor(profile[user]), keras.ops.convert_to_tensor(items[rows]), keras.ops.convert_to_tensor(rows > 0)
+            keras.ops.convert_to_tensor(user),
+            keras.ops.convert_to_tensor(profile[user]),
+            keras.ops.convert_to_tensor(items[rows]),
+            keras.ops.convert_to_tensor(rows > 0),
         )
         queries[part] = keras.ops.convert_to_numpy(vectors)[: part.stop - part.start]
     return queries

@@ -45,8 +45,15 @@ def digest(value: Any) -> str:
 def folder_fingerprint(folder: Path) -> str:
     """Fingerprint of a source folder by names, sizes and modification times: cheap enough for a million media files."""
     if not folder.is_dir():
-        raise StageError(f"source: {folder} is not a folder. Make a world (`python -m pipeline world --out DIR`), convert a log (`python -m pipeline convert --help`), or pass --data.")
-    entries = sorted((str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file())
+        raise StageError(
+            f"source: {folder} is not a folder. Make a world (`python -m pipeline world --out DIR`), convert a log "
+            f"(`python -m pipeline convert --help`), or pass --data."
+        )
+    entries = sorted(
+        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
     return digest(entries)
 
 
@@ -75,7 +82,8 @@ def run_stage(
     """Run `work(out, checkpoints)` into `<run>/<name>`, or skip it.
 
     `out` is a fresh folder beside the final one; it is renamed into place, manifest inside, only after `work` returned.
-    `checkpoints` outlives a kill and is removed after success, so that long training resumes where it was. The stage's key
+    `checkpoints` outlives a kill and is removed after success, so that long training resumes where it was. The stage's
+    key
     is the digest of its name, its config and the keys of its inputs.
 
     Args:
@@ -103,7 +111,14 @@ def run_stage(
     start = time.perf_counter()
     counts = work(out, checkpoints)
     seconds = time.perf_counter() - start
-    manifest = {"stage": name, "key": key, "seconds": round(seconds, 3), "config": dict(config), "inputs": dict(inputs), "counts": counts}
+    manifest = {
+        "stage": name,
+        "key": key,
+        "seconds": round(seconds, 3),
+        "config": dict(config),
+        "inputs": dict(inputs),
+        "counts": counts,
+    }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=2, default=str))
     publish(out, final)
     shutil.rmtree(checkpoints)
@@ -114,7 +129,8 @@ def run_stage(
 def publish(written: Path, final: Path) -> None:
     """Put a finished folder in its place. A reader sees the old one or the new one, never a mixture.
 
-    A folder cannot be renamed over another, so the old one steps aside first; a kill in between leaves no final folder, and
+    A folder cannot be renamed over another, so the old one steps aside first; a kill in between leaves no final
+    folder, and
     the stage is simply run again.
     """
     aside = final.with_name(f".old-{final.name}")

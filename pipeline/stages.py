@@ -21,7 +21,8 @@ from pipeline.stage import StageError, StageResult, code_fingerprint, folder_fin
 class Run:
     """One run folder, the dataset folder it is made from, and the settings.
 
-    Every method is one stage: it returns at once when its config, its code and its inputs are what they were. A stage that
+    Every method is one stage: it returns at once when its config, its code and its inputs are what they were. A stage
+    that
     needs an earlier one says so rather than running it, except in `all`, which walks them in order.
 
     Attributes:
@@ -42,9 +43,19 @@ class Run:
             dataset = ingest(self.source, out, options)
             if dataset.folder is None:
                 dataset = Dataset.load(out)
-            return {"users": dataset.schema.user_rows - 1, "items": dataset.schema.item_rows - 1, "events": len(dataset.events), "quarantined": quarantined(out)}
+            return {
+                "users": dataset.schema.user_rows - 1,
+                "items": dataset.schema.item_rows - 1,
+                "events": len(dataset.events),
+                "quarantined": quarantined(out),
+            }
 
-        return self._run("ingest", work, section.model_dump(), {"source": folder_fingerprint(self.source), "code": code_fingerprint("data")})
+        return self._run(
+            "ingest",
+            work,
+            section.model_dump(),
+            {"source": folder_fingerprint(self.source), "code": code_fingerprint("data")},
+        )
 
     def encode(self) -> StageResult:
         """Media and texts -> one vector an item and modality."""
@@ -55,17 +66,26 @@ class Run:
 
             specs = {"text": section.text, "image": section.image, "audio": section.audio}
             with progress_bar("encode") as progress:
-                store = encode(self.source, self.dataset(), out, specs, batch_size=section.batch_size, progress=progress)
+                store = encode(
+                    self.source, self.dataset(), out, specs, batch_size=section.batch_size, progress=progress
+                )
             return {"widths": store.widths, **store.info}
 
-        return self._run("encode", work, section.model_dump(), {"ingest": self._key("ingest"), "code": code_fingerprint("data", "towers")})
+        return self._run(
+            "encode",
+            work,
+            section.model_dump(),
+            {"ingest": self._key("ingest"), "code": code_fingerprint("data", "towers")},
+        )
 
     def train_retrieval(self) -> list[StageResult]:
         """Both towers, once in full and once for every comparison the report makes."""
         modalities = self.store().modalities
         variants = {"full": modalities, "ids_only": ()}
         if self.config.retrieval.ablations and len(modalities) > 1:
-            variants |= {f"without_{name}": tuple(other for other in modalities if other != name) for name in modalities}
+            variants |= {
+                f"without_{name}": tuple(other for other in modalities if other != name) for name in modalities
+            }
         return [self._train_variant(name, chosen) for name, chosen in variants.items()]
 
     def _train_variant(self, name: str, modalities: tuple[str, ...]) -> StageResult:
@@ -75,10 +95,17 @@ class Run:
             from pipeline.train_retrieval import train_retrieval
 
             with progress_bar(f"retrieval/{name}") as progress:
-                return train_retrieval(self.dataset(), self.store(), out, checkpoints, section, modalities=modalities, progress=progress)
+                return train_retrieval(
+                    self.dataset(), self.store(), out, checkpoints, section, modalities=modalities, progress=progress
+                )
 
         settings = {**section.model_dump(exclude={"ablations"}), "modalities": modalities}
-        return self._run(f"retrieval/{name}", work, settings, {"encode": self._key("encode"), "ingest": self._key("ingest"), "code": code_fingerprint("towers")})
+        return self._run(
+            f"retrieval/{name}",
+            work,
+            settings,
+            {"encode": self._key("encode"), "ingest": self._key("ingest"), "code": code_fingerprint("towers")},
+        )
 
     def index(self) -> StageResult:
         """Item embeddings -> the exact and the approximate index, with what approximation costs measured."""
@@ -92,13 +119,20 @@ class Run:
 
             dataset, folder = self.dataset(), self.folder / "retrieval" / "full"
             two_tower, items = load_two_tower(folder), np.load(folder / "item_embeddings.npy")
-            requests = make_requests(dataset, "valid", known_splits=("train",), history_length=two_tower.config.history_length)
+            requests = make_requests(
+                dataset, "valid", known_splits=("train",), history_length=two_tower.config.history_length
+            )
             requests = requests.take(np.arange(min(section.queries, len(requests.users))))
             queries = embed_queries(two_tower, items, dataset.profile, requests.users, requests.history)
             report = build_indexes(items, queries, out, recall_floor=section.recall_floor)
             return {key: value for key, value in report.items() if key != "trade_off"}
 
-        return self._run("index", work, section.model_dump(), {"retrieval": self._key("retrieval/full"), "code": code_fingerprint("serving")})
+        return self._run(
+            "index",
+            work,
+            section.model_dump(),
+            {"retrieval": self._key("retrieval/full"), "code": code_fingerprint("serving")},
+        )
 
     def train_ranking(self) -> StageResult:
         """Impressions and candidates of the built index -> calibrated probabilities of click and purchase."""
@@ -108,9 +142,13 @@ class Run:
             from pipeline.ranking_stage import train_ranking_stage
 
             with progress_bar("ranking") as progress:
-                return train_ranking_stage(self.dataset(), self.store(), self.folder, out, checkpoints, self.config, progress)
+                return train_ranking_stage(
+                    self.dataset(), self.store(), self.folder, out, checkpoints, self.config, progress
+                )
 
-        return self._run("ranking", work, section.model_dump(), {"index": self._key("index"), "code": code_fingerprint("ranking")})
+        return self._run(
+            "ranking", work, section.model_dump(), {"index": self._key("index"), "code": code_fingerprint("ranking")}
+        )
 
     def evaluate(self) -> StageResult:
         """Test split, once: retrieval beside its oracle, baselines and ablation; ranking beside the retrieval order."""
@@ -121,14 +159,27 @@ class Run:
             from pipeline.ranking_stage import evaluate_ranking_stage
 
             dataset, store = self.dataset(), self.store()
-            variants = {path.name: path for path in sorted((self.folder / "retrieval").iterdir()) if read_manifest(path) and self._wanted(path.name)}
+            variants = {
+                path.name: path
+                for path in sorted((self.folder / "retrieval").iterdir())
+                if read_manifest(path) and self._wanted(path.name)
+            }
             with progress_bar("evaluate") as progress:
                 retrieval = evaluate_retrieval(dataset, store, self.source, variants, out, section, progress=progress)
                 ranking = evaluate_ranking_stage(dataset, self.folder, out, self.config, progress)
-            return {"retrieval": retrieval["test"], "ranking": {key: value for key, value in ranking.items() if isinstance(value, int | float)}}
+            return {
+                "retrieval": retrieval["test"],
+                "ranking": {key: value for key, value in ranking.items() if isinstance(value, int | float)},
+            }
 
-        inputs = {"ranking": self._key("ranking"), "retrieval": self._key("retrieval/full"), "code": code_fingerprint("pipeline")}
-        return self._run("evaluate", work, {**section.model_dump(), "ablations": self.config.retrieval.ablations}, inputs)
+        inputs = {
+            "ranking": self._key("ranking"),
+            "retrieval": self._key("retrieval/full"),
+            "code": code_fingerprint("pipeline"),
+        }
+        return self._run(
+            "evaluate", work, {**section.model_dump(), "ablations": self.config.retrieval.ablations}, inputs
+        )
 
     def export(self) -> StageResult:
         """Everything that serves -> one release under one fingerprint in `releases/<version>`."""
@@ -138,7 +189,11 @@ class Run:
 
             return export_stage(self.dataset(), self.folder, self.config)
 
-        inputs = {"ranking": self._key("ranking"), "index": self._key("index"), "code": code_fingerprint("serving", "ranking")}
+        inputs = {
+            "ranking": self._key("ranking"),
+            "index": self._key("index"),
+            "code": code_fingerprint("serving", "ranking"),
+        }
         return self._run("export", work, self.config.evaluation.model_dump(), inputs)
 
     def report(self) -> dict[str, Any]:
@@ -175,10 +230,15 @@ class Run:
         manifest = read_manifest(self.folder / stage)
         if manifest is None:
             command = {"retrieval/full": "train-retrieval", "ranking": "train-ranking"}.get(stage, stage)
-            raise StageError(f"{self.folder / stage} is not there yet: run `python -m pipeline {command}` first, or `python -m pipeline run` for every stage.")
+            raise StageError(
+                f"{self.folder / stage} is not there yet: run `python -m pipeline {command}` first, or `python -m "
+                f"pipeline run` for every stage."
+            )
         return manifest["key"]
 
-    def _run(self, name: str, work: Callable[[Path, Path], dict[str, Any]], config: dict[str, Any], inputs: dict[str, str]) -> StageResult:
+    def _run(
+        self, name: str, work: Callable[[Path, Path], dict[str, Any]], config: dict[str, Any], inputs: dict[str, str]
+    ) -> StageResult:
         return run_stage(self.folder, name, work, config=config, inputs=inputs, say=self.say)
 
 

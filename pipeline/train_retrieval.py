@@ -1,4 +1,5 @@
-"""Train one variant of the two towers: epochs of in-batch softmax, judged on validation NDCG@20, resumable by the epoch."""
+"""Train one variant of the two towers: epochs of in-batch softmax, judged on validation NDCG@20, resumable by the
+epoch."""
 
 from __future__ import annotations
 
@@ -38,22 +39,28 @@ class NonFiniteLossError(FloatingPointError):
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Stop at the very step whose loss is not finite, before a checkpoint could keep it."""
 
-    def __init__(self, epoch: int, tick: Callable[[int], None]):
+    def __init__(self, epoch: int, progress: Progress, done: int, total: int):
         super().__init__()
-        self.epoch, self.tick = epoch, tick
+        self.epoch, self.progress, self.done, self.total = epoch, progress, done, total
 
     def on_train_batch_end(self, batch, logs=None):
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"retrieval: the loss is {loss} in epoch {self.epoch}, step {batch}. Lower retrieval.learning_rate, raise retrieval.temperature, or look for infinite values in the feature tables (`<run>/encode`)."
+                f"retrieval: the loss is {loss} in epoch {self.epoch}, step {batch}. Lower retrieval.learning_rate, "
+                f"raise retrieval.temperature, or look for infinite values in the feature tables (`<run>/encode`)."
             )
-        self.tick(batch + 1)
+        self.progress("training", self.done + batch + 1, self.total)
 
 
 def tower_config(config: RetrievalConfig, modalities: tuple[str, ...]) -> TowerConfig:
-    """The part of the run's settings that the towers themselves need. Without content the id is never hidden: nothing would remain."""
-    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(TowerConfig) if hasattr(config, field.name)}
+    """The part of the run's settings that the towers themselves need. Without content the id is never hidden: nothing
+    would remain."""
+    shared = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(TowerConfig)
+        if hasattr(config, field.name)
+    }
     if not modalities:
         shared["id_dropout"] = 0.0
     return TowerConfig(**shared)
@@ -64,7 +71,13 @@ def build_task(dataset: Dataset, store: FeatureStore, two_tower: TwoTower) -> Re
     schema = two_tower.schema
     columns = [MODALITIES.index(name) for name in schema.modalities]
     features = {name: np.asarray(store.table(name)) for name in schema.modalities}
-    return RetrievalTask(two_tower, features=features, present=np.asarray(store.present)[:, columns], profile=dataset.profile, counts=dataset.counts)
+    return RetrievalTask(
+        two_tower,
+        features=features,
+        present=np.asarray(store.present)[:, columns],
+        profile=dataset.profile,
+        counts=dataset.counts,
+    )
 
 
 def validation_ndcg(task: RetrievalTask, requests: Requests, profile: np.ndarray) -> float:
@@ -76,12 +89,20 @@ def validation_ndcg(task: RetrievalTask, requests: Requests, profile: np.ndarray
 
 
 def train_retrieval(
-    dataset: Dataset, store: FeatureStore, out: Path, checkpoints: Path, config: RetrievalConfig, *, modalities: tuple[str, ...], progress: Progress
+    dataset: Dataset,
+    store: FeatureStore,
+    out: Path,
+    checkpoints: Path,
+    config: RetrievalConfig,
+    *,
+    modalities: tuple[str, ...],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Train, keep the epoch with the best validation NDCG@20, and write towers, item embeddings and history to `out`.
 
     Args:
-        out: a folder to fill; the caller renames it. checkpoints: outlives a kill; an interrupted run resumes from it and ends with
+        out: a folder to fill; the caller renames it. checkpoints: outlives a kill; an interrupted run resumes from it
+        and ends with
             the same weights, since batches and dropout of an epoch depend on (seed, epoch) alone.
         modalities: the content the item tower may see; empty for the ids-only model.
 
@@ -89,13 +110,20 @@ def train_retrieval(
     """
     histories = positive_histories(dataset, ("train",))
     batches = RetrievalBatches(
-        histories, item_rows=dataset.schema.item_rows, batch_size=config.batch_size, history_length=config.history_length, ordered=dataset.schema.has_timestamps, seed=config.seed
+        histories,
+        item_rows=dataset.schema.item_rows,
+        batch_size=config.batch_size,
+        history_length=config.history_length,
+        ordered=dataset.schema.has_timestamps,
+        seed=config.seed,
     )
     keras.utils.set_random_seed(config.seed)
     schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities})
     task = build_task(dataset, store, TwoTower(schema, tower_config(config, modalities)))
     steps = config.epochs * len(batches)
-    schedule = keras.optimizers.schedules.CosineDecay(0.0, steps, alpha=0.02, warmup_target=config.learning_rate, warmup_steps=min(200, steps // 10))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, alpha=0.02, warmup_target=config.learning_rate, warmup_steps=min(200, steps // 10)
+    )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=1.0)
     task.compile(optimizer=optimizer, jit_compile=True)
     optimizer.build(task.trainable_variables)
@@ -111,25 +139,54 @@ def train_retrieval(
             break
         start = time.perf_counter()
         task.reseed(config.seed * 100_003 + epoch)
-        callback = StopOnNonFiniteLoss(epoch, lambda step, epoch=epoch: progress("training", epoch * len(batches) + step, steps))
-        fit_log = task.fit(batches_of(batches, epoch), steps_per_epoch=len(batches), epochs=1, shuffle=False, verbose=0, callbacks=[callback]).history
+        callback = StopOnNonFiniteLoss(epoch, progress, epoch * len(batches), steps)
+        fit_log = task.fit(
+            batches_of(batches, epoch),
+            steps_per_epoch=len(batches),
+            epochs=1,
+            shuffle=False,
+            verbose=0,
+            callbacks=[callback],
+        ).history
         quality = validation_ndcg(task, requests, dataset.profile)
-        log.append({"epoch": epoch, "loss": float(fit_log["loss"][0]), "valid_ndcg@20": quality, "seconds": time.perf_counter() - start})
+        log.append(
+            {
+                "epoch": epoch,
+                "loss": float(fit_log["loss"][0]),
+                "valid_ndcg@20": quality,
+                "seconds": time.perf_counter() - start,
+            }
+        )
         if quality >= max(row["valid_ndcg@20"] for row in log):
-            best = {str(number): keras.ops.convert_to_numpy(variable.value) for number, variable in enumerate(task.trainable_variables)}
+            best = {
+                str(number): keras.ops.convert_to_numpy(variable.value)
+                for number, variable in enumerate(task.trainable_variables)
+            }
         checkpoint.save({"epoch": epoch, "log": log}, best)
     for number, variable in enumerate(task.trainable_variables):
         variable.assign(best[str(number)])
     write_outputs(task, log, out)
     chosen = max(log, key=lambda row: row["valid_ndcg@20"])
-    return {"epochs": len(log), "best_epoch": chosen["epoch"], "valid_ndcg@20": chosen["valid_ndcg@20"], "events": len(histories.items), "temperature": 1.0 / float(task.two_tower.scale)}
+    return {
+        "epochs": len(log),
+        "best_epoch": chosen["epoch"],
+        "valid_ndcg@20": chosen["valid_ndcg@20"],
+        "events": len(histories.items),
+        "temperature": 1.0 / float(task.two_tower.scale),
+    }
 
 
 def validation_requests(dataset: Dataset, config: RetrievalConfig) -> Requests:
     """Validation users, at most `validation_users` of them by a seeded draw; their history is the train split."""
-    requests = make_requests(dataset, "valid", known_splits=("train",), history_length=config.history_length, seed=config.seed)
+    requests = make_requests(
+        dataset, "valid", known_splits=("train",), history_length=config.history_length, seed=config.seed
+    )
     if len(requests.users) > config.validation_users:
-        requests = requests.take(np.sort(np.random.default_rng(config.seed).choice(len(requests.users), config.validation_users, replace=False)))
+        requests = requests.take(
+            np.sort(
+                np.random.default_rng(config.seed).choice(len(requests.users), config.validation_users, replace=False)
+            )
+        )
     return requests
 
 

@@ -119,7 +119,9 @@ class PairFeatures(keras.layers.Layer):
             for place, (name, shape) in enumerate(rows.items())
         }
         self.width = count * (5 + 3 * config.token_width) + sum(width for _, width in rows.values())
-        self.width += len(schema.attributes) + 2 + len(ITEM_NUMBERS) + 1 + 1 + 2 + 1
+        self.width += len(schema.attributes) + len(ITEM_NUMBERS) + 1
+        self.score_column = self.width
+        self.width += 2 + 1 + 2 + 1
         self.built = True
 
     def call(self, tokens, present, items, inputs, id_kept=None):

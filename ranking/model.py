@@ -49,6 +49,12 @@ class RankingNetwork(keras.layers.Layer):
             before = dense.units
         for dense in self.heads.values():
             dense.build((None, None, before + (width if self.crosses else 0)))
+        # Training starts from the retrieval order: the first logit is the standardised retrieval score alone.
+        for dense in self.heads.values():
+            kernel = np.zeros(tuple(dense.kernel.shape), np.float32)
+            kernel[-1 if not self.crosses else self.features.score_column] = 1.0
+            dense.kernel.assign(kernel)
+            dense.bias.assign([-3.0])
         self.built = True
 
     def call(self, tokens, present, items, inputs, noise=None):

@@ -202,14 +202,17 @@ class RestServer:
 
     def __init__(self, api: RestApi, host: str, port: int, threads: int = 8) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # The protocol is named because asyncio sets TCP_NODELAY only where it is, and without that an answer takes 40 ms.
+        # The protocol is named because asyncio sets TCP_NODELAY only where it is, and without that an answer takes 40
+        # ms.
         self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
         except OSError as error:
             self._socket.close()
-            raise OSError(f"rest_port: cannot bind {host}:{port}: {error}; choose another, or 0 for a free one") from error
+            raise OSError(
+                f"rest_port: cannot bind {host}:{port}: {error}; choose another, or 0 for a free one"
+            ) from error
         self._socket.listen(1024)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(

@@ -74,7 +74,8 @@ def write_models_config(path: Path, entries: Sequence[ModelEntry], root: PurePos
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "models.config"
-        >>> read_models_config(write_models_config(file, [ModelEntry("ranking", versions=(3,))])).model_config_list.config[0].base_path
+        >>> config = read_models_config(write_models_config(file, [ModelEntry("ranking", versions=(3,))]))
+        >>> config.model_config_list.config[0].base_path
         '/models/ranking'
     """
     return _replace(path, text_format.MessageToString(model_server_config(entries, root)))

@@ -31,7 +31,7 @@ class ScannIndex(tf.Module):
 
     A search takes the best `k + E'` (E' = the most rows excluded in the batch), drops the excluded ones and keeps k. Leaves and
     re-scored candidates grow with that number, so that a large k or a long exclusion list costs time and not recall; asking
-    for as many as there are items searches all leaves.
+    for as many as there are items searches all leaves. Every one of the k places is filled as long as items are left.
 
     The searcher is a resource named by the hash of its content: two functions or two loads of the same index share it,
     two different indexes never do. It is made at the first search, so warm up.
@@ -105,16 +105,13 @@ class ScannIndex(tf.Module):
         excluded = tf.where((excluded > 0) & (excluded < self.item_rows), excluded, 0)
         most = tf.reduce_max(tf.pad(tf.math.count_nonzero(excluded, axis=1, dtype=tf.int32), [[0, 1]]))
         fetch = tf.clip_by_value(k + most, 1, self.items)
-        share = 4.0 * tf.cast(fetch, tf.float32) / self.items
+        share = 2.0 * tf.cast(fetch, tf.float32) / self.items
         enough = tf.cast(tf.math.ceil(share * tf.cast(self.leaves, tf.float32)), tf.int32)
-        found, distances = scann_ops.scann_search_batched(
-            self._searcher(),
-            queries,
-            final_num_neighbors=fetch,
-            pre_reordering_num_neighbors=tf.minimum(tf.maximum(self.reorder, 4 * fetch), self.items),
-            leaves_to_search=tf.where(self.leaves > 0, tf.clip_by_value(tf.maximum(self.leaves_to_search, enough), 1, self.leaves), -1),
-            parallel=tf.shape(queries)[0] > 8,
-        )
+        leaves = tf.clip_by_value(tf.maximum(self.leaves_to_search, enough), tf.minimum(self.leaves, 1), self.leaves)
+        found, distances = self._probe(queries, fetch, leaves)
+        # Leaves differ in size: where those searched held too few items, search them all.
+        short = (tf.shape(found)[1] < fetch) | tf.reduce_any(tf.math.is_nan(distances))
+        found, distances = tf.cond(short, lambda: self._probe(queries, fetch, self.leaves + 0), lambda: (found, distances))
         # ScaNN fills the lines of queries that found less with index 0 and distance NaN.
         missing = tf.math.is_nan(distances)
         rows = tf.where(missing, 0, found + 1)
@@ -122,6 +119,16 @@ class ScannIndex(tf.Module):
         places = tf.minimum(tf.searchsorted(barred, rows), tf.shape(barred)[1] - 1)
         hit = missing | (tf.gather(barred, places, batch_dims=1) == rows)
         return keep_best(rows, tf.where(hit, LOWEST, distances), k)
+
+    def _probe(self, queries, fetch, leaves):
+        return scann_ops.scann_search_batched(
+            self._searcher(),
+            queries,
+            final_num_neighbors=fetch,
+            pre_reordering_num_neighbors=tf.minimum(tf.maximum(self.reorder, 4 * fetch), self.items),
+            leaves_to_search=tf.where(leaves > 0, leaves, -1),
+            parallel=tf.shape(queries)[0] > 8,
+        )
 
     def _searcher(self):
         inputs = {("x" if name == "dataset" else name): self.tensors[name] for name in TENSORS}

@@ -32,7 +32,9 @@ class ModalityProjection(keras.layers.Layer):
         feature_width = features_shape[-1]
         self.mean = self.add_weight(shape=(feature_width,), initializer="zeros", trainable=False, name="mean")
         self.scale = self.add_weight(shape=(feature_width,), initializer="ones", trainable=False, name="scale")
-        self.absent = self.add_weight(shape=(self.width,), initializer=keras.initializers.RandomNormal(0.0, 0.05), name="absent")
+        self.absent = self.add_weight(
+            shape=(self.width,), initializer=keras.initializers.RandomNormal(0.0, 0.05), name="absent"
+        )
         self.dense.build((None, feature_width))
 
     def adapt(self, mean, scale) -> None:
@@ -54,7 +56,8 @@ class ModalityProjection(keras.layers.Layer):
 def feature_moments(table, present):
     """Mean and scale that give a modality unit *total* variance over its present rows.
 
-    Formula: `mean_f`, `scale_f = 1 / sqrt(var_f + eps) / sqrt(F_m)` with eps a hundredth of the mean variance, so that a
+    Formula: `mean_f`, `scale_f = 1 / sqrt(var_f + eps) / sqrt(F_m)` with eps a hundredth of the mean variance, so that
+    a
     constant column is not blown up, and a wide modality does not shout down a narrow one.
 
     Shapes: table [N, F_m], present [N] bool -> mean [F_m], scale [F_m] (float32 NumPy).
@@ -79,7 +82,8 @@ def feature_moments(table, present):
 class ModalityDropout(keras.layers.Layer):
     """Hide present modalities at random in training, never the last one an item has.
 
-    This is what makes an item without a cover, or without a history (its id is a modality too), as good as its remaining
+    This is what makes an item without a cover, or without a history (its id is a modality too), as good as its
+    remaining
     modalities allow: the tower has met such items. Ngiam et al., *Multimodal Deep Learning*, ICML 2011; Volkovs et al.,
     *DropoutNet*, NeurIPS 2017.
 
@@ -115,7 +119,8 @@ class ModalityDropout(keras.layers.Layer):
 class GatedFusion(keras.layers.Layer):
     """Weigh each modality by a gate that looks at all of them, and add them up.
 
-    Formula: `g = 2 sigmoid(W [t_1; ...; t_M] + b)`, zero where absent; `fused = sum_m g_m t_m`. With W = 0 at the start every
+    Formula: `g = 2 sigmoid(W [t_1; ...; t_M] + b)`, zero where absent; `fused = sum_m g_m t_m`. With W = 0 at the
+    start every
     gate is 1 and fusion is a plain sum. Arevalo et al., *Gated Multimodal Units*, 2017.
 
     Shapes: tokens [B, M, D], present [B, M] bool -> fused [B, D] and {"gates": [B, M]}. All absent gives 0.
@@ -146,7 +151,7 @@ def unit_length(vectors):
     Formula: `x / sqrt(sum x^2 + 1e-12)`. Shapes: [..., D] -> [..., D].
 
     Example:
-        >>> ops.convert_to_numpy(unit_length(ops.array([[3.0, 4.0], [0.0, 0.0]]))).round(6).tolist()
+        >>> ops.convert_to_numpy(unit_length(ops.array([[3.0, 4.0], [0.0, 0.0]]))).round(3).astype("float64").tolist()
         [[0.6, 0.8], [0.0, 0.0]]
     """
     return vectors * ops.rsqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True) + 1e-12)

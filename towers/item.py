@@ -31,9 +31,16 @@ class ItemTower(keras.layers.Layer):
         width = config.width
         self.use_id = config.item_id
         self.id_embedding = keras.layers.Embedding(
-            schema.item_rows, width, embeddings_initializer=keras.initializers.RandomNormal(0.0, 0.05, seed=config.seed), name="id"
+            schema.item_rows,
+            width,
+            embeddings_initializer=keras.initializers.RandomNormal(0.0, 0.05, seed=config.seed),
+            name="id",
         )
-        self.id_absent = self.add_weight(shape=(width,), initializer=keras.initializers.RandomNormal(0.0, 0.05, seed=config.seed + 1), name="id_absent")
+        self.id_absent = self.add_weight(
+            shape=(width,),
+            initializer=keras.initializers.RandomNormal(0.0, 0.05, seed=config.seed + 1),
+            name="id_absent",
+        )
         self.known = self.add_weight(shape=(schema.item_rows,), initializer="zeros", trainable=False, name="known")
         self.projections = {name: ModalityProjection(width, name=f"project_{name}") for name in self.modalities}
         rates = [config.id_dropout] + [config.modality_dropout] * len(self.modalities)

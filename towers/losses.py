@@ -24,9 +24,12 @@ def accidental_hits(candidate_rows):
 def in_batch_logits(queries, candidates, *, candidate_rows, log_q, scale, masked=None):
     """Corrected logits of the in-batch softmax.
 
-    Formula: `l_ij = scale * q_i . c_j - log Q(j)`, and MASKED_LOGIT where j is an accidental hit of i or `masked`. Q(j) is the
-    probability that item j is drawn into a batch, here its share of the training events: popular items appear as negatives
-    more often than they deserve, and the correction takes that back. Yi et al., *Sampling-Bias-Corrected Neural Modeling
+    Formula: `l_ij = scale * q_i . c_j - log Q(j)`, and MASKED_LOGIT where j is an accidental hit of i or `masked`.
+    Q(j) is the
+    probability that item j is drawn into a batch, here its share of the training events: popular items appear as
+    negatives
+    more often than they deserve, and the correction takes that back. Yi et al., *Sampling-Bias-Corrected Neural
+    Modeling
     for Large Corpus Item Recommendations*, RecSys 2019.
 
     Shapes: queries [B, D], candidates [B, D], candidate_rows [B], log_q [B], masked [B, B] bool or None -> [B, B].
@@ -43,17 +46,21 @@ def in_batch_logits(queries, candidates, *, candidate_rows, log_q, scale, masked
 def in_batch_softmax_loss(queries, candidates, *, candidate_rows, log_q, scale, weights, masked=None):
     """Weighted mean cross-entropy of each query's own candidate against all candidates of the batch.
 
-    Formula: `L = sum_i w_i (logsumexp_j l_ij - l_ii) / sum_i w_i` with `l` of `in_batch_logits`; 0 when every weight is 0.
+    Formula: `L = sum_i w_i (logsumexp_j l_ij - l_ii) / sum_i w_i` with `l` of `in_batch_logits`; 0 when every weight
+    is 0.
 
     Shapes: as `in_batch_logits`, weights [B] -> scalar.
 
     Example:
         >>> import numpy as np
         >>> eye = ops.eye(2)
-        >>> loss = in_batch_softmax_loss(eye, eye, candidate_rows=ops.array([1, 2]), log_q=ops.zeros(2), scale=1.0, weights=ops.ones(2))
+        >>> inputs = {"candidate_rows": ops.array([1, 2]), "log_q": ops.zeros(2), "weights": ops.ones(2)}
+        >>> loss = in_batch_softmax_loss(eye, eye, scale=1.0, **inputs)
         >>> bool(abs(float(loss) - np.log(1 + np.exp(-1))) < 1e-6)
         True
     """
-    logits = in_batch_logits(queries, candidates, candidate_rows=candidate_rows, log_q=log_q, scale=scale, masked=masked)
+    logits = in_batch_logits(
+        queries, candidates, candidate_rows=candidate_rows, log_q=log_q, scale=scale, masked=masked
+    )
     per_query = ops.logsumexp(logits, axis=-1) - ops.diagonal(logits)
     return ops.sum(weights * per_query) / ops.maximum(ops.sum(weights), 1e-9)

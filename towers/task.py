@@ -14,7 +14,8 @@ from towers.two_tower import TwoTower
 class RetrievalTask(keras.Model):
     """Two towers plus the tables that a batch of integers is looked up in.
 
-    The tables (content features fp16, present mask, profile codes, log Q) are variables that are not trained, so they lie on
+    The tables (content features fp16, present mask, profile codes, log Q) are variables that are not trained, so they
+    lie on
     the device once and every step gathers from them. They are not part of the towers' weights.
 
     Args:
@@ -23,7 +24,8 @@ class RetrievalTask(keras.Model):
         profile: [user rows, P] int32.
         counts: [N + 1] positive training events an item; gives both log Q and which ids are known.
 
-    Inputs (a dict, see `data.batches`): user [B], items [U], target [B], history [B, L] (both index `items`), weight [B].
+    Inputs (a dict, see `data.batches`): user [B], items [U], target [B], history [B, L] (both index `items`), weight
+    [B].
     """
 
     def __init__(self, two_tower: TwoTower, *, features, present, profile, counts):
@@ -31,13 +33,17 @@ class RetrievalTask(keras.Model):
         self.two_tower = two_tower
         self.modalities = tuple(two_tower.schema.modalities)
         counts = np.asarray(counts, np.float64)
-        # An item never drawn as a positive is never an in-batch negative, so its log Q is never read: any finite value will do.
+        # An item never drawn as a positive is never an in-batch negative, so its log Q is never read: any finite value
+        # will do.
         log_q = np.log(np.maximum(counts, 1.0) / max(counts.sum(), 1.0)).astype(np.float32)
         self.tables = {
             "present": self._table(present, "bool", "present"),
             "profile": self._table(profile, "int32", "profile"),
             "log_q": self._table(log_q, "float32", "log_q"),
-            **{f"features_{name}": self._table(features[name], "float16", f"features_{name}") for name in self.modalities},
+            **{
+                f"features_{name}": self._table(features[name], "float16", f"features_{name}")
+                for name in self.modalities
+            },
         }
         two_tower.item_tower.known.assign((counts > 0).astype(np.float32))
         for column, name in enumerate(self.modalities):
@@ -46,7 +52,13 @@ class RetrievalTask(keras.Model):
 
     def _table(self, values, dtype: str, name: str):
         # An initialiser that returns the values themselves: the table never exists twice on the device.
-        return self.add_weight(shape=np.shape(values), dtype=dtype, trainable=False, name=name, initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype))
+        return self.add_weight(
+            shape=np.shape(values),
+            dtype=dtype,
+            trainable=False,
+            name=name,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype),
+        )
 
     def embed_items(self, rows, training=False):
         """Item embeddings of catalogue rows. [U] -> [U, D]."""
@@ -76,15 +88,23 @@ class RetrievalTask(keras.Model):
         )
 
     def reseed(self, seed: int) -> None:
-        """Set every dropout's generator from one number, so that a resumed epoch draws what an undisturbed one would."""
-        generators = [layer.seed_generator for layer in self._flatten_layers() if getattr(layer, "seed_generator", None) is not None]
+        """Set every dropout's generator from one number, so that a resumed epoch draws what an undisturbed one
+        would."""
+        generators = [
+            layer.seed_generator
+            for layer in self._flatten_layers()
+            if getattr(layer, "seed_generator", None) is not None
+        ]
         for number, generator in enumerate(generators):
             generator.state.assign(np.array([seed, number], dtype="uint32"))
 
     def all_item_embeddings(self, block: int = 8192) -> np.ndarray:
         """Embeddings of the whole catalogue, row 0 zeros. [N + 1, D] float32."""
         rows = np.arange(self.two_tower.schema.item_rows, dtype=np.int32)
-        parts = [ops.convert_to_numpy(self.embed_items(ops.convert_to_tensor(rows[start : start + block]))) for start in range(0, len(rows), block)]
+        parts = [
+            ops.convert_to_numpy(self.embed_items(ops.convert_to_tensor(rows[start : start + block])))
+            for start in range(0, len(rows), block)
+        ]
         embeddings = np.concatenate(parts).astype(np.float32)
         embeddings[0] = 0.0
         return embeddings

@@ -22,8 +22,10 @@ MAXIMUM_SCALE = 100.0
 class TwoTower(keras.Model):
     """User tower, item tower and the learned temperature.
 
-    `item_tower(rows, features, present)` and `user_tower(user, profile, history, history_mask)` are used on their own; the
-    model is never called as a whole. Similarity is the dot product of unit vectors, divided by the temperature in training.
+    `item_tower(rows, features, present)` and `user_tower(user, profile, history, history_mask)` are used on their own;
+    the
+    model is never called as a whole. Similarity is the dot product of unit vectors, divided by the temperature in
+    training.
 
     Args:
         schema: sizes of the ingested dataset with the feature store's widths.
@@ -33,7 +35,8 @@ class TwoTower(keras.Model):
         >>> schema = Schema(user_rows=3, item_rows=5, modalities={"text": 8})
         >>> two_tower = TwoTower(schema, TowerConfig(width=4, history_length=2))
         >>> vectors, _ = two_tower.item_tower(ops.array([1, 2]), {"text": ops.ones((2, 8))}, ops.ones((2, 1), "bool"))
-        >>> queries, _ = two_tower.user_tower(ops.array([1]), ops.zeros((1, 0), "int32"), vectors[None], ops.ones((1, 2), "bool"))
+        >>> profile, mask = ops.zeros((1, 0), "int32"), ops.ones((1, 2), "bool")
+        >>> queries, _ = two_tower.user_tower(ops.array([1]), profile, vectors[None], mask)
         >>> tuple(vectors.shape), tuple(queries.shape)
         ((2, 4), (1, 4))
     """
@@ -72,7 +75,9 @@ def load_two_tower(folder: str | Path) -> TwoTower:
     folder = Path(folder)
     for name in ("model.json", "weights.weights.h5"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: run the train-retrieval stage into this folder first.")
+            raise FileNotFoundError(
+                f"{folder / name} is missing: run the train-retrieval stage into this folder first."
+            )
     description = json.loads((folder / "model.json").read_text())
     model = TwoTower(Schema(**description["schema"]), TowerConfig(**description["config"]))
     model.load_weights(folder / "weights.weights.h5")

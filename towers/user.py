@@ -14,7 +14,8 @@ from towers.fusion import unit_length
 class HistoryAttention(keras.layers.Layer):
     """Pool a history of item embeddings by attention, the query coming from the user's side.
 
-    Formula: `a = softmax_L(q W_q (h + p) W_k^T / sqrt(D))` over the unmasked steps, `pooled = sum_l a_l h_l`, with p a learned
+    Formula: `a = softmax_L(q W_q (h + p) W_k^T / sqrt(D))` over the unmasked steps, `pooled = sum_l a_l h_l`, with p a
+    learned
     embedding of "how many steps ago". An empty history pools to 0.
 
     Shapes: query [B, D], history [B, L, D], mask [B, L] bool -> pooled [B, D], weights [B, L].
@@ -23,7 +24,9 @@ class HistoryAttention(keras.layers.Layer):
     def __init__(self, length: int, width: int, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.width = width
-        self.position = self.add_weight(shape=(length, width), initializer=keras.initializers.RandomNormal(0.0, 0.02, seed=seed), name="position")
+        self.position = self.add_weight(
+            shape=(length, width), initializer=keras.initializers.RandomNormal(0.0, 0.02, seed=seed), name="position"
+        )
         self.query_dense = keras.layers.Dense(width, name="query")
         self.key_dense = keras.layers.Dense(width, name="key")
         self.query_dense.build((None, width))
@@ -44,7 +47,8 @@ class UserTower(keras.layers.Layer):
     """User id + profile + attention over recent items, normalised to a query.
 
     History steps are the item tower's own embeddings, so they carry id, text, image and audio at once, training updates
-    both towers through them, and a server needs nothing but the table of item embeddings. User id row 0 stands for every
+    both towers through them, and a server needs nothing but the table of item embeddings. User id row 0 stands for
+    every
     user who was not in training; id dropout trains it.
 
     Args:
@@ -64,7 +68,8 @@ class UserTower(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.id_embedding = keras.layers.Embedding(schema.user_rows, width, embeddings_initializer=normal, name="id")
         self.profile_embeddings = [
-            keras.layers.Embedding(cardinality, width, embeddings_initializer=normal, name=f"profile_{name}") for name, cardinality in schema.profile.items()
+            keras.layers.Embedding(cardinality, width, embeddings_initializer=normal, name=f"profile_{name}")
+            for name, cardinality in schema.profile.items()
         ]
         self.attention = HistoryAttention(config.history_length, width, seed=seed + 1, name="attention")
         self.dropout = keras.layers.Dropout(config.dropout, seed=seed + 2)

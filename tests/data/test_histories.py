@@ -45,7 +45,9 @@ def test_as_of_equals_the_loop(log, length, moment):
 @settings(max_examples=40, deadline=None)
 def test_others_never_holds_the_target_and_each_other_item_at_most_once(size, length):
     items = np.arange(1, size + 1)
-    histories = Histories.from_events(np.ones(size, int), items, np.zeros(size), user_rows=2).shuffled(np.random.default_rng(size))
+    histories = Histories.from_events(np.ones(size, int), items, np.zeros(size), user_rows=2).shuffled(
+        np.random.default_rng(size)
+    )
     windows = histories.others(np.arange(size), length)
     for position, window in enumerate(windows):
         chosen = window[window > 0]
@@ -69,7 +71,11 @@ def test_batches_name_each_item_once_and_cover_every_event(item_rows):
         assert len(np.unique(named)) == len(named)
     assert sorted(seen) == sorted(zip(users.tolist(), items.tolist(), strict=True))
     again = [batch["user"].tolist() for batch in batches.epoch(2)]
-    assert again == [batch["user"].tolist() for batch in batches.epoch(2)] != [batch["user"].tolist() for batch in batches.epoch(3)]
+    assert (
+        again
+        == [batch["user"].tolist() for batch in batches.epoch(2)]
+        != [batch["user"].tolist() for batch in batches.epoch(3)]
+    )
 
 
 def test_compact_and_whole_catalogue_batches_mean_the_same():

@@ -28,7 +28,7 @@ ITEMS = pd.DataFrame(
         "categories": ["jazz|live", "jazz", "rock", None],
         "domain": ["music", "music", "speech", "music"],
         "price": [1.0, None, 3.5, 2.0],
-        "label": ["x", "y", "x", "x"],
+        "label": ["z", "y", "z", "z"],
     }
 )
 USERS = pd.DataFrame({"user_id": ["c", "b", "a", "idle"], "age": [30, 25, 25, None], "bio": ["?"] * 4})
@@ -82,7 +82,7 @@ def test_profile_and_attribute_codes_by_frequency_then_value(source, tmp_path):
     assert dataset.profile_vocabulary == {"age": ["", "25", "30"]}
     assert dataset.users["profile_age"].tolist() == [0, 2, 1, 1, 0, 0]
     assert dataset.attribute_vocabulary == {
-        "label": ["", "x", "y"],
+        "label": ["", "z", "y"],
         "domain": ["", "music", "speech"],
         "category": ["", "jazz", "rock"],
     }

@@ -59,5 +59,5 @@ def test_repeated_id_is_named():
 def test_cut_file_is_refused(tmp_path, content):
     path = tmp_path / "ids.txt"
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match="(?i)ingest again"):
+    with pytest.raises(DatasetError, match=r"(?i)ingest again"):
         Vocabulary.load(path)

@@ -278,6 +278,7 @@ def test_calibrated_meets_its_share():
     ("change", "words"),
     [
         ({"events": 10}, "events: must be at least users"),
+        ({"events": 40 * 30 + 1}, "events: must be at most users"),
         ({"items": 5}, "items: items"),
         ({"skip_share": 1.5}, "skip_share"),
         ({"missing_text": 0.6, "missing_cover": 0.6}, "missing_"),

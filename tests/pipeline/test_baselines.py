@@ -108,7 +108,9 @@ def test_item_outside_the_catalogue_is_refused():
         to_sparse(Interactions.from_lists([[7]]), 3)
 
 
-@pytest.mark.parametrize("make", [lambda: ItemKNN(neighbours=0), lambda: ItemKNN(shrinkage=-1), lambda: EASE(regularisation=0)])
-def test_impossible_settings_are_refused(make):
-    with pytest.raises(ValueError, match="must be"):
-        make()
+@pytest.mark.parametrize(
+    ("kind", "setting"), [(ItemKNN, "neighbours"), (ItemKNN, "shrinkage"), (EASE, "regularisation")]
+)
+def test_impossible_settings_are_refused(kind, setting):
+    with pytest.raises(ValueError, match=rf"{setting}.*must be.*received.*-1"):
+        kind(**{setting: -1})

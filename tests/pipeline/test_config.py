@@ -9,9 +9,15 @@ from pipeline.config import ConfigError, load_config
 def test_file_and_overrides(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text("[retrieval]\nepochs = 3\nlearning_rate = 1\n[evaluation]\nmask_splits = ['train']\n")
-    config = load_config(path, ["retrieval.epochs=5", "encoders.text=pack:minilm", "data.min_value=3.5", "retrieval.user_id=false"])
+    config = load_config(
+        path, ["retrieval.epochs=5", "encoders.text=pack:minilm", "data.min_value=3.5", "retrieval.user_id=false"]
+    )
     assert (config.retrieval.epochs, config.encoders.text, config.data.min_value) == (5, "pack:minilm", 3.5)
-    assert config.evaluation.mask_splits == ("train",) and config.retrieval.learning_rate == 1.0 and config.retrieval.user_id is False
+    assert (
+        config.evaluation.mask_splits == ("train",)
+        and config.retrieval.learning_rate == 1.0
+        and config.retrieval.user_id is False
+    )
     with pytest.raises(pydantic.ValidationError):
         config.retrieval.epochs = 1
 

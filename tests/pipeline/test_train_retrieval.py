@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.ingest import IngestOptions, ingest
 from data.features import FeatureWriter
-from pipeline.config import RetrievalConfig
+from data.ingest import IngestOptions, ingest
+from pipeline.config import EvaluationConfig, RetrievalConfig
 from pipeline.evaluate import evaluate_retrieval
-from pipeline.config import EvaluationConfig
 from pipeline.train_retrieval import NonFiniteLossError, train_retrieval
 
 CONFIG = RetrievalConfig(width=8, history_length=4, batch_size=64, epochs=3, patience=3, learning_rate=0.01)
@@ -47,10 +46,12 @@ def world(tmp_path_factory):
 
 
 def train(world, folder, config=CONFIG, modalities=("text",), checkpoints=None):
-    source, dataset, store = world
+    _, dataset, store = world
     out = folder / "out"
     out.mkdir(parents=True)
-    train_retrieval(dataset, store, out, checkpoints or folder / "checkpoints", config, modalities=modalities, progress=silent)
+    train_retrieval(
+        dataset, store, out, checkpoints or folder / "checkpoints", config, modalities=modalities, progress=silent
+    )
     return out
 
 
@@ -72,14 +73,18 @@ def test_resumed_training_equals_undisturbed(world, tmp_path, monkeypatch):
         train(world, tmp_path / "first", checkpoints=checkpoints)
     monkeypatch.setattr(module, "validation_ndcg", real)
     resumed = train(world, tmp_path / "second", checkpoints=checkpoints)
-    np.testing.assert_allclose(np.load(resumed / "item_embeddings.npy"), np.load(whole / "item_embeddings.npy"), atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(resumed / "item_embeddings.npy"), np.load(whole / "item_embeddings.npy"), atol=1e-6
+    )
     logs = [[row["loss"] for row in json.loads((out / "history.json").read_text())] for out in (whole, resumed)]
     assert logs[0] == pytest.approx(logs[1], abs=1e-5) and len(logs[0]) == 3
 
 
 def test_non_finite_loss_stops_with_a_clear_error(world, tmp_path):
     with pytest.raises(NonFiniteLossError, match="learning_rate"):
-        train(world, tmp_path, CONFIG.model_copy(update={"temperature": 1e-30, "learning_rate": 1e30, "batch_size": 16}))
+        train(
+            world, tmp_path, CONFIG.model_copy(update={"temperature": 1e-30, "learning_rate": 1e30, "batch_size": 16})
+        )
 
 
 def test_evaluation_counts_and_masks(world, tmp_path):
@@ -87,11 +92,19 @@ def test_evaluation_counts_and_masks(world, tmp_path):
     variants = {"full": train(world, tmp_path / "full"), "ids_only": train(world, tmp_path / "ids", modalities=())}
     out = tmp_path / "evaluate"
     out.mkdir()
-    result = evaluate_retrieval(dataset, store, source, variants, out, EvaluationConfig(recommendations=10), progress=silent)
+    result = evaluate_retrieval(
+        dataset, store, source, variants, out, EvaluationConfig(recommendations=10), progress=silent
+    )
     table = pd.read_parquet(out / "recommendations.parquet")
     events = dataset.events
-    seen = {(dataset.users["user_id"][user], dataset.items["item_id"][item]) for user, item in events.loc[events["split"] < 2, ["user", "item"]].to_numpy()}
+    seen = {
+        (dataset.users["user_id"][user], dataset.items["item_id"][item])
+        for user, item in events.loc[events["split"] < 2, ["user", "item"]].to_numpy()
+    }
     assert not seen & set(zip(table["user_id"], table["item_id"], strict=True))
     assert (table.groupby("user_id")["rank"].max() <= 10).all() and not table.duplicated(["user_id", "item_id"]).any()
-    assert 0 <= result["test"]["recall@20"] <= 1 and result["baselines"]["popularity"]["test"]["users"] == result["test"]["users"]
+    assert (
+        0 <= result["test"]["recall@20"] <= 1
+        and result["baselines"]["popularity"]["test"]["users"] == result["test"]["users"]
+    )
     assert set(result["ablation"]["text"]) >= {"masked", "test"}

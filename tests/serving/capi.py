@@ -1,9 +1,10 @@
-"""Runs a SavedModel through TensorFlow's C API by ctypes: an independent checker with no TensorFlow in Python and none of ours.
+"""Runs a SavedModel through TensorFlow's C API by ctypes: an independent checker with no TensorFlow in Python and none
+of ours.
 
     python tests/serving/capi.py MODEL_FOLDER INPUTS.npz OUTPUTS.npz [SIGNATURE]
 
-INPUTS.npz holds one array an input alias; strings are NumPy text arrays. OUTPUTS.npz gets one array an output alias, strings as
-text. Several requests in one process: give the aliases a prefix of their number, "0/x", "1/x".
+INPUTS.npz holds one array an input alias; strings are NumPy text arrays. OUTPUTS.npz gets one array an output alias,
+strings as text. Several requests in one process: give the aliases a prefix of their number, "0/x", "1/x".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.random  # noqa: F401  (must come before the library is opened, or the process crashes)
+import numpy.random
 
 NUMPY_TYPES = {1: "f4", 2: "f8", 3: "i4", 4: "u1", 5: "i2", 6: "i1", 9: "i8", 10: "?", 19: "f2", 22: "u4", 23: "u8"}
 STRING = 7
@@ -90,10 +91,17 @@ class Runner:
 
     def __init__(self, folder: str) -> None:
         self.library = ctypes.CDLL(str(package_folder("tensorflow") / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
-        for name in (
-            "TF_NewStatus TF_NewGraph TF_NewSessionOptions TF_NewBuffer TF_LoadLibrary TF_LoadSessionFromSavedModel "
-            "TF_GraphOperationByName TF_AllocateTensor TF_TensorData"
-        ).split():
+        for name in [
+            "TF_NewStatus",
+            "TF_NewGraph",
+            "TF_NewSessionOptions",
+            "TF_NewBuffer",
+            "TF_LoadLibrary",
+            "TF_LoadSessionFromSavedModel",
+            "TF_GraphOperationByName",
+            "TF_AllocateTensor",
+            "TF_TensorData",
+        ]:
             getattr(self.library, name).restype = ctypes.c_void_p
         for name in ("TF_Message", "TF_StringGetDataPointer"):
             getattr(self.library, name).restype = ctypes.c_char_p if name == "TF_Message" else ctypes.c_void_p
@@ -101,7 +109,8 @@ class Runner:
             getattr(self.library, name).restype = ctypes.c_size_t
         self.library.TF_Dim.restype = ctypes.c_int64
         self.status = ctypes.c_void_p(self.library.TF_NewStatus())
-        if b"Scann>" in (Path(folder) / "saved_model.pb").read_bytes():
+        file = Path(folder) / "saved_model.pb"
+        if file.is_file() and b"Scann>" in file.read_bytes():
             operations = package_folder("scann") / "scann_ops" / "cc" / "_scann_ops.so"
             self.library.TF_LoadLibrary(str(operations).encode(), self.status)
             self.check("TF_LoadLibrary")
@@ -200,7 +209,7 @@ def main(folder: str, inputs_file: str, outputs_file: str, signature_name: str =
     }
     if any(name == "tensorflow" or name.split(".")[0] == "serving" for name in sys.modules):
         raise SystemExit("this process must not import TensorFlow or the serving code: it would not be independent")
-    np.savez(outputs_file, **answers)
+    np.savez(outputs_file, **answers)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -21,11 +21,18 @@ def run_capi(
     """
     with tempfile.TemporaryDirectory() as place:
         inputs, outputs = Path(place) / "inputs.npz", Path(place) / "outputs.npz"
-        arrays = {f"{index}/{alias}": _text(value) for index, request in enumerate(requests) for alias, value in request.items()}
+        arrays = {
+            f"{index}/{alias}": _text(value)
+            for index, request in enumerate(requests)
+            for alias, value in request.items()
+        }
         np.savez(inputs, **arrays)  # type: ignore[arg-type]
         command = [sys.executable, "-I", str(Path(__file__).with_name("capi.py"))]
         done = subprocess.run(
-            [*command, str(folder), str(inputs), str(outputs), signature_name], capture_output=True, text=True, timeout=300
+            [*command, str(folder), str(inputs), str(outputs), signature_name],
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         if done.returncode:
             raise RuntimeError(f"C API runner ended with {done.returncode}: {done.stderr.strip()[-2000:]}")

@@ -1,4 +1,5 @@
-"""Small SavedModels for the serving tests: half_plus_two, a string lookup, a model that takes its time, a ScaNN index."""
+"""Small SavedModels for the serving tests: half_plus_two, a string lookup, a model that takes its time, a ScaNN
+index."""
 
 from __future__ import annotations
 
@@ -59,12 +60,19 @@ class Lookup(tf.Module):
         self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), 0)
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None], tf.string, "ids"), tf.TensorSpec([], tf.int32, "k")], autograph=False
+        input_signature=[tf.TensorSpec([None, None], tf.string, "ids"), tf.TensorSpec([], tf.int32, "k")],
+        autograph=False,
     )
     def __call__(self, ids: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         first = ids[:, :k]
         rows = self.table.lookup(first)
-        return {"rows": rows, "echo": first, "raw_bytes": first, "known": rows > 0, "share": tf.cast(rows, tf.float64) / 3}
+        return {
+            "rows": rows,
+            "echo": first,
+            "raw_bytes": first,
+            "known": rows > 0,
+            "share": tf.cast(rows, tf.float64) / 3,
+        }
 
 
 def write_lookup(base: Path, version: int, words: list[str]) -> Path:
@@ -75,6 +83,64 @@ def write_lookup(base: Path, version: int, words: list[str]) -> Path:
     tf.saved_model.save(module, str(temporary), signatures={"serving_default": module.__call__})
     temporary.rename(folder)
     return folder
+
+
+class Catalogue(tf.Module):
+    """Both stages of a recommender over items "i1", "i2", ...: retrieval likes low numbers, ranking likes high ones."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        ids = [f"i{number}" for number in range(1, count + 1)]
+        self.ids = tf.constant(["", *ids])
+        initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(ids), tf.range(1, count + 1))
+        self.rows = tf.lookup.StaticHashTable(initializer, 0)
+        self.scores = 1.0 / tf.range(1.0, count + 1.0)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "user_id"),
+            tf.TensorSpec([None, None], tf.string, "recent_item_ids"),
+            tf.TensorSpec([None, None], tf.string, "exclude_item_ids"),
+            tf.TensorSpec([], tf.int32, "k"),
+        ],
+        autograph=False,
+    )
+    def retrieve(self, user_id, recent_item_ids, exclude_item_ids, k):
+        """Best k items; as many as there are not excluded, the rest is padding."""
+        excluded = tf.reduce_sum(tf.one_hot(self.rows.lookup(exclude_item_ids) - 1, tf.size(self.scores)), axis=1)
+        known = tf.cast(tf.shape(recent_item_ids)[1], tf.float32)  # a history lifts every score by its length
+        scores = self.scores + known - 1e9 * excluded + tf.zeros([tf.size(user_id), 1])
+        best, columns = tf.math.top_k(scores, tf.minimum(k, tf.size(self.scores)))
+        rows = tf.where(best > -1e8, columns + 1, 0)
+        padding = [[0, 0], [0, k - tf.shape(rows)[1]]]
+        ids = tf.gather(self.ids, tf.pad(rows, padding))
+        return {"item_ids": ids, "scores": tf.pad(best, padding, constant_values=-1e9)}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "user_id"),
+            tf.TensorSpec([None, None], tf.string, "recent_item_ids"),
+            tf.TensorSpec([None, None], tf.string, "candidate_ids"),
+            tf.TensorSpec([None, None], tf.float32, "retrieval_scores"),
+            tf.TensorSpec([None], tf.int64, "timestamp"),
+        ],
+        autograph=False,
+    )
+    def rank(self, user_id, recent_item_ids, candidate_ids, retrieval_scores, timestamp):
+        """score = row / N, click = the retrieval score, purchase = the timestamp."""
+        rows = tf.cast(self.rows.lookup(candidate_ids), tf.float32)
+        score = tf.where(rows > 0, rows / tf.cast(tf.size(self.scores), tf.float32), -1.0)
+        times = tf.cast(timestamp[:, None], tf.float32) + tf.zeros_like(rows)
+        seen = tf.cast(tf.size(user_id) + tf.shape(recent_item_ids)[1], tf.float32)
+        return {"click": retrieval_scores + 0 * seen, "purchase": times, "score": score}
+
+
+def write_recommender(store: Path, version: int, count: int) -> None:
+    """`retrieval/<version>` and `ranking/<version>` with the signatures of a release."""
+    module = Catalogue(count)
+    for name, function in (("retrieval", module.retrieve), ("ranking", module.rank)):
+        (store / name).mkdir(parents=True, exist_ok=True)
+        tf.saved_model.save(module, str(store / name / str(version)), signatures={"serving_default": function})
 
 
 def write_scann(base: Path, version: int, vectors: np.ndarray, k: int) -> Path:

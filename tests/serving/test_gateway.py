@@ -141,7 +141,14 @@ def test_recommend_answers_ranked_items_with_metadata(client: TestClient) -> Non
 
 
 def test_get_and_post_are_the_same_request(client: TestClient, fake: FakeRecommender) -> None:
-    body = {"user_id": "x", "recent_item_ids": ["i1", "i2"], "exclude_item_ids": ["i9"], "k": 2, "candidates": 5, "timestamp": 7}
+    body = {
+        "user_id": "x",
+        "recent_item_ids": ["i1", "i2"],
+        "exclude_item_ids": ["i9"],
+        "k": 2,
+        "candidates": 5,
+        "timestamp": 7,
+    }
     by_post = client.post("/v1/recommend", json=body).json()
     by_get = client.get("/v1/recommend", params=body).json()
     by_post.pop("seconds"), by_get.pop("seconds")
@@ -219,7 +226,10 @@ def test_large_bodies_are_refused_with_and_without_a_length(folders: tuple[Path,
 @given(
     body=st.dictionaries(
         st.sampled_from(["user_id", "k", "candidates", "recent_item_ids", "timestamp", "exclude_seen", "other"]),
-        st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9), lambda s: st.lists(s, max_size=3)),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+            lambda s: st.lists(s, max_size=3),
+        ),
     )
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -233,7 +243,9 @@ def test_scores_that_are_no_number_become_null(client: TestClient, fake: FakeRec
     assert client.get("/v1/recommend?user_id=ann").json()["items"][0]["score"] is None
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.NOT_FOUND])
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.NOT_FOUND]
+)
 def test_when_the_model_fails_popular_items_are_marked(
     client: TestClient, fake: FakeRecommender, code: grpc.StatusCode
 ) -> None:
@@ -355,7 +367,9 @@ def test_the_log_clock_asks_for_the_time_of_the_logs_end(folders: tuple[Path, Pa
 
 
 def test_a_folder_that_is_no_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"ingest: must be an ingested folder with items\.parquet.*run the ingest"):
+    with pytest.raises(
+        FileNotFoundError, match=r"ingest: must be an ingested folder with items\.parquet.*run the ingest"
+    ):
         create_app(GatewaySettings(run=tmp_path), FakeRecommender())
 
 

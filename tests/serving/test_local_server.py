@@ -27,6 +27,7 @@ from tensorflow_serving.apis import (
 
 from serving.inference import CLASSIFY_METHOD, REGRESS_METHOD
 from serving.local import LocalServer
+from serving.local_rest import RestApi
 from serving.model_client import ModelClient
 from serving.rest_document import parse_document
 from serving.rest_request import to_tensor
@@ -57,7 +58,9 @@ def test_half_plus_two_answers_as_documented(client: ModelClient, rest: httpx.Cl
     # TF Serving's documentation shows this very text, line break included.
     assert answer.text == '{\n    "predictions": [2.5, 3.0, 4.5\n    ]\n}'
     assert rest.post(f"{HALF}/versions/1:predict", json={"inputs": [1, 2, 5]}).json() == {"outputs": [2.5, 3.0, 4.5]}
-    assert rest.post(f"{HALF}/versions/1:predict", json={"inputs": {"x": [1, 2, 5]}}).json() == {"outputs": [2.5, 3.0, 4.5]}
+    assert rest.post(f"{HALF}/versions/1:predict", json={"inputs": {"x": [1, 2, 5]}}).json() == {
+        "outputs": [2.5, 3.0, 4.5]
+    }
     named = rest.post(f"{HALF}/versions/1:predict", json={"instances": [{"x": 1}, {"x": 2}]})
     assert named.json() == {"predictions": [2.5, 3.0]}
 
@@ -272,7 +275,13 @@ def test_errors_of_the_graph_carry_no_stack_trace(client: ModelClient):
 PREDICT = f"{HALF}/versions/1:predict"
 REST_ERRORS = [
     ("POST", "/v1/models/x:predict", '{"instances": [1]}', 404, "Servable not found for request: Latest(x)"),
-    ("POST", f"{HALF}/versions/7:predict", '{"instances": [1]}', 404, "Servable not found for request: Specific(half_plus_two, 7)"),
+    (
+        "POST",
+        f"{HALF}/versions/7:predict",
+        '{"instances": [1]}',
+        404,
+        "Servable not found for request: Specific(half_plus_two, 7)",
+    ),
     ("POST", f"{HALF}/labels/x:predict", '{"instances": [1]}', 400, "Unrecognized servable version label: x"),
     ("GET", "/v1/models/x", "", 404, "Could not find any versions of model x"),
     ("GET", f"{HALF}/versions/7", "", 404, "Could not find version 7 of model half_plus_two"),
@@ -287,9 +296,27 @@ REST_ERRORS = [
     ("POST", f"{HALF}/versions/{1 << 64}:predict", "", 400, f"Failed to convert version: {1 << 64} to numeric."),
     ("POST", PREDICT, "", 400, "JSON Parse error: The document is empty"),
     ("POST", PREDICT, "instances = [1, 2]", 400, "JSON Parse error: Invalid value. at offset: 0"),
-    ("POST", PREDICT, '{"instances": [1', 400, "JSON Parse error: Missing a comma or ] after an array element. at offset: 16"),
-    ("POST", PREDICT, '{"instances": 1', 400, "JSON Parse error: Missing a comma or } after an object member. at offset: 15"),
-    ("POST", PREDICT, "{} 1", 400, "JSON Parse error: The document root must not be followed by other values. at offset: 3"),
+    (
+        "POST",
+        PREDICT,
+        '{"instances": [1',
+        400,
+        "JSON Parse error: Missing a comma or ] after an array element. at offset: 16",
+    ),
+    (
+        "POST",
+        PREDICT,
+        '{"instances": 1',
+        400,
+        "JSON Parse error: Missing a comma or } after an object member. at offset: 15",
+    ),
+    (
+        "POST",
+        PREDICT,
+        "{} 1",
+        400,
+        "JSON Parse error: The document root must not be followed by other values. at offset: 3",
+    ),
     ("POST", PREDICT, "[1]", 400, "JSON Value: [\n    1\n] Is not object"),
     ("POST", PREDICT, "{}", 400, "Missing 'inputs' or 'instances' key"),
     ("POST", PREDICT, '{"inputs": {"y": [1]}}', 400, "Missing named input: x in 'inputs' object."),
@@ -297,9 +324,27 @@ REST_ERRORS = [
     ("POST", PREDICT, '{"inputs": ["a"]}', 400, 'JSON Value: "a" Type: String is not of expected type: float'),
     ("POST", PREDICT, '{"inputs": [true]}', 400, "JSON Value: true Type: True is not of expected type: float"),
     ("POST", PREDICT, '{"inputs": [1, [2]]}', 400, "Encountered list at unexpected level: 1 expected < 1"),
-    ("POST", PREDICT, '{"inputs": [[1, 2], [3]]}', 400, "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
-    ("POST", PREDICT, '{"inputs": [33554433]}', 400, "Cannot convert JSON value: 33554433 to float without loss of precision."),
-    ("POST", PREDICT, '{"signature_name": "zz", "inputs": [1]}', 400, 'Serving signature name: "zz" not found in signature def'),
+    (
+        "POST",
+        PREDICT,
+        '{"inputs": [[1, 2], [3]]}',
+        400,
+        "Encountered list at unexpected size: 1 at level: 1 expected size: 2",
+    ),
+    (
+        "POST",
+        PREDICT,
+        '{"inputs": [33554433]}',
+        400,
+        "Cannot convert JSON value: 33554433 to float without loss of precision.",
+    ),
+    (
+        "POST",
+        PREDICT,
+        '{"signature_name": "zz", "inputs": [1]}',
+        400,
+        'Serving signature name: "zz" not found in signature def',
+    ),
     (
         "POST",
         PREDICT,
@@ -313,16 +358,24 @@ REST_ERRORS = [
         PREDICT,
         '{"instances": [[1, 2], [1]]}',
         400,
-        "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1",
+        "Failed to process element: 1 of 'instances' list. "
+        "Error: INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1",
     ),
     ("POST", PREDICT, '{"instances": [{"x": 1}, 2]}', 400, "Expecting object but got list at item 1 of input list"),
-    ("POST", PREDICT, '{"instances": [2, {"x": 1}]}', 400, "Expecting value/list but got object at item 1 of input list"),
+    (
+        "POST",
+        PREDICT,
+        '{"instances": [2, {"x": 1}]}',
+        400,
+        "Expecting value/list but got object at item 1 of input list",
+    ),
     (
         "POST",
         f"{LOOKUP}:predict",
         '{"instances": ["a"]}',
         400,
-        "instances is a plain list, but expecting list of objects as multiple input tensors required as per tensorinfo_map",
+        "instances is a plain list, but expecting list of objects as multiple input tensors "
+        "required as per tensorinfo_map",
     ),
     (
         "POST",
@@ -340,7 +393,13 @@ REST_ERRORS = [
         'JSON Value: {\n    "b65": "x"\n} not formatted correctly for base64 data',
     ),
     ("POST", f"{LOOKUP}:predict", '{"inputs": {"ids": [[{"b64": "*"}]], "k": 1}}', 400, "Unable to base64 decode"),
-    ("POST", f"{LOOKUP}:predict", '{"inputs": {"ids": [["a"]], "k": 1.0}}', 400, "JSON Value: 1.0 Type: Number is not of expected type: int32"),
+    (
+        "POST",
+        f"{LOOKUP}:predict",
+        '{"inputs": {"ids": [["a"]], "k": 1.0}}',
+        400,
+        "JSON Value: 1.0 Type: Number is not of expected type: int32",
+    ),
 ]
 
 
@@ -452,6 +511,38 @@ def test_any_bytes_parse_or_are_refused(body: bytes):
         assert isinstance(parse_document(body), dict)
     except ServingError as error:
         assert error.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_mutated_requests_are_answered_without_a_server_error(server: LocalServer, client: ModelClient):
+    """Bytes of good requests, damaged at random: each is answered, and none with a fault of the server."""
+    rng = np.random.default_rng(0)
+    api = RestApi(server.manager)
+    stub = grpc.insecure_channel(server.target).unary_unary("/tensorflow.serving.PredictionService/Predict")
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "lookup"
+    to_proto(np.array([["drone", "x"]]), request.inputs["ids"])
+    to_proto(np.array(1, np.int32), request.inputs["k"])
+    bodies = [b'{"inputs": {"ids": [["a", {"b64": "YQ=="}]], "k": 1}}', b'{"instances": [{"ids": ["a"], "k": [1]}]}']
+
+    def damage(data: bytes) -> bytes:
+        array = bytearray(data)
+        for _ in range(rng.integers(1, 4)):
+            place = int(rng.integers(len(array)))
+            array[place : place + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(0, 3)))
+        return bytes(array)
+
+    for turn in range(1500):
+        method, path = ("POST", "GET")[int(rng.integers(8) == 0)], f"{LOOKUP}/versions/1:predict"
+        path = damage(path.encode()).decode("latin-1") if turn % 5 == 0 else path
+        status, _, text = api.answer(method, path, damage(bodies[turn % 2]))
+        assert status < 500, (status, path, text)
+        assert isinstance(json.loads(text), dict)
+        try:
+            stub(damage(request.SerializeToString()), timeout=10)
+        except grpc.RpcError as error:
+            malformed = error.code() == grpc.StatusCode.INTERNAL and "deserializing" in error.details()
+            assert malformed or error.code().name in {"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"}, error
+    np.testing.assert_array_equal(client.predict("half_plus_two", {"x": X}, version=1)["y"], [2.5, 3.0, 4.5])
 
 
 @given(

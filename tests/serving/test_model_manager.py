@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import shutil
 import threading
@@ -75,7 +76,8 @@ def answer(manager: ModelManager, spec: model_pb2.ModelSpec | None = None) -> fl
 
 
 def test_hot_swaps_under_load_lose_no_request(model_store: Path, store: Path):
-    """Ten versions come and go while four clients ask without a pause: every request is answered, by a version that was there."""
+    """Ten versions come and go while four clients ask without a pause: every request is answered, by a version that was
+    there."""
     failures: list[Exception] = []
     seen: set[int] = set()
     counts = [0] * 4
@@ -97,7 +99,7 @@ def test_hot_swaps_under_load_lose_no_request(model_store: Path, store: Path):
             worker.start()
         for version in range(2, 12):
             copy_version(model_store / NAME / str((version - 1) % 3 + 1), store / NAME / str(version))
-            assert eventually(lambda wanted=version: wanted in seen)
+            assert eventually(functools.partial(seen.__contains__, version))
         done.set()
         for worker in workers:
             worker.join()
@@ -251,16 +253,15 @@ def test_reload_over_grpc_adds_and_removes_models(model_store: Path, store: Path
 
 
 def test_an_edited_config_file_is_put_in_force(model_store: Path, store: Path):
-    for version in (2,):
-        copy_version(model_store / NAME / str(version), store / NAME / str(version))
-    with LocalServer(store / "models.config", poll_seconds=0.02, watch_config=True) as server:
-        with ModelClient(server.target) as client:
-            assert client.predict_version(NAME, {"x": X})[1] == 2
-            write_models_config(store / "models.config", [ModelEntry(NAME, versions=(1,))])  # a rollback
-            assert eventually(lambda: client.predict_version(NAME, {"x": X})[1] == 1)
-            (store / "models.config").write_text("nonsense {")
-            time.sleep(0.1)
-            assert client.predict_version(NAME, {"x": X})[1] == 1
+    copy_version(model_store / NAME / "2", store / NAME / "2")
+    config = store / "models.config"
+    with LocalServer(config, poll_seconds=0.02, watch_config=True) as server, ModelClient(server.target) as client:
+        assert client.predict_version(NAME, {"x": X})[1] == 2
+        write_models_config(config, [ModelEntry(NAME, versions=(1,))])  # a rollback
+        assert eventually(lambda: client.predict_version(NAME, {"x": X})[1] == 1)
+        config.write_text("nonsense {")
+        time.sleep(0.1)
+        assert client.predict_version(NAME, {"x": X})[1] == 1
 
 
 def test_another_release_takes_over(model_store: Path, store: Path, tmp_path: Path):
@@ -337,7 +338,10 @@ def test_warmup_count(model_store: Path):
 
 
 def test_config_files(tmp_path: Path):
-    entries = [ModelEntry("retrieval", versions=(7, 8), labels={"stable": 7, "canary": 8}), ModelEntry("a", folder="b/c")]
+    entries = [
+        ModelEntry("retrieval", versions=(7, 8), labels={"stable": 7, "canary": 8}),
+        ModelEntry("a", folder="b/c"),
+    ]
     path = write_models_config(tmp_path / "models.config", entries)
     assert read_models_config(path) == model_server_config(entries)
     assert 'base_path: "/models/b/c"' in path.read_text()
@@ -352,7 +356,7 @@ def test_config_files(tmp_path: Path):
     assert read_monitoring_config(monitoring) == "/monitoring/prometheus/metrics"
     monitoring.write_text('prometheus_config: { enable: false, path: "/x" }')
     assert read_monitoring_config(monitoring) is None
-    for text in ("", "nonsense", 'prometheus_config { enable: maybe }'):
+    for text in ("", "nonsense", "prometheus_config { enable: maybe }"):
         monitoring.write_text(text)
         with pytest.raises(ValueError, match="expected prometheus_config"):
             read_monitoring_config(monitoring)

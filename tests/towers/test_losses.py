@@ -36,7 +36,9 @@ def loss_by_loop(batch):
         logits = {}
         for j in range(6):
             if j == i or batch["candidate_rows"][j] != batch["candidate_rows"][i]:
-                logits[j] = batch["scale"] * float(batch["queries"][i] @ batch["candidates"][j]) - float(batch["log_q"][j])
+                logits[j] = batch["scale"] * float(batch["queries"][i] @ batch["candidates"][j]) - float(
+                    batch["log_q"][j]
+                )
         total += batch["weights"][i] * (np.log(sum(np.exp(value) for value in logits.values())) - logits[i])
     return total / batch["weights"].sum()
 
@@ -64,7 +66,8 @@ def test_masked_equals_removed(batch):
 
 
 def test_log_q_moves_probability_from_popular_to_rare(batch):
-    """With equal cosines the uncorrected softmax treats all candidates alike; the corrected one expects to have met the popular
+    """With equal cosines the uncorrected softmax treats all candidates alike; the corrected one expects to have met
+    the popular
     item (0) as a negative five times as often as item 1, and gives it a fifth of the mass."""
     inputs = {key: value for key, value in batch.items() if key != "weights"}
     inputs |= {"candidates": np.tile(batch["candidates"][:1], (6, 1)), "candidate_rows": np.arange(1, 7, dtype="int32")}

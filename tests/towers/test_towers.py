@@ -23,13 +23,21 @@ def two_tower():
     model.item_tower.known.assign(np.array([0, 1, 1, 1, 1, 1, 1, 0, 0], "float32"))
     # The residual branches start at zero; give them something to do, or half of the tower would go untested.
     for variable in model.trainable_variables:
-        variable.assign(ops.convert_to_numpy(variable.value) + np.random.default_rng(len(variable.path)).normal(0, 0.1, variable.shape).astype("float32"))
+        variable.assign(
+            ops.convert_to_numpy(variable.value)
+            + np.random.default_rng(len(variable.path)).normal(0, 0.1, variable.shape).astype("float32")
+        )
     return model
 
 
 def item_inputs(rng, rows):
-    features = {"text": rng.normal(size=(len(rows), 6)).astype("float32"), "audio": rng.normal(size=(len(rows), 3)).astype("float32")}
-    return ops.convert_to_tensor(np.array(rows, "int32")), {key: ops.convert_to_tensor(value) for key, value in features.items()}
+    features = {
+        "text": rng.normal(size=(len(rows), 6)).astype("float32"),
+        "audio": rng.normal(size=(len(rows), 3)).astype("float32"),
+    }
+    return ops.convert_to_tensor(np.array(rows, "int32")), {
+        key: ops.convert_to_tensor(value) for key, value in features.items()
+    }
 
 
 def test_absent_modality_has_no_influence(two_tower):
@@ -68,7 +76,9 @@ def test_unit_length_batch_equals_single_and_padding_is_ignored(two_tower):
     history = ops.convert_to_tensor(rng.normal(size=(3, 4, 8)).astype("float32"))
     mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
     user, profile = np.array([1, 0, 3], "int32"), np.array([[1, 2], [0, 0], [3, 1]], "int32")
-    queries, intermediates = two_tower.user_tower(ops.convert_to_tensor(user), ops.convert_to_tensor(profile), history, ops.convert_to_tensor(mask))
+    queries, intermediates = two_tower.user_tower(
+        ops.convert_to_tensor(user), ops.convert_to_tensor(profile), history, ops.convert_to_tensor(mask)
+    )
     queries = ops.convert_to_numpy(queries)
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1.0, rtol=1e-5)
     attention = ops.convert_to_numpy(intermediates["attention"])
@@ -76,10 +86,17 @@ def test_unit_length_batch_equals_single_and_padding_is_ignored(two_tower):
     np.testing.assert_allclose(attention.sum(axis=1), [1, 0, 1], atol=1e-5)
     for number in range(3):
         part = slice(number, number + 1)
-        single, _ = two_tower.user_tower(ops.convert_to_tensor(user[part]), ops.convert_to_tensor(profile[part]), history[part], ops.convert_to_tensor(mask[part]))
+        single, _ = two_tower.user_tower(
+            ops.convert_to_tensor(user[part]),
+            ops.convert_to_tensor(profile[part]),
+            history[part],
+            ops.convert_to_tensor(mask[part]),
+        )
         np.testing.assert_allclose(single[0], queries[number], atol=1e-5)
     noisy = history + ops.convert_to_tensor((~mask)[:, :, None].astype("float32") * 50)
-    again, _ = two_tower.user_tower(ops.convert_to_tensor(user), ops.convert_to_tensor(profile), noisy, ops.convert_to_tensor(mask))
+    again, _ = two_tower.user_tower(
+        ops.convert_to_tensor(user), ops.convert_to_tensor(profile), noisy, ops.convert_to_tensor(mask)
+    )
     np.testing.assert_allclose(again, queries, atol=1e-5)
 
 
@@ -89,7 +106,9 @@ def test_save_load_compare(two_tower, tmp_path):
     assert loaded.config == two_tower.config and loaded.schema == two_tower.schema
     rows, features = item_inputs(np.random.default_rng(5), [1, 7, 3])
     present = ops.ones((3, 2), "bool")
-    np.testing.assert_array_equal(two_tower.item_tower(rows, features, present)[0], loaded.item_tower(rows, features, present)[0])
+    np.testing.assert_array_equal(
+        two_tower.item_tower(rows, features, present)[0], loaded.item_tower(rows, features, present)[0]
+    )
     with pytest.raises(FileNotFoundError, match="train-retrieval"):
         load_two_tower(tmp_path / "nowhere")
 
@@ -137,7 +156,8 @@ def test_unit_length_of_zero_has_finite_gradient():
 
 
 def test_training_finds_the_checkerboard():
-    """Even users like even items and odd users odd ones; each user's withheld item must beat every item of the other colour."""
+    """Even users like even items and odd users odd ones; each user's withheld item must beat every item of the other
+    colour."""
     rng = np.random.default_rng(0)
     users = np.repeat(np.arange(1, 41), 9)
     items = np.concatenate([rng.permutation(np.arange(2 if user % 2 == 0 else 1, 21, 2))[:9] for user in range(1, 41)])
@@ -146,7 +166,9 @@ def test_training_finds_the_checkerboard():
     keras.utils.set_random_seed(0)
     two_tower = TwoTower(schema, TowerConfig(width=8, history_length=8, id_dropout=0.0, user_id_dropout=0.5))
     counts = np.bincount(items, minlength=21)
-    task = RetrievalTask(two_tower, features={}, present=np.zeros((21, 0), bool), profile=np.zeros((41, 0), "int32"), counts=counts)
+    task = RetrievalTask(
+        two_tower, features={}, present=np.zeros((21, 0), bool), profile=np.zeros((41, 0), "int32"), counts=counts
+    )
     task.compile(optimizer=keras.optimizers.Adam(0.02), jit_compile=False)
     batches = RetrievalBatches(histories, item_rows=21, batch_size=90, history_length=8, ordered=True, seed=0)
     for epoch in range(15):
@@ -155,7 +177,12 @@ def test_training_finds_the_checkerboard():
     vectors = task.all_item_embeddings()
     history = histories.latest(np.arange(1, 41), 8)
     # Users are asked for as strangers (row 0): the answer has to come from their history.
-    queries, _ = two_tower.user_tower(ops.zeros(40, "int32"), ops.zeros((40, 0), "int32"), ops.convert_to_tensor(vectors[history]), ops.convert_to_tensor(history > 0))
+    queries, _ = two_tower.user_tower(
+        ops.zeros(40, "int32"),
+        ops.zeros((40, 0), "int32"),
+        ops.convert_to_tensor(vectors[history]),
+        ops.convert_to_tensor(history > 0),
+    )
     scores = ops.convert_to_numpy(queries) @ vectors.T
     for number, user in enumerate(range(1, 41)):
         own = np.arange(2 if user % 2 == 0 else 1, 21, 2)

@@ -1,0 +1,104 @@
+"""What every plot of the report shares: names, colours, one style, and the step from a figure to inline SVG."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#010203"
+"""Stands for the page's text colour: replaced by `currentColor`, so that plots follow the light and the dark theme."""
+COLOURS = {
+    "model": "#3a8f8a", "oracle": "#b9862f", "popularity": "#8b8f98", "item_knn": "#8a6fc4", "ids_only": "#c8635c",
+    "text": "#4a86c5", "image": "#b9862f", "audio": "#8a6fc4", "exact": "#8b8f98", "scann": "#3a8f8a",
+    "full": "#3a8f8a", "without_text": "#4a86c5", "without_image": "#b9862f", "without_audio": "#8a6fc4",
+    "click": "#3a8f8a", "purchase": "#b9862f",
+}  # fmt: skip
+OTHERS = ("#4a86c5", "#c8635c", "#6f9a3d", "#a05fa0")
+NAMES = {
+    "model": "Triptych", "oracle": "oracle (true taste)", "popularity": "popularity", "item_knn": "item-kNN",
+    "ids_only": "ids only", "test": "All test events", "cold_items": "Never-seen items", "full": "full model",
+    "scann": "ScaNN",
+}  # fmt: skip
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "triptych",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.18, "axes.axisbelow": True,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK),
+    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A finished plot: its name (also the prefix of every id in it), markup, text alternative and caption."""
+
+    name: str
+    svg: str
+    alt: str
+    caption: str
+
+
+def name_of(key: str) -> str:
+    """A key as people read it.
+
+    Example:
+        >>> name_of("item_knn"), name_of("without_text")
+        ('item-kNN', 'without text')
+    """
+    return NAMES.get(key, key.replace("_", " "))
+
+
+def colour_of(key: str, place: int = 0) -> str:
+    return COLOURS.get(key, OTHERS[place % len(OTHERS)])
+
+
+def read_metric(metrics: Any, key: str) -> float | None:
+    value = metrics.get(key) if isinstance(metrics, Mapping) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def render_plot(
+    name: str,
+    draw: Callable[[Sequence[Axes]], None],
+    *,
+    panels: int,
+    height: float,
+    caption: str,
+    width: float | None = None,
+) -> Plot:
+    """Draws on `panels` axes side by side; the text alternative is empty until the caller gives one.
+
+    Args:
+        draw: receives the axes.
+        height, width: inches; the width of one panel or of several is the default.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width or (9.2 if panels > 1 else 6.4), height), layout="constrained")
+        draw(figure.subplots(1, panels, squeeze=False)[0])
+        buffer = io.StringIO()
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
+    return Plot(name, inline_svg(buffer.getvalue(), name), "", caption)
+
+
+def inline_svg(document: str, prefix: str) -> str:
+    """A stand-alone SVG document as markup for HTML: no prolog, no metadata, no namespace address, ids of its own.
+
+    Example:
+        >>> inline_svg('<?xml version="1.0"?><svg xmlns="http://a.b" id="x"><use xlink:href="#x"/></svg>', "p")
+        '<svg id="p-x"><use href="#p-x"/></svg>'
+    """
+    svg = document[document.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r'(?:xlink:)?href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
+    return svg.replace(INK, "currentColor")
