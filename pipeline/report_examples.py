@@ -118,7 +118,8 @@ def _example(entry: Mapping[str, Any], thumbnails: Thumbnails) -> Example:
     hits = [sum(tile.chosen for tile in tiles) for _, tiles in rows[1:]]
     about = f"Went on to choose {len(held_out)} item{'' if len(held_out) == 1 else 's'}"
     if held_out:
-        about += f": {hits[0]} among the first {len(rows[1][1])} retrieved, {hits[1]} among the first {len(rows[2][1])} ranked"
+        retrieved_count, ranked_count = len(rows[1][1]), len(rows[2][1])
+        about += f": {hits[0]} of the first {retrieved_count} retrieved, {hits[1]} of the first {ranked_count} ranked"
     return Example(str(entry.get("user_id", "")), about + ".", [(name, tiles) for name, tiles in rows if tiles])
 
 

@@ -111,7 +111,7 @@ class ScannIndex(tf.Module):
         found, distances = self._probe(queries, fetch, leaves)
         # Leaves differ in size: where those searched held too few items, search them all.
         short = (tf.shape(found)[1] < fetch) | tf.reduce_any(tf.math.is_nan(distances))
-        found, distances = tf.cond(short, lambda: self._probe(queries, fetch, self.leaves + 0), lambda: (found, distances))
+        found, distances = tf.cond(short, lambda: self._probe(queries, fetch, tf.identity(self.leaves)), lambda: (found, distances))
         # ScaNN fills the lines of queries that found less with index 0 and distance NaN.
         missing = tf.math.is_nan(distances)
         rows = tf.where(missing, 0, found + 1)
@@ -121,7 +121,7 @@ class ScannIndex(tf.Module):
         return keep_best(rows, tf.where(hit, LOWEST, distances), k)
 
     def _probe(self, queries, fetch, leaves):
-        return scann_ops.scann_search_batched(
+        found, distances = scann_ops.scann_search_batched(
             self._searcher(),
             queries,
             final_num_neighbors=fetch,
@@ -129,6 +129,7 @@ class ScannIndex(tf.Module):
             leaves_to_search=tf.where(leaves > 0, leaves, -1),
             parallel=tf.shape(queries)[0] > 8,
         )
+        return found, distances
 
     def _searcher(self):
         inputs = {("x" if name == "dataset" else name): self.tensors[name] for name in TENSORS}

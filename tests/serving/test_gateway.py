@@ -141,7 +141,7 @@ def test_recommend_answers_ranked_items_with_metadata(client: TestClient) -> Non
 
 
 def test_get_and_post_are_the_same_request(client: TestClient, fake: FakeRecommender) -> None:
-    body = {
+    body: dict[str, Any] = {
         "user_id": "x",
         "recent_item_ids": ["i1", "i2"],
         "exclude_item_ids": ["i9"],
@@ -343,7 +343,7 @@ def _raw_get(client: TestClient, target: str) -> Any:
     class Untouched:
         """An application that puts the raw target back before the gateway sees it."""
 
-        async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             from urllib.parse import unquote
 
             if scope["type"] == "http":

@@ -1,0 +1,65 @@
+"""The `ranking` model of a release: a user and candidate ids in, calibrated probabilities and a score out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from serving.keras_weights import KerasWeights
+from serving.request_history import ServingTables, choose_history
+from serving.saved_model import write_saved_model
+from serving.vocabulary_tables import VocabularyTables
+
+SIGNATURE = "serving_default"
+
+
+class RankingModule(tf.Module):
+    """Vocabulary, stored histories and a ranker as one function from candidates to probabilities.
+
+    Args:
+        tables: see `ServingTables`.
+        ranker: built Keras model; `ranker(user_row [B], history_rows [B, L], candidate_rows [B, K], retrieval_scores [B, K],
+            timestamp [B]) -> {"click", "purchase", "score"}`, each [B, K].
+
+    Raises:
+        ValueError: the vocabulary and the user tables are of different sizes.
+    """
+
+    def __init__(self, tables: ServingTables, ranker: Any):
+        super().__init__(name="ranking")
+        self.users = VocabularyTables(tables.user_ids, "users")
+        self.items = VocabularyTables(tables.item_ids, "items")
+        if self.users.size != len(tables.history):
+            raise ValueError(f"tables: user_ids has {self.users.size} rows, history {len(tables.history)}; take both from one run")
+        self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
+        self.ranker = KerasWeights(ranker, "ranker")
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None,), tf.string, "user_id"),
+            tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
+            tf.TensorSpec((None, None), tf.string, "candidate_ids"),
+            tf.TensorSpec((None, None), tf.float32, "retrieval_scores"),
+            tf.TensorSpec((None,), tf.int64, "timestamp"),
+        ]
+    )
+    def rank(self, user_id, recent_item_ids, candidate_ids, retrieval_scores, timestamp):
+        """`serving_default`.
+
+        Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; candidate_ids string [B, K];
+        retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds -> {"click", "purchase", "score"}, f32 [B, K]. A
+        candidate that is empty or unknown has probability 0 and score -1, and counts for nothing in the others' answers.
+        """
+        user, candidates = self.users.rows(user_id), self.items.rows(candidate_ids)
+        history = choose_history(self.items.rows(recent_item_ids), tf.gather(self.history, user))
+        known = candidates > 0
+        # Padding carries the lowest float, which must not meet arithmetic.
+        answer = self.ranker(user, history, candidates, tf.where(known, retrieval_scores, 0.0), timestamp)
+        probabilities = {head: tf.where(known, answer[head], 0.0) for head in ("click", "purchase")}
+        return {**probabilities, "score": tf.where(known, answer["score"], -1.0)}
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the SavedModel into a new folder, normally `ranking/<version>`."""
+        write_saved_model(self, folder, {SIGNATURE: self.rank})

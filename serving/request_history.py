@@ -1,0 +1,63 @@
+"""Whose recent items count: those of the request, or those stored when the release was made. Retrieval and ranking share it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from data.schema import UNKNOWN_ROW
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingTables:
+    """What a release knows of its users and items, beside the models.
+
+    Attributes:
+        user_ids, item_ids: vocabulary files of the ingested run.
+        profile: int32 [U + 1, P] codes.
+        history: int32 [U + 1, L] item rows, most recent first, filled with 0; row 0 all 0.
+        seen_offsets, seen_rows: user u must not be offered `seen_rows[seen_offsets[u]:seen_offsets[u + 1]]`; int64 [U + 2]
+            and int32.
+
+    Raises:
+        ValueError: at construction, where the number of users differs between tables, or the unknown user has a history.
+    """
+
+    user_ids: Path
+    item_ids: Path
+    profile: np.ndarray
+    history: np.ndarray
+    seen_offsets: np.ndarray
+    seen_rows: np.ndarray
+
+    def __post_init__(self) -> None:
+        counts = {"profile": len(self.profile), "history": len(self.history), "seen_offsets": len(self.seen_offsets) - 1}
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"profile, history, seen_offsets: need one line a user row, received {counts}; use one ingested run")
+        if self.history.shape[1] < 1 or self.history[UNKNOWN_ROW].any() or self.seen_offsets[1] != 0:
+            raise ValueError("history: need at least one step, and an empty history and no seen items for row 0, the unknown user")
+        if self.seen_offsets[-1] != len(self.seen_rows):
+            raise ValueError(f"seen_offsets: must end at {len(self.seen_rows)}, the seen rows, received {self.seen_offsets[-1]}")
+
+
+def choose_history(recent: tf.Tensor, stored: tf.Tensor) -> tf.Tensor:
+    """A request's own recent items, or the stored ones where it names none that is known.
+
+    Unknown items (row 0) are dropped and the rest moved to the left, so that a history never has holes.
+
+    Shapes: recent [B, H] rows, most recent first, H >= 0; stored [B, L] -> [B, L].
+
+    Example:
+        >>> choose_history(tf.constant([[0, 5, 0, 6], [0, 0, 0, 0]]), tf.constant([[1, 2], [3, 0]])).numpy().tolist()
+        [[5, 6], [3, 0]]
+    """
+    length = tf.shape(stored)[1]
+    padded = tf.pad(recent, [[0, 0], [0, length]])
+    # Equal values come in the order of their places, so this moves known items to the left and keeps their order.
+    _, places = tf.math.top_k(tf.cast(padded != 0, tf.int32), length)
+    given = tf.gather(padded, places, batch_dims=1)
+    chosen = tf.where(tf.reduce_any(recent != 0, axis=1, keepdims=True), given, stored)
+    return tf.ensure_shape(chosen, stored.shape)
