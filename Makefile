@@ -15,7 +15,8 @@ help:  ## Show this list
 	@echo
 	@echo "  PYTHON=/path/to/python3.12 make install   choose the interpreter (3.11, 3.12 or 3.13)"
 
-install: $(VENV)/.installed  ## Create .venv and install the pinned requirements (about 2.5 GB on disk, minutes)
+install: $(VENV)/.installed  ## Create .venv and install the pinned requirements (about 3.2 GB on disk, some minutes)
+	@echo "Ready: $(BIN)/python"
 
 test: $(VENV)/.installed-dev  ## Lint, import contract, types and all tests
 	@echo "ruff: lint"

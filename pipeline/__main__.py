@@ -100,6 +100,11 @@ def convert(
         typer.Option(help="table: ready-made vectors, audio=vectors.npy:ids.npy (without ids, row k is item k)."),
     ] = None,
     catalogue: Annotated[str, typer.Option(help="table: all items, or only those with events.")] = "all",
+    split_code: Annotated[
+        list[str] | None, typer.Option(help="table: codes of --split, such as train=0 valid=1 test=2 (the default).")
+    ] = None,
+    delimiter: Annotated[str, typer.Option(help="table: of CSV files.")] = ",",
+    encoding: Annotated[str, typer.Option(help="table: of CSV files.")] = "utf-8",
 ) -> None:
     """Convert another format into a dataset folder, whole or not at all.
 
@@ -129,6 +134,9 @@ def convert(
             media=parse_pairs("media", media or []),
             features=parse_pairs("features", features or []),
             catalogue=catalogue,
+            delimiter=delimiter,
+            encoding=encoding,
+            **({"split_codes": parse_pairs("split-code", split_code)} if split_code else {}),
         )
         conversion = convert_table(source, writing, options)
     else:

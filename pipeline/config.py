@@ -25,6 +25,9 @@ class DataConfig(Section):
     """Keep only users and items with at least this many events; 0 keeps all."""
     min_value: float | None = None
     """Ratings below this are not positives; None takes every rating as one."""
+    positive_events: tuple[str, ...] | None = None
+    """Event kinds that count as positives; None = every kind but skips and dislikes."""
+    max_text_length: int = pydantic.Field(10_000, ge=1)
     seed: int = 7
 
 

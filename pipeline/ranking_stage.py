@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.config import Config
 from pipeline.queries import embed_queries
-from pipeline.ranking_lists import QueryFunction, SearchFunction
+from pipeline.ranking_lists import QueryFunction, SearchFunction, search
 from pipeline.train_retrieval import Progress
 from ranking.config import RankingConfig
+from ranking.serving_form import RankingServingForm
 from serving.index_build import load_index
 from towers.two_tower import load_two_tower
 
@@ -72,3 +74,52 @@ def train_ranking_stage(
         query_history=side.history_length,
         progress=progress,
     )
+
+
+def evaluate_ranking_stage(
+    dataset: Dataset, run: Path, out: Path, config: Config, progress: Progress
+) -> dict[str, Any]:
+    """Judge the full path on the test split; writes `ranking.json` and `examples.json` into `out`."""
+    from pipeline.evaluate_ranking import answer, evaluate_ranking
+    from pipeline.examples import make_requests
+
+    side = RetrievalSide(dataset, run, config.index.kind)
+    settings, form = ranking_config(config), RankingServingForm.load(run / "ranking" / "serving_form")
+    known_splits = config.evaluation.mask_splits
+    requests = make_requests(dataset, "test", known_splits=known_splits, history_length=side.history_length)
+    progress("ranking", 0, 2)
+    result = evaluate_ranking(
+        dataset,
+        form,
+        side.item_embeddings,
+        requests,
+        side.query,
+        side.search,
+        settings,
+        known_splits=known_splits,
+        query_history=side.history_length,
+    )
+    (out / "ranking.json").write_text(json.dumps(result, indent=2))
+    progress("ranking", 1, 2)
+    # People who chose more can tell more easily whether a list suits them.
+    shown = requests.take(np.sort(np.argsort(-requests.relevant.counts, kind="stable")[: config.evaluation.examples]))
+    rows, scores = search(
+        side.search, side.query(shown.users, shown.history), settings.retrieved, shown.seen.offsets, shown.seen.rows
+    )
+    ranked = answer(form, shown.users, shown.history, rows, scores, shown.timestamps)["score"]
+    users, items = dataset.users["user_id"].to_numpy(), dataset.items["item_id"].to_numpy()
+    examples = []
+    for number, user in enumerate(shown.users):
+        order = np.argsort(-ranked[number], kind="stable")
+        examples.append(
+            {
+                "user_id": str(users[user]),
+                "history": [str(items[row]) for row in shown.history[number] if row],
+                "retrieved": [[str(items[row]), float(score)] for row, score in zip(rows[number], scores[number], strict=True) if row][:20],
+                "ranked": [[str(items[rows[number, place]]), float(ranked[number, place])] for place in order if rows[number, place]][:20],
+                "held_out": [str(items[row]) for row in shown.relevant[number]],
+            }
+        )  # fmt: skip
+    (out / "examples.json").write_text(json.dumps(examples, indent=2, ensure_ascii=False))
+    progress("ranking", 2, 2)
+    return result

@@ -71,22 +71,26 @@ def render_plot(
     panels: int,
     height: float,
     caption: str,
-    width: float | None = None,
+    width: float = 4.8,
 ) -> Plot:
-    """Draws on `panels` axes side by side; the text alternative is empty until the caller gives one.
+    """Draws on one axes a panel; each panel is an SVG of its own, so that a narrow page can put them under each other.
+
+    The text alternative is empty until the caller gives one.
 
     Args:
         draw: receives the axes.
-        height, width: inches; the width of one panel or of several is the default.
+        height, width: inches of a panel.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width or (9.2 if panels > 1 else 6.4), height), layout="constrained")
-        draw(figure.subplots(1, panels, squeeze=False)[0])
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
-    return Plot(name, inline_svg(buffer.getvalue(), name), "", caption)
+        figures = [Figure(figsize=(width, height), layout="constrained") for _ in range(panels)]
+        draw([figure.subplots() for figure in figures])
+        svgs = []
+        for place, figure in enumerate(figures):
+            buffer = io.StringIO()
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+            svgs.append(inline_svg(buffer.getvalue(), f"{name}-{place}"))
+    return Plot(name, "\n".join(svgs), "", caption)
 
 
 def inline_svg(document: str, prefix: str) -> str:

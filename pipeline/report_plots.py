@@ -71,8 +71,8 @@ def plot_segments(retrieval: Mapping[str, Any]) -> Plot | None:
         found = [f"{name_of(name)} {systems[name][segment]['recall@20']:.3f}" for name in shown[segment]]
         alt.append(f"{name_of(segment)}, recall@20: {', '.join(found)}.")
     caption = (
-        "Dark bars: the share of what users went on to choose that is among the first 20 suggestions. "
-        "Pale bars: among the first 100."
+        "Solid bars: the share of what users went on to choose that is among the first 20 suggestions. "
+        "Faded bars: among the first 100."
     )
     plot = render_plot("segments", draw, panels=len(segments), height=3.8, caption=caption)
     return dataclasses.replace(plot, alt=" ".join(alt))
@@ -107,11 +107,15 @@ def plot_ablation(retrieval: Mapping[str, Any]) -> Plot | None:
                 colours = [colour_of(name, place) for place, name in enumerate(values)]
                 alpha = 0.5 if kind == "masked" else 1.0
                 drawn = axis.bar(places, list(values.values()), 0.92 * step, color=colours, alpha=alpha)
-                axis.bar_label(drawn, [_against(value, full) for value in values.values()], padding=2, fontsize=8.5)
+                labels = [_against(value, full) for value in values.values()]
+                # Inside the bars, where the dashed line does not run through them.
+                axis.bar_label(
+                    drawn, labels, label_type="center", fontsize=8.5, color=INK if kind == "masked" else "white"
+                )
                 largest = max([largest, *values.values()])
             axis.axhline(full, color=INK, lw=1, ls="--")
             axis.set_xticks(range(len(names)), [f"without {name}" for name in names])
-            axis.set(title=f"{name_of(segment)}, {key} (all: {full:.3f})", ylim=(0, 1.28 * max(largest, 0.01)))
+            axis.set(title=f"{name_of(segment)}, {key} (with all: {full:.3f})", ylim=(0, 1.1 * max(largest, 0.01)))
             axis.grid(axis="x", visible=False)
 
     alt = [
@@ -120,7 +124,7 @@ def plot_ablation(retrieval: Mapping[str, Any]) -> Plot | None:
         for name, value in values.items()
     ]
     if len(kinds) == 2:
-        meaning = f"Pale: {HIDDEN['masked']}; dark: {HIDDEN['retrained']}."
+        meaning = f"Faded: {HIDDEN['masked']}; solid: {HIDDEN['retrained']}."
     else:
         meaning = f"Bars: {HIDDEN[kinds[0]]}."
     caption = f"The dashed line is the model with everything. {meaning}"
@@ -153,8 +157,10 @@ def plot_index(index: Mapping[str, Any]) -> Plot | None:
         axis.set_xscale("log")
         axis.margins(x=0.15)
         axis.set(xlabel="milliseconds a query, median (log scale)", ylabel="recall@100 against exact")
-        axis.set_ylim(lowest - 0.25 * span, 1 + 0.25 * span)
-        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        bottom, top = lowest - 0.25 * span, 1 + 0.25 * span  # room for whole bubbles; no recall is above 1
+        axis.set_ylim(bottom, top)
+        axis.set_yticks([tick for tick in axis.get_yticks() if bottom <= tick <= 1])
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
         axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%.3f"))
@@ -169,7 +175,7 @@ def plot_index(index: Mapping[str, Any]) -> Plot | None:
         for point in points
     ]
     caption = "Up and to the left is better; a larger bubble takes more memory. The table has every setting."
-    plot = render_plot("index", draw, panels=1, height=3.4, caption=caption)
+    plot = render_plot("index", draw, panels=1, height=3.6, caption=caption, width=6.4)
     return dataclasses.replace(plot, alt=f"Index trade-off. {'; '.join(told)}.")
 
 
@@ -221,7 +227,7 @@ def plot_seconds(seconds: Mapping[str, float]) -> Plot | None:
 
     told = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     caption = f"{sum(seconds.values()):.0f} seconds altogether."
-    plot = render_plot("seconds", draw, panels=1, height=0.9 + 0.34 * len(seconds), caption=caption)
+    plot = render_plot("seconds", draw, panels=1, height=0.9 + 0.34 * len(seconds), caption=caption, width=6.4)
     return dataclasses.replace(plot, alt=f"Seconds per stage: {told}.")
 
 

@@ -21,7 +21,8 @@ def summarise(report: Mapping[str, Any]) -> list[str]:
     sentences = [*_data_words(report), *_retrieval_words(report), *_ranking_words(report), *_index_words(report)]
     seconds = report.get("seconds") or {}
     if seconds:
-        sentences.append(f"All {len(seconds)} stages took {format_seconds(sum(seconds.values()))}.")
+        which = "One stage" if len(seconds) == 1 else f"All {len(seconds)} stages"
+        sentences.append(f"{which} took {format_seconds(sum(seconds.values()))}.")
     return sentences
 
 

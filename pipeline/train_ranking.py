@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,18 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.checkpoint import Checkpoint
 from pipeline.evaluate_ranking import rank_requests
 from pipeline.examples import make_requests
 from pipeline.metrics import expected_calibration_error, log_loss, mean_over_users, ndcg_at_k
-from pipeline.ranking_lists import QueryFunction, RankingFold, SearchFunction, retrieve_fold
-from pipeline.train_retrieval import NonFiniteLossError, stalled
+from pipeline.ranker_setup import batches, build_ranker, hold_out_users, learnable_heads, unique_size
+from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
+from pipeline.train_retrieval import NonFiniteLossError, Progress
 from ranking.calibration import apply_calibration, fit_calibration
-from ranking.config import HEADS, RankerSpec, RankingConfig
+from ranking.config import RankingConfig
 from ranking.lists import RankingLists
-from ranking.model import Ranker, batch_inputs
+from ranking.model import Ranker
 from ranking.serving_form import RankingServingForm
-from ranking.tables import collect_side_information
-
-Progress = Callable[[str, int, int], None]
-"""(what, done, total): called after every step of long work."""
-MINIMUM_LABELS = 20
-"""A head with fewer positive labels on either side is left out: there is nothing to learn or to calibrate on."""
 
 
 def train_ranking(
@@ -49,8 +42,8 @@ def train_ranking(
 ) -> dict[str, Any]:
     """Train, keep the best epoch, calibrate, choose the score, and write the serving form to `out`.
 
-    The training data is the validation split: the retrieval model saw the train split only, so that its scores there are as
-    good as they will be on later events, and no better. A hashed share of its users is held out for early stopping,
+    The training data is the validation split: the retrieval model saw the train split only, so that its scores there are
+    as good as they will be on later events, and no better. A hashed share of its users is held out for early stopping,
     calibration and the choice of the score.
 
     Args:
@@ -59,57 +52,145 @@ def train_ranking(
         query_fn: (user rows, history rows) -> queries [B, D].
         search_fn: (queries, k, excluded rows) -> (rows, scores) of the built index.
         out: a folder to fill; the caller renames it.
-        checkpoints: outlives a kill; an interrupted run resumes from it and ends with the same weights, since lists, batches
-            and dropout of an epoch depend on (seed, epoch) alone. Must be empty or of the same data and config.
+        checkpoints: outlives a kill; an interrupted run resumes from it and ends with the same weights, since lists,
+            batches and dropout of an epoch depend on (seed, epoch) alone.
         query_history: history length that `query_fn` is given.
 
-    Returns:
-        The training report, also in `out/report.json`; the learning curve is in `out/history.json`.
+    Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`.
 
-    Errors: NonFiniteLossError; ValueError when the validation split has no positive event on either side of the user hash.
+    Errors: NonFiniteLossError; ValueError when the validation split has no positive event on either side of the hash.
     """
-    begun = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
     fold = retrieve_fold(
         dataset, "valid", query_fn, search_fn, config, known_splits=("train",), query_history=query_history
     )
     held_out = hold_out_users(fold.requests.user, config.calibration_share, config.seed)
+    if not len(fold.requests) or held_out.all() or not held_out.any():
+        raise ValueError(
+            f"ranking: the validation split needs positive events of users on both sides of the hold-out, received "
+            f"{len(fold.requests)} requests. Enlarge data.valid_fraction."
+        )
     training, holding = fold.take(np.flatnonzero(~held_out)), fold.take(np.flatnonzero(held_out))
-    draw = lambda part, epoch: part.lists(dataset, item_embeddings, config, [config.seed, epoch])  # noqa: E731
-    first, judged = draw(training, 0), draw(holding, 0)
-    ranker = build_ranker(dataset, store, item_embeddings, training, first, judged, config)
-    steps = config.epochs * math.ceil(len(training.requests) / config.batch_lists)
-    optimizer = make_optimizer(config, steps)
+    first = training.lists(dataset, item_embeddings, config, [config.seed, 0])
+    judged = holding.lists(dataset, item_embeddings, config, [config.seed, 0])
+    heads = learnable_heads(first, judged)
+    keras.utils.set_random_seed(config.seed)
+    ranker = build_ranker(dataset, store, item_embeddings, training, first, heads, config)
+    steps_an_epoch = math.ceil(len(first) / config.batch_lists)
+    steps = config.epochs * steps_an_epoch
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, alpha=0.05, warmup_target=config.learning_rate, warmup_steps=min(50, steps // 10)
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=1.0)
     ranker.compile(optimizer=optimizer, jit_compile=config.jit_compile)
     optimizer.build(ranker.trainable_variables)
     unique_items = unique_size(dataset, config)
-
     checkpoint = Checkpoint(checkpoints, ranker.trainable_variables + optimizer.variables)
     log: list[dict[str, float]] = []
     best: dict[str, np.ndarray] = {}
     if (restored := checkpoint.restore()) is not None:
         log, best = restored[0]["log"], restored[1]
     for epoch in range(len(log), config.epochs):
-        if stalled(log, config.patience, "-loss"):
+        if len(log) - 1 - best_epoch(log) >= config.patience:
             break
         start = time.perf_counter()
-        lists = draw(training, epoch)
         ranker.reseed(epoch)
+        lists = training.lists(dataset, item_embeddings, config, [config.seed, epoch])
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(lists))
         losses = []
-        for step, (inputs, labels) in enumerate(batches(lists, config, unique_items, epoch)):
+        for step, (inputs, labels, _) in enumerate(batches(lists, config, unique_items, order)):
             losses.append(float(ranker.train_on_batch(inputs, labels, return_dict=True)["loss"]))
+            # Keras reports a running mean; without the reset a late NaN would hide in it.
             ranker.reset_metrics()
             if not math.isfinite(losses[-1]):
                 raise NonFiniteLossError(
-                    f"ranking: the loss is {losses[-1]} in epoch {epoch}, step {step}. Lower ranking.learning_rate, or look "
-                    "for infinite values in the feature tables and the item embeddings."
+                    f"ranking: the loss is {losses[-1]} in epoch {epoch}, step {step}. Lower ranking.learning_rate, or "
+                    "look for infinite values in the feature tables and the item embeddings."
                 )
-            progress("training", min(steps, (epoch * steps) // config.epochs + step + 1), steps)
-        quality = judge(ranker, judged, config, unique_items)
-        log.append({"epoch": epoch, "loss": float(np.mean(losses)), **quality, "seconds": time.perf_counter() - start})
-        if quality["valid_loss"] <= min(row["valid_loss"] for row in log):
-            best = {str(place): np.array(variable) for place, variable in enumerate(ranker.trainable_variables)}
+            progress("training", epoch * steps_an_epoch + step + 1, steps)
+        valid = log_loss(*labelled(predict_lists(ranker, judged, config, unique_items), judged, "click"))
+        log.append(
+            {
+                "epoch": epoch,
+                "loss": float(np.mean(losses)),
+                "valid_loss": valid,
+                "seconds": time.perf_counter() - start,
+            }
+        )
+        if best_epoch(log) == epoch:
+            best = {
+                str(place): keras.ops.convert_to_numpy(variable.value)
+                for place, variable in enumerate(ranker.trainable_variables)
+            }
         checkpoint.save({"epoch": epoch, "log": log}, best)
     for place, variable in enumerate(ranker.trainable_variables):
         variable.assign(best[str(place)])
-    raise NotImplementedError
+    logits = predict_lists(ranker, judged, config, unique_items, raw=True)
+    calibrations = {
+        head: fit_calibration(config.calibration, logits[head][judged.mask], getattr(judged, head)[judged.mask])
+        for head in heads
+    }
+    calibrated = {head: np.asarray(apply_calibration(logits[head], calibrations[head])) for head in heads}
+    weights = choose_score(dataset, ranker, calibrations, query_fn, search_fn, config, query_history)
+    RankingServingForm.from_ranker(ranker, calibrations, weights).save(out / "serving_form")
+    (out / "history.json").write_text(json.dumps(log, indent=2))
+    return {
+        "requests": len(first),
+        "epochs": len(log),
+        "best_epoch": best_epoch(log),
+        "heads": list(heads),
+        "score_weights": weights,
+        "valid_ece": {head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads},
+    }
+
+
+def best_epoch(log: list[dict[str, float]]) -> int:
+    """The epoch with the lowest validation loss; the earliest of equals.
+
+    Example:
+        >>> best_epoch([{"valid_loss": 0.5}, {"valid_loss": 0.4}, {"valid_loss": 0.4}])
+        1
+    """
+    return min(range(len(log)), key=lambda place: log[place]["valid_loss"], default=-1)
+
+
+def predict_lists(
+    ranker: Ranker, lists: RankingLists, config: RankingConfig, unique_items: int, *, raw: bool = False
+) -> dict[str, np.ndarray]:
+    """Probabilities (or, `raw`, logits) of every head for every list. {head: [R, K]}"""
+    parts: dict[str, list[np.ndarray]] = {head: [] for head in ranker.spec.heads}
+    for inputs, _, real in batches(lists, config, unique_items, np.arange(len(lists))):
+        for head, logits in ranker.predict_on_batch(inputs).items():
+            parts[head].append(np.asarray(logits)[:real])
+    joined = {head: np.concatenate(values).astype(np.float64) for head, values in parts.items()}
+    return joined if raw else {head: 1.0 / (1.0 + np.exp(-values)) for head, values in joined.items()}
+
+
+def labelled(predictions: dict[str, np.ndarray], lists: RankingLists, head: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions of one head at the real places of the lists. -> ([E], [E])"""
+    return getattr(lists, head)[lists.mask].astype(np.float64), predictions[head][lists.mask]
+
+
+def choose_score(
+    dataset: Dataset,
+    ranker: Ranker,
+    calibrations: dict[str, dict],
+    query_fn: QueryFunction,
+    search_fn: SearchFunction,
+    config: RankingConfig,
+    query_history: int,
+) -> dict[str, float]:
+    """The weights of the score with the best NDCG@10 among `score_choices`, on the held-out users' validation events."""
+    if config.score_weights:
+        return dict(config.score_weights)
+    if "purchase" not in ranker.spec.heads:
+        return {"click": 1.0}
+    requests = make_requests(dataset, "valid", known_splits=("train",), history_length=query_history)
+    requests = requests.take(np.flatnonzero(hold_out_users(requests.users, config.calibration_share, config.seed)))
+    quality = {}
+    for click, purchase in config.score_choices:
+        weights = {"click": click, "purchase": purchase}
+        form = RankingServingForm.from_ranker(ranker, calibrations, weights)
+        ranked, _ = rank_requests(form, requests, query_fn, search_fn, config)
+        quality[click, purchase] = mean_over_users(ndcg_at_k(ranked, requests.relevant, 10))
+    chosen = max(quality, key=lambda choice: quality[choice])
+    return {"click": chosen[0], "purchase": chosen[1]}

@@ -98,7 +98,7 @@ def retrieval_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarr
         known = _strings(_some_ids(tables.user_ids, size), size)
         unknown = _strings([b""] * size, size)
         recent = _strings(_some_ids(tables.item_ids, size * length), size, length)
-        nothing = _strings([], size, 0) if size else unknown
+        nothing = _strings([], size, 0)
         for user, history, excluded in ((known, nothing, nothing), (known, recent, recent), (unknown, nothing, nothing)):
             inputs = {"user_id": user, "recent_item_ids": history, "exclude_item_ids": excluded}
             requests.append({**inputs, "k": np.array(k, np.int32)})
@@ -113,7 +113,7 @@ def ranking_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarray
         candidates = _strings(_some_ids(tables.item_ids, size * k), size, k)
         scores = np.tile(np.linspace(1, 0, k, dtype=np.float32), (size, 1))
         for users, width in ((_some_ids(tables.user_ids, size), 0), ([b""] * size, length)):
-            recent = _strings(_some_ids(tables.item_ids, size * width), size, width) if width else _strings([], size, 0)
+            recent = _strings(_some_ids(tables.item_ids, size * width), size, width)
             inputs = {"user_id": _strings(users, size), "recent_item_ids": recent, "candidate_ids": candidates}
             requests.append({**inputs, "retrieval_scores": scores, "timestamp": np.full(size, 1_700_000_000, np.int64)})
     return requests

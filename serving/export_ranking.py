@@ -37,6 +37,7 @@ class RankingModule(tf.Module):
         self.ranker = KerasWeights(ranker, "ranker")
 
     @tf.function(
+        autograph=False,
         input_signature=[
             tf.TensorSpec((None,), tf.string, "user_id"),
             tf.TensorSpec((None, None), tf.string, "recent_item_ids"),

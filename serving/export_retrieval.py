@@ -50,6 +50,7 @@ class RetrievalModule(tf.Module):
         self.index = index
 
     @tf.function(
+        autograph=False,
         input_signature=[
             tf.TensorSpec((None,), tf.string, "user_id"),
             tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
@@ -76,8 +77,8 @@ class RetrievalModule(tf.Module):
         """Seen rows of each user, [B, most seen in the batch], filled with 0."""
         start = tf.gather(self.seen_offsets, user)
         count = tf.gather(self.seen_offsets, user + 1) - start
-        places = tf.RaggedTensor.from_row_lengths(tf.ragged.range(start, start + count).values, count, validate=False)
-        return tf.gather(self.seen_rows, places).to_tensor(0)
+        places = tf.ragged.range(start, start + count)
+        return places.with_values(tf.gather(self.seen_rows, places.values)).to_tensor(0)
 
     def save(self, folder: str | Path) -> None:
         """Writes the SavedModel into a new folder, normally `retrieval/<version>`."""

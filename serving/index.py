@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ class CandidateIndex(Protocol):
     kind: str
     item_rows: int
     width: int
+    compiled: Compiled
 
     def search(self, queries: Any, k: Any, excluded: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """The k best rows a query and their scores."""
@@ -46,6 +48,20 @@ class CandidateIndex(Protocol):
 
     def save(self, folder: str | Path) -> None:
         """Write a SavedModel with the signature `search` into a new folder."""
+
+
+class Compiled:
+    """A compiled function that a `tf.Module` may hold without making it part of a SavedModel.
+
+    A tracked `tf.function` is saved in whatever order it was first traced, which would let the bytes of a saved index depend
+    on what was done with it before.
+    """
+
+    def __init__(self, function: Callable, signature: Sequence[tf.TensorSpec] = SEARCH_INPUTS):
+        self.function = tf.function(function, input_signature=signature, autograph=False)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
 
 
 def checked_table(item_embeddings: np.ndarray) -> np.ndarray:
@@ -109,10 +125,13 @@ class ExactIndex(tf.Module):
         self.item_rows, self.width = table.shape
         self.item_embeddings = tf.Variable(table, trainable=False, name="index_item_embeddings")
         self.item_embeddings[0].assign(tf.zeros(self.width))
+        self.compiled = Compiled(self._search)
 
-    @tf.function(input_signature=SEARCH_INPUTS)
     def search(self, queries, k, excluded):
         """See `CandidateIndex`."""
+        return (self._search if tf.inside_function() else self.compiled)(queries, k, excluded)
+
+    def _search(self, queries, k, excluded):
         k = checked_k(k)
         batch = tf.shape(queries)[0]
         scores = tf.matmul(queries, self.item_embeddings, transpose_b=True)
@@ -121,7 +140,6 @@ class ExactIndex(tf.Module):
         excluded = tf.pad(excluded, [[0, 0], [0, 1]])
         places = tf.stack([tf.broadcast_to(tf.range(batch)[:, None], tf.shape(excluded)), excluded], axis=-1)
         scores = tf.tensor_scatter_nd_update(scores, places, tf.fill(tf.shape(excluded), LOWEST))
-        # Without the item axis gathered: the place of a column is its row.
         best, rows = tf.math.top_k(scores, tf.minimum(k, self.item_rows))
         rows = tf.where(best > LOWEST, rows, 0)
         missing = [[0, 0], [0, tf.maximum(k - self.item_rows, 0)]]
@@ -144,7 +162,7 @@ class ExactIndex(tf.Module):
 def save_index(index: Any, folder: str | Path) -> None:
     """Writes an index as a SavedModel whose `search` signature maps queries, k, excluded to rows, scores."""
 
-    @tf.function(input_signature=SEARCH_INPUTS)
+    @tf.function(input_signature=SEARCH_INPUTS, autograph=False)
     def search(queries, k, excluded):
         rows, scores = index.search(queries, k, excluded)
         return {"rows": rows, "scores": scores}

@@ -15,7 +15,9 @@ from google.protobuf import text_format
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 
-NUMBERED = re.compile(r"((?:__inference_|__forward_|__backward_)[\w.<>/-]*?_|PartitionedCall-)(\d+)(?![\w.])")
+NUMBERED = re.compile(
+    r"(__(?:inference|forward|backward)_[\w.<>/-]*?_|PartitionedCall-|\bcond_(?:true|false)_|\bwhile_(?:cond|body)_)(\d+)(?![\w.])"
+)
 """Names that TensorFlow numbers by a counter of the process."""
 
 CAPTURED = re.compile(r'(key: "_user_specified_name"\s+value \{\s+s: ")\d+"')

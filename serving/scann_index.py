@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from scann.scann_ops.py import scann_ops
 
-from serving.index import LOWEST, SEARCH_INPUTS, checked_k, checked_table, keep_best, save_index
+from serving.index import LOWEST, Compiled, checked_k, checked_table, keep_best, save_index
 from serving.saved_model import read_variables
 
 SMALLEST_TREE = 1_000
@@ -56,6 +56,7 @@ class ScannIndex(tf.Module):
         self.leaves, self.leaves_to_search, self.reorder = (
             tf.Variable(value, dtype=tf.int32, trainable=False, name=f"index_{name}") for name, value in whole.items()
         )
+        self.compiled = Compiled(self._search)
 
     @classmethod
     def build(
@@ -85,8 +86,9 @@ class ScannIndex(tf.Module):
             )
         builder = scann_ops.builder(table[1:], min(100, count), "dot_product")
         if leaves:
-            builder = builder.tree(leaves, min(leaves_to_search, leaves), min_partition_size=1, random_init=False)
-            builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(reorder)
+            # Leaves to search and candidates to reorder are given at every search; here they only need to be valid.
+            builder = builder.tree(leaves, 1, min_partition_size=1, random_init=False)
+            builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(min(100, count))
         else:
             builder = builder.score_brute_force()
         searcher = builder.build()
@@ -98,9 +100,11 @@ class ScannIndex(tf.Module):
                 tensors[name] = tf.zeros((), tensors[name].dtype)
         return cls(tensors, leaves=leaves, leaves_to_search=leaves_to_search, reorder=reorder)
 
-    @tf.function(input_signature=SEARCH_INPUTS)
     def search(self, queries, k, excluded):
         """See `CandidateIndex`."""
+        return (self._search if tf.inside_function() else self.compiled)(queries, k, excluded)
+
+    def _search(self, queries, k, excluded):
         k = checked_k(k)
         excluded = tf.where((excluded > 0) & (excluded < self.item_rows), excluded, 0)
         most = tf.reduce_max(tf.pad(tf.math.count_nonzero(excluded, axis=1, dtype=tf.int32), [[0, 1]]))
@@ -137,6 +141,7 @@ class ScannIndex(tf.Module):
 
     def embeddings(self, rows):
         """See `CandidateIndex`."""
+        rows = tf.convert_to_tensor(rows, tf.int32)
         found = tf.gather(self.tensors["dataset"], tf.maximum(rows - 1, 0))
         return tf.where((rows > 0)[..., None], found, 0.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from data.schema import UNKNOWN_ROW
 
 
 class _VocabularyFile(tf.lookup.TextFileInitializer):
-    """Line number by line, under a name drawn from the content.
+    """Row by line, under a name drawn from the content. The file lacks the line of row 0, since TensorFlow refuses empty lines.
 
     TensorFlow's own name holds the file's path: two vocabularies at one path would share a table in a process, and a saved
     graph would tell where it was made.
@@ -22,7 +23,7 @@ class _VocabularyFile(tf.lookup.TextFileInitializer):
     def __init__(self, path: Path, name: str):
         self._table_name = name
         whole_line, line_number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
-        super().__init__(str(path), tf.string, whole_line, tf.int64, line_number)
+        super().__init__(str(path), tf.string, whole_line, tf.int64, line_number, value_index_offset=1)
 
     @property
     def _shared_name(self):
@@ -33,7 +34,8 @@ class VocabularyTables(tf.Module):
     """One vocabulary in both directions; unknown ids are row 0, and row 0 is the empty id.
 
     Args:
-        path: text file, one id a line, line number = row, line 0 empty; it becomes an asset of the SavedModel.
+        path: text file, one id a line, line number = row, line 0 empty. Its other lines become an asset
+            of the SavedModel.
         name: of the vocabulary, for error texts and variable names.
 
     Raises:
@@ -57,7 +59,11 @@ class VocabularyTables(tf.Module):
         _check(ids, path)
         self.size = len(ids)
         content = hashlib.sha256(data).hexdigest()[:16]
-        self.table = tf.lookup.StaticHashTable(_VocabularyFile(path, f"triptych_{name}_{content}"), UNKNOWN_ROW)
+        # Lives as long as the table, which copies it when it is saved.
+        self._folder = tempfile.TemporaryDirectory(prefix="triptych_")
+        asset = Path(self._folder.name) / f"{name}.txt"
+        asset.write_bytes(data.removeprefix(b"\n"))
+        self.table = tf.lookup.StaticHashTable(_VocabularyFile(asset, f"triptych_{name}_{content}"), UNKNOWN_ROW)
         self.strings = tf.Variable(np.array(ids, object), trainable=False, name=f"{name}_ids")
 
     def rows(self, ids: Any) -> tf.Tensor:

@@ -37,6 +37,18 @@ class Encoder(Protocol):
         ...
 
 
+def resolve_spec(modality: str, spec: str) -> str:
+    """What `"auto"` stands for on this machine; any other spec as it is. Put this, not `"auto"`, into a stage's key.
+
+    Example:
+        >>> resolve_spec("image", "auto"), resolve_spec("image", "none")
+        ('signal:', 'none')
+    """
+    if spec != "auto":
+        return spec
+    return "pack:minilm" if modality == "text" and minilm_folder() else "signal:"
+
+
 def make_encoder(modality: str, spec: str) -> Encoder | None:
     """The encoder that a configuration names.
 
@@ -59,10 +71,9 @@ def make_encoder(modality: str, spec: str) -> Encoder | None:
     """
     if modality not in MODALITIES:
         raise ValueError(f"modality: must be among {MODALITIES}, received {modality!r}")
+    spec = resolve_spec(modality, spec)
     if spec == "none":
         return None
-    if spec == "auto":
-        spec = "pack:minilm" if modality == "text" and minilm_folder() else "signal:"
     kind, _, rest = spec.partition(":")
     if spec == "signal:":
         return _signal(modality)

@@ -100,24 +100,28 @@ def _colour_histograms(rgb: np.ndarray) -> Iterator[np.ndarray]:
     saturation = chroma / np.where(value > 0, value, 1)
     # chroma = s v: grey and black pixels have no hue, so they must not vote
     yield _histogram(hue / 6, HUES, chroma)
-    yield _histogram(saturation, LEVELS, np.ones_like(value))
-    yield _histogram(value, LEVELS, np.ones_like(value))
+    yield _histogram(saturation, LEVELS)
+    yield _histogram(value, LEVELS)
 
 
-def _histogram(values: np.ndarray, bins: int, weights: np.ndarray) -> np.ndarray:
+def _histogram(values: np.ndarray, bins: int, weights: np.ndarray | None = None) -> np.ndarray:
     """sqrt(weighted histogram / number of pixels) [B, bins] of values [B, ...] in 0..1."""
     images = len(values)
     index = np.minimum((values * bins).astype(np.int64), bins - 1).reshape(images, -1)
     offset = index + bins * np.arange(images)[:, None]
-    counts = np.bincount(offset.ravel(), weights.ravel(), minlength=images * bins).reshape(images, bins)
+    votes = None if weights is None else weights.ravel()
+    counts = np.bincount(offset.ravel(), votes, minlength=images * bins).reshape(images, bins)
     return np.sqrt(counts / index.shape[1])
 
 
 def _moments(lab: np.ndarray) -> np.ndarray:
-    flat = lab.reshape(len(lab), -1, 3)
-    mean = flat.mean(axis=1)
-    centred = flat - mean[:, None]
-    return np.concatenate([mean, centred.std(axis=1), np.cbrt((centred**3).mean(axis=1))], axis=1)
+    # channels first: sums along contiguous pixels are pairwise, so both faster and more exact in float32
+    flat = np.ascontiguousarray(np.moveaxis(lab.reshape(len(lab), -1, 3), 1, 2))
+    mean = flat.mean(axis=2)
+    centred = flat - mean[..., None]
+    square = centred * centred
+    third = (square * centred).mean(axis=2)
+    return np.concatenate([mean, np.sqrt(square.mean(axis=2)), np.cbrt(third)], axis=1)
 
 
 def _cells(values: np.ndarray, grid: int) -> np.ndarray:

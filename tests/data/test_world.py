@@ -279,7 +279,7 @@ def test_calibrated_meets_its_share():
     [
         ({"events": 10}, "events: must be at least users"),
         ({"events": 40 * 30 + 1}, "events: must be at most users"),
-        ({"items": 5}, "items: items"),
+        ({"items": 5}, "items: half of them"),
         ({"skip_share": 1.5}, "skip_share"),
         ({"missing_text": 0.6, "missing_cover": 0.6}, "missing_"),
         ({"days": 0}, "days: must be at least 1"),

@@ -1,0 +1,112 @@
+"""A ranker ready to train: its tables on the device, its users held out, its lists cut into batches of one shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from data.dataset import Dataset
+from data.features import FeatureStore
+from data.schema import MODALITIES
+from pipeline.ranking_lists import RankingFold
+from ranking.config import HEADS, RankerSpec, RankingConfig
+from ranking.lists import RankingLists
+from ranking.model import Ranker, batch_inputs
+from ranking.tables import collect_side_information
+
+MINIMUM_LABELS = 20
+"""A head with fewer positive labels on either side is left out: there is nothing to learn or to calibrate on."""
+
+
+def hold_out_users(users: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Whether each user belongs to the held-out share: a hash of (user, seed), the same in every process. [R] -> bool [R]
+
+    Example:
+        >>> float(hold_out_users(np.arange(100_000), 0.2, 7).mean().round(2))
+        0.2
+    """
+    mixed = (users.astype(np.uint64) + np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed / 2.0**64 < share
+
+
+def learnable_heads(training: RankingLists, held_out: RankingLists) -> tuple[str, ...]:
+    """`click`, and every other head with enough positive labels to learn from and to calibrate on."""
+    enough = {head: min(getattr(part, head).sum() for part in (training, held_out)) >= MINIMUM_LABELS for head in HEADS}
+    return tuple(head for head in HEADS if head == "click" or enough[head])
+
+
+def build_ranker(
+    dataset: Dataset,
+    store: FeatureStore,
+    item_embeddings: np.ndarray,
+    training: RankingFold,
+    lists: RankingLists,
+    heads: tuple[str, ...],
+    config: RankingConfig,
+) -> Ranker:
+    """A fresh ranker with every table it reads.
+
+    Args:
+        training: the fold it will learn from; only ids that occur there get an embedding of their own.
+        lists: one draw of that fold's lists, which fixes the scale of the retrieval score.
+    """
+    schema = dataset.schema.with_modalities({name: store.widths[name] for name in store.modalities})
+    dated = dataset.events["timestamp"]
+    reference = int(dated.min()) if dataset.schema.has_timestamps else 0
+    scores = lists.retrieval_scores[lists.mask]
+    width = item_embeddings.shape[1] if config.item_embeddings else 0
+    spec = RankerSpec(schema, width, reference, float(scores.mean()), float(scores.std()) + 1e-6, heads)
+    ranker = Ranker(spec, config)
+    known_items, known_users = np.zeros(schema.item_rows, bool), np.zeros(schema.user_rows, bool)
+    known_items[training.requests.item] = True
+    known_users[training.requests.user] = True
+    side = collect_side_information(
+        counts=dataset.counts,
+        price=dataset.items["price"].to_numpy(float),
+        created_at=dataset.items["created_at"].to_numpy(np.int64),
+        attributes=dataset.attributes,
+        item_known=known_items,
+        profile=dataset.profile,
+        user_known=known_users,
+        reference_time=reference,
+    )
+    tables = {name: np.asarray(store.table(name)) for name in store.modalities}
+    present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in store.modalities]]
+    if config.item_embeddings:
+        tables["behaviour"] = item_embeddings
+        present = np.concatenate([present, np.abs(item_embeddings).sum(axis=1, keepdims=True) > 0], axis=1)
+    ranker.assign(side, tables, present)
+    return ranker
+
+
+def unique_size(dataset: Dataset, config: RankingConfig) -> int:
+    """U: the most distinct items a batch of lists can name, row 0 included."""
+    return min(dataset.schema.item_rows, 1 + config.batch_lists * (config.list_size + config.history_length))
+
+
+def batches(
+    lists: RankingLists, config: RankingConfig, unique_items: int, order: np.ndarray
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]]:
+    """Batches of one shape: inputs, labels and how many lists are real; the last one is filled with masked lists."""
+    for number in range(math.ceil(len(order) / config.batch_lists)):
+        part = order[number * config.batch_lists : (number + 1) * config.batch_lists]
+        rows = np.pad(part, (0, config.batch_lists - len(part)))
+        mask = lists.mask[rows].copy()
+        mask[len(part) :] = False
+        inputs = batch_inputs(
+            lists.user[rows],
+            lists.history[rows],
+            lists.candidates[rows],
+            lists.retrieval_scores[rows],
+            lists.retrieval_ranks[rows],
+            lists.timestamp[rows],
+            unique_items,
+        )
+        yield inputs, {"click": lists.click[rows], "purchase": lists.purchase[rows], "mask": mask}, len(part)

@@ -1,0 +1,194 @@
+"""The whole walk on a small world with broken rows: stages, report, release, and one answer from five kinds of client."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import httpx
+import numpy as np
+import ovmsclient
+import pandas as pd
+import pytest
+
+from data.world import WorldConfig, generate_world
+from pipeline.config import ServingConfig, load_config
+from pipeline.demo import answer_requests
+from pipeline.stages import Run
+from serving.client import ModelClient, Recommender
+from serving.local import LocalServer
+from serving.release import latest_release, verify_release
+from tests.serving.independent import run_capi
+
+SETTINGS = [
+    "encoders.text=signal:",
+    "retrieval.epochs=3",
+    "retrieval.width=16",
+    "retrieval.history_length=10",
+    "retrieval.batch_size=256",
+    "ranking.epochs=1",
+    "index.recall_floor=0.9",
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A record shop of 220 tracks in which five things are broken."""
+    folder = tmp_path_factory.mktemp("end_to_end") / "world"
+    generate_world(folder, WorldConfig(seed=3, items=220, users=160, events=6000))
+    items = pd.read_parquet(folder / "items.parquet")
+    cover, clip = items["image"].dropna().iloc[0], items["audio"].dropna().iloc[0]
+    picture = next(folder.glob(f"media/**/{Path(cover).name}"))
+    picture.write_bytes(picture.read_bytes()[:100])
+    next(folder.glob(f"media/**/{Path(clip).name}")).write_bytes(b"")
+    items["weird"] = [{"a": 1}] * len(items)
+    items.to_parquet(folder / "items.parquet")
+    events = pd.read_parquet(folder / "interactions.parquet")
+    rated = events.iloc[[0]].assign(event="rating", value=np.nan, timestamp=events["timestamp"].iloc[0] + 1)
+    pd.concat([events, events.iloc[[5]], rated]).to_parquet(folder / "interactions.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory) -> tuple[Run, dict, list[str]]:
+    lines: list[str] = []
+    run = Run(source, tmp_path_factory.mktemp("end_to_end") / "run", load_config(overrides=SETTINGS), say=lines.append)
+    return run, run.all(), lines
+
+
+def test_report_has_every_figure(finished):
+    run, _, _ = finished
+    report = json.loads((run.folder / "report.json").read_text())
+    metrics = {"recall@10", "recall@20", "recall@100", "ndcg@10", "ndcg@20"}
+    places = ["test", "cold_items"]
+    for part in (
+        report["retrieval"],
+        report["retrieval"]["oracle"],
+        *(report["retrieval"]["baselines"][name] for name in ("popularity", "item_knn", "ids_only")),
+        *(report["retrieval"]["ablation"][name] for name in ("text", "image", "audio")),
+    ):
+        assert all(metrics <= set(part[place]) for place in places)
+    assert {"kind", "recall@100_vs_exact", "p50_ms", "p99_ms", "bytes"} <= set(report["index"])
+    assert {"auc", "logloss", "ece", "ndcg@10", "retrieval_order_ndcg@10"} <= set(report["ranking"])
+    assert {"users", "items", "events", "quarantined"} <= set(report["data"])
+    assert report["fingerprint"] and {"ingest", "encode", "index", "ranking", "evaluate", "export"} <= set(
+        report["seconds"]
+    )
+    assert report["index"]["recall@100_vs_exact"] >= 0.9
+    page = (run.folder / "report.html").read_text()
+    assert "<svg" in page or "data:image" in page
+
+
+def test_broken_input_is_quarantined_with_a_reason(finished):
+    run, _, _ = finished
+    ingested = pd.read_parquet(run.folder / "ingest" / "quarantine.parquet")
+    encoded = pd.read_parquet(run.folder / "encode" / "quarantine.parquet")
+    reasons = " | ".join([*ingested["reason"], *encoded["reason"]]).lower()
+    assert len(encoded) == 2, encoded["reason"].tolist()
+    for word in ("duplicate", "value", "type"):
+        assert word in reasons, reasons
+    assert len(ingested) >= 3
+
+
+def test_second_run_skips_every_stage_and_repeats_the_fingerprint(finished):
+    run, report, lines = finished
+    del lines[:]
+    again = run.all()
+    assert again["fingerprint"] == report["fingerprint"]
+    assert not [line for line in lines if line.endswith("running")]
+
+
+def test_a_lost_manifest_never_makes_a_second_release(finished):
+    """What a kill between publishing and the stage's own manifest leaves behind."""
+    run, report, _ = finished
+    shutil.rmtree(run.folder / "export")
+    run.export()
+    assert [path.name for path in (run.folder / "releases").iterdir() if path.name.isdigit()] == ["1"]
+    assert run.report()["fingerprint"] == report["fingerprint"]
+
+
+def strings(*rows: list[str]) -> np.ndarray:
+    array = np.empty((len(rows), len(rows[0])), object)
+    for row, values in enumerate(rows):
+        array[row, :] = values
+    return array
+
+
+def test_five_clients_one_answer(finished):
+    run, _, _ = finished
+    release = verify_release(latest_release(run.folder / "releases"))
+    users = run.dataset().users["user_id"]
+    some = run.dataset().items["item_id"].iloc[1:4].tolist()
+    requests = [
+        {"user_id": np.array([users.iloc[1], "nobody"], object), "recent_item_ids": strings(["", ""], [some[0], "zz"]),
+         "exclude_item_ids": strings([some[1]], [some[2]]), "k": np.array(7, np.int32)},
+    ]  # fmt: skip
+    by_c = run_capi(release.folder / "retrieval" / "1", requests)[0]
+    with LocalServer(release.models_config) as server:
+        by_grpc = ModelClient(server.target).predict("retrieval", requests[0])
+        body = {key: value.tolist() for key, value in requests[0].items()}
+        reply = httpx.post(f"{server.url}/v1/models/retrieval:predict", json={"inputs": body})
+        assert reply.status_code == 200, reply.text
+        by_rest = reply.json()["outputs"]
+        inputs = {**requests[0], "user_id": requests[0]["user_id"].tolist()}
+        by_ovms = ovmsclient.make_grpc_client(server.target).predict(
+            {
+                key: np.char.encode(value.astype("U"), "utf-8") if np.asarray(value).dtype == object else value
+                for key, value in {**inputs, "user_id": requests[0]["user_id"]}.items()
+            },
+            "retrieval",
+            1,
+        )
+        recommendation = Recommender(server.target).recommend(str(users.iloc[1]), k=5, candidates=50)
+    ids = [[text(value) for value in row] for row in by_grpc["item_ids"]]
+    for other in (by_c["item_ids"], by_rest["item_ids"], by_ovms["item_ids"]):
+        assert [[text(value) for value in row] for row in other] == ids
+    np.testing.assert_allclose(by_c["scores"], by_grpc["scores"], atol=1e-5)
+    np.testing.assert_allclose(by_rest["scores"], by_grpc["scores"], atol=1e-5)
+    assert some[1] not in ids[0] and some[2] not in ids[1] and some[0] not in ids[1]
+    assert len(recommendation.items) == 5
+    assert all(0 <= item.click <= 1 and 0 <= item.purchase <= 1 for item in recommendation.items)
+
+
+def text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def test_export_equals_the_towers_in_python(finished):
+    """The release answers for a request's own recent items what the towers say before any export."""
+    from pipeline.queries import embed_queries
+    from serving.servable import Servable  # noqa: F401  (the class that serves; its import proves that the room loads)
+    from towers.two_tower import load_two_tower
+
+    run, _, _ = finished
+    dataset, folder = run.dataset(), run.folder / "retrieval" / "full"
+    two_tower, items = load_two_tower(folder), np.load(folder / "item_embeddings.npy")
+    history = np.zeros((1, two_tower.config.history_length), np.int32)
+    history[0, :3] = [5, 9, 2]
+    query = embed_queries(two_tower, items, dataset.profile, np.array([0], np.int32), history)
+    scores = (query @ items.T)[0]
+    scores[[0, 5, 9, 2]] = -np.inf
+    expected = dataset.items["item_id"].to_numpy()[np.argsort(-scores, kind="stable")[:10]].tolist()
+    ids = dataset.items["item_id"]
+    release = verify_release(latest_release(run.folder / "releases"))
+    request = {
+        "user_id": np.array(["nobody"], object),
+        "recent_item_ids": strings([ids.iloc[row] for row in (5, 9, 2)]),
+        "exclude_item_ids": np.empty((1, 0), object),
+        "k": np.array(10, np.int32),
+    }
+    for name in ("retrieval", "retrieval_scann"):
+        answer = run_capi(release.folder / name / "1", [request])[0]
+        assert [text(value) for value in answer["item_ids"][0]] == expected
+
+
+def test_gateway_answers_known_and_unknown_users(finished, source):
+    run, _, _ = finished
+    known = str(run.dataset().users["user_id"].iloc[1])
+    ports = ServingConfig(grpc_port=0, rest_port=0, gateway_port=0)
+    answers = answer_requests(source, run.folder, [(known, ()), ("somebody-new", ())], k=8, ports=ports)
+    assert [answer["known_user"] for answer in answers] == [True, False]
+    for answer in answers:
+        assert len(answer["items"]) == 8 and not answer["fallback"]
+        assert len({item["item"]["item_id"] for item in answer["items"]}) == 8

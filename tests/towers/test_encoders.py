@@ -1,0 +1,207 @@
+"""Encoders: batch equals single, vectors tell apart what they should, and every name chooses what it says."""
+
+import numpy as np
+import pytest
+
+from towers.encoders import Encoder, make_encoder, resolve_spec
+from towers.signal_audio import RATE, SignalAudioEncoder
+from towers.signal_image import SignalImageEncoder
+from towers.text_embedder import minilm_folder
+
+needs_minilm = pytest.mark.skipif(minilm_folder() is None, reason="requirements-encoders.txt is not installed")
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    made = {"text": make_encoder("text", "signal:"), "image": make_encoder("image", "auto")}
+    made["audio"] = make_encoder("audio", "signal:")
+    if minilm_folder():
+        made["minilm"] = make_encoder("text", "pack:minilm")
+    return made
+
+
+@pytest.fixture(scope="module")
+def batches(encoders):
+    rng = np.random.default_rng(0)
+    texts = ["slow jazz", "A long description of a folk record. " * 9, "爵士 钢琴", "x", "Rain on a tin roof, recorded"]
+    image = rng.integers(0, 256, (5, encoders["image"].size, encoders["image"].size, 3), dtype=np.uint8)
+    image[1], image[2, :, :40] = 0, 255
+    audio = rng.normal(0, 0.2, (5, encoders["audio"].size)).astype(np.float32)
+    audio[1], audio[2, 9000:] = 0, 0
+    return {"text": texts, "minilm": texts, "image": image, "audio": audio}
+
+
+@pytest.mark.parametrize("name", ["text", "image", "audio", pytest.param("minilm", marks=needs_minilm)])
+def test_batch_equals_single(encoders, batches, name):
+    encoder, batch = encoders[name], batches[name]
+    together = encoder.encode(batch)
+    assert isinstance(encoder, Encoder)
+    assert together.shape == (5, encoder.width) and together.dtype == np.float32 and np.isfinite(together).all()
+    alone = np.concatenate([encoder.encode(batch[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(together, alone, atol=2e-5)
+    np.testing.assert_allclose(encoder.encode(batch[::-1]), together[::-1], atol=2e-5)
+    assert np.abs(together).max() < 10  # sensible scales: nothing that fp16 or a projection would choke on
+
+
+@needs_minilm
+def test_minilm_puts_a_paraphrase_first(encoders):
+    texts = ["A calm piano record for late nights", "Quiet piano music to listen to at midnight"]
+    texts += ["A quick recipe for tomato soup", "Loud drums from the city"]
+    a, paraphrase, unrelated, far = encoders["minilm"].encode(texts)
+    assert a @ paraphrase > 0.6 > 0.4 > max(a @ unrelated, a @ far)
+    np.testing.assert_allclose(np.linalg.norm(a), 1, atol=1e-5)
+
+
+@needs_minilm
+def test_minilm_chunks_and_trims_without_changing_vectors(encoders):
+    encoder = encoders["minilm"]
+    texts = [f"track {i} " + "slow " * (i % 50) for i in range(70)]  # more than one batch, many lengths
+    tokens = {key: np.asarray(value) for key, value in encoder.preprocessor(texts).items()}
+    untrimmed = encoder.model.predict_on_batch(tokens)
+    np.testing.assert_allclose(encoder.encode(texts), untrimmed, atol=2e-5)
+
+
+def test_hashed_text_overlap_order(encoders):
+    a, near, far, empty = encoders["text"].encode(["slow blue piano songs", "a blue piano song, slow", "metal drums", "!!"])
+    assert a @ near > 0.5 and abs(a @ far) < 0.2 and not empty.any()
+    one, two, three = encoders["text"].encode(["爵士钢琴曲", "慢爵士钢琴", "重金属鼓点"])
+    assert one @ two > 0.4 > abs(one @ three)
+
+
+def test_hashed_text_projection_is_an_unbiased_inner_product(encoders):
+    """Against the loop it stands for: the cosine of the n-gram weights, to within sampling error 1/sqrt(256)."""
+    from collections import Counter
+
+    from towers.signal_text import ngrams
+
+    texts = ["soft rain on glass", "soft rain on wood", "thunder and hail"]
+
+    def weights(text):
+        total = Counter()
+        for gram, weight in ngrams(text):
+            total[gram] += weight
+        return {gram: np.sqrt(value) for gram, value in total.items()}
+
+    def cosine(x, y):
+        dot = sum(x[g] * y.get(g, 0.0) for g in x)
+        return dot / np.sqrt(sum(v * v for v in x.values()) * sum(v * v for v in y.values()))
+
+    counted = [weights(text) for text in texts]
+    vectors = encoders["text"].encode(texts)
+    for i in range(3):
+        for j in range(3):
+            assert vectors[i] @ vectors[j] == pytest.approx(cosine(counted[i], counted[j]), abs=4 / 16)
+
+
+def stripes(size, degrees, period):
+    y, x = np.mgrid[:size, :size]
+    phase = x * np.cos(np.radians(degrees)) + y * np.sin(np.radians(degrees))
+    value = np.where(np.sin(2 * np.pi * phase / period) > 0, 230, 30).astype(np.uint8)
+    return np.repeat(value[..., None], 3, axis=2)
+
+
+def test_image_texture_tells_direction_and_period_apart():
+    encoder = SignalImageEncoder()
+    pictures = [stripes(encoder.size, *case) for case in [(0, 6), (0, 7), (90, 6), (0, 24)]]
+    base, alike, turned, coarse = encoder.encode(np.stack(pictures))[:, -77:]
+    distance = np.linalg.norm(base - alike)
+    assert np.linalg.norm(base - turned) > 2 * distance and np.linalg.norm(base - coarse) > 2 * distance
+
+
+def test_image_colour_groups_follow_their_definition():
+    encoder = SignalImageEncoder()
+    pictures = np.zeros((3, encoder.size, encoder.size, 3), np.uint8)
+    pictures[0] = (255, 0, 0)
+    pictures[1] = 255
+    pictures[2, : encoder.size // 2] = (0, 0, 255)
+    vectors = encoder.encode(pictures)
+    hue, saturation, value = vectors[:, :16], vectors[:, 16:24], vectors[:, 24:32]
+    np.testing.assert_allclose(hue[0], np.eye(16)[0])
+    assert not hue[1].any() and saturation[1, 0] == value[1, 7] == 1  # white has no hue
+    assert hue[2].argmax() == int(16 * 240 / 360) and hue[2].max() == pytest.approx(np.sqrt(0.5))
+    red_l, red_a, red_b = vectors[0, 32:35]  # CIELAB of sRGB red is (53.2, 80.1, 67.2)
+    np.testing.assert_allclose([red_l, red_a, red_b], [0.532, 0.801, 0.672], atol=0.005)
+    grid = vectors[2, 41:89].reshape(4, 4, 3)
+    assert (grid[:2, :, 2] < -0.9).all() and np.abs(grid[2:]).max() < 1e-3  # blue above, black below
+
+
+def test_audio_pads_do_not_count(encoders):
+    rng = np.random.default_rng(1)
+    clip = rng.normal(0, 0.1, 3 * RATE).astype(np.float32)
+    vectors = []
+    for seconds in (3.5, 5.0, 8.0):
+        encoder = encoders["audio"] if seconds == 5.0 else SignalAudioEncoder(seconds)
+        vectors.append(encoder.encode(np.pad(clip, (0, encoder.size - len(clip)))[None])[0])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-4)
+    np.testing.assert_allclose(vectors[2], vectors[1], atol=1e-4)
+
+
+def test_audio_hears_pitch_and_tempo(encoders):
+    encoder = encoders["audio"]
+    time = np.arange(encoder.size) / RATE
+    clips = [0.3 * np.sin(2 * np.pi * 440 * 2 ** (semitone / 12) * time) for semitone in (0, 3)]
+    rng = np.random.default_rng(2)
+    for beats in (75, 150):  # clicks of noise at two tempi
+        since = (time * beats / 60) % 1 * 60 / beats
+        clips.append(rng.normal(0, 0.4, encoder.size) * np.exp(-since / 0.03))
+    vectors = encoder.encode(np.stack(clips).astype(np.float32))
+    pitch, tempo = vectors[:, -36:-24], vectors[:, -24:]
+    assert pitch[0].argmax() == 0 and pitch[1].argmax() == 3 and pitch[:2].max(axis=1).min() > 0.9
+    tempi = np.geomspace(40, 240, 24)
+    slow, fast = (tempo[i] for i in (2, 3))
+    assert np.abs(tempi[slow.argmax()] / 75 - 1) < 0.08  # 150 is no peak when every second beat is silent
+    assert max(fast[np.abs(tempi / 150 - 1) < 0.05]) > 0.5 > max(slow[np.abs(tempi / 150 - 1) < 0.05])
+
+
+def test_wrong_shapes_are_named(encoders):
+    with pytest.raises(ValueError, match=r"batch: must be uint8"):
+        encoders["image"].encode(np.zeros((1, 96, 96, 3), np.float32))
+    with pytest.raises(ValueError, match=r"batch: must be \[B, 80000\] samples, received \(1, 10\)"):
+        encoders["audio"].encode(np.zeros((1, 10), np.float32))
+
+
+def test_names_choose_what_they_say():
+    assert make_encoder("image", "none") is None
+    assert make_encoder("image", "auto").name == make_encoder("image", "signal:").name == "signal:image/1"
+    assert resolve_spec("text", "auto") == ("pack:minilm" if minilm_folder() else "signal:")
+    for modality, spec in [("image", "pack:minilm"), ("audio", "keras_hub:whisper_tiny_multi"), ("text", "pack:other")]:
+        with pytest.raises(ValueError, match="no such encoder"):
+            make_encoder(modality, spec)
+    for spec in ("", "signal", "signal:x", "keras_hub:", "hub"):
+        with pytest.raises(ValueError, match="spec: must be"):
+            make_encoder("text", spec)
+    with pytest.raises(ValueError, match="modality: must be among"):
+        make_encoder("smell", "auto")
+
+
+def test_without_the_package_text_falls_back(monkeypatch):
+    monkeypatch.setattr("towers.encoders.minilm_folder", lambda: None)
+    assert make_encoder("text", "auto").name == "signal:text/1"
+    with pytest.raises(FileNotFoundError, match=r"requirements-encoders\.txt"):
+        make_encoder("text", "pack:minilm")
+
+
+def test_keras_hub_image_folder(tmp_path):
+    """A tiny randomly initialised backbone, saved as a preset: the path from folder to pooled vectors."""
+    import keras
+    import keras_hub
+
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[8],
+        input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[8, 12],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        image_shape=(None, None, 3),
+    )
+    backbone.save_to_preset(str(tmp_path))
+    keras_hub.layers.ResNetImageConverter(height=32, width=32, scale=1 / 255).save_to_preset(str(tmp_path))
+    encoder = make_encoder("image", f"keras_hub:{tmp_path}")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    expected = np.asarray(backbone(images.astype(np.float32) / 255)).mean(axis=(1, 2))
+    assert (encoder.size, encoder.width) == (32, 12)
+    np.testing.assert_allclose(encoder.encode(images), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="image backbone"):
+        make_encoder("image", f"keras_hub:{tmp_path / 'nothing'}")
