@@ -125,7 +125,7 @@ def serve_release(data: Path, run: Path, ports: ServingConfig) -> None:
     """Serve until Ctrl-C."""
     with serving(data, run, ports) as (server, url):
         Console().print(
-            f"Page and API  {url}/  (OpenAPI: {url}/docs)\nTF Serving    gRPC {server.target}, REST "
+            f"Page and API  {url}/  (OpenAPI: {url}/openapi.json)\nTF Serving    gRPC {server.target}, REST "
             f"{server.url}/v1/models/retrieval\nCtrl-C stops."
         )
         try:

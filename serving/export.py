@@ -38,16 +38,18 @@ def export_release(
 ) -> Release:
     """Writes `<releases>/<version>/`, whole or not at all. The same inputs give the same files and fingerprint.
 
-    `models.config` names the models that the stock TF Serving image can load; `models_scann.config` adds `retrieval_scann` for
-    a server that has ScaNN's operations.
+    `models.config` names the models that the stock TF Serving image can load; `models_scann.config` adds
+    `retrieval_scann` for a server that has ScaNN's operations.
 
     Args:
         releases: the folder of releases. version: a number not yet published.
         tables: see `ServingTables`.
-        user_tower, index, approximate_index: see `RetrievalModule`; without the approximate index, `retrieval_scann` is left out.
+        user_tower, index, approximate_index: see `RetrievalModule`; without the approximate index, `retrieval_scann`
+            is left out.
         ranker: see `RankingModule`.
         k: candidates a warm-up request asks for and ranks.
-        counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be equal.
+        counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
+            equal.
         say: receives one line a model.
 
     Raises:
@@ -68,7 +70,9 @@ def export_release(
         RankingModule(tables, ranker).save(folder)
         write_warmup(folder, RANKING, ranking_requests(tables, k))
         say(f"{RANKING}: {time.perf_counter() - start:.1f} s")
-        entries = {name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in (*chosen, RANKING)}
+        entries = {
+            name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in (*chosen, RANKING)
+        }
         write_models_config(staging / "models.config", [entries[RETRIEVAL], entries[RANKING]])
         if RETRIEVAL_SCANN in entries:
             write_models_config(staging / "models_scann.config", list(entries.values()))
@@ -99,7 +103,11 @@ def retrieval_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarr
         unknown = _strings([b""] * size, size)
         recent = _strings(_some_ids(tables.item_ids, size * length), size, length)
         nothing = _strings([], size, 0)
-        for user, history, excluded in ((known, nothing, nothing), (known, recent, recent), (unknown, nothing, nothing)):
+        for user, history, excluded in (
+            (known, nothing, nothing),
+            (known, recent, recent),
+            (unknown, nothing, nothing),
+        ):
             inputs = {"user_id": user, "recent_item_ids": history, "exclude_item_ids": excluded}
             requests.append({**inputs, "k": np.array(k, np.int32)})
     return requests

@@ -20,8 +20,8 @@ class RankingModule(tf.Module):
 
     Args:
         tables: see `ServingTables`.
-        ranker: built Keras model; `ranker(user_row [B], history_rows [B, L], candidate_rows [B, K], retrieval_scores [B, K],
-            timestamp [B]) -> {"click", "purchase", "score"}`, each [B, K].
+        ranker: built Keras model; `ranker(user_row [B], history_rows [B, L], candidate_rows [B, K], retrieval_scores
+            [B, K], timestamp [B]) -> {"click", "purchase", "score"}`, each [B, K].
 
     Raises:
         ValueError: the vocabulary and the user tables are of different sizes.
@@ -32,7 +32,9 @@ class RankingModule(tf.Module):
         self.users = VocabularyTables(tables.user_ids, "users")
         self.items = VocabularyTables(tables.item_ids, "items")
         if self.users.size != len(tables.history):
-            raise ValueError(f"tables: user_ids has {self.users.size} rows, history {len(tables.history)}; take both from one run")
+            raise ValueError(
+                f"tables: user_ids has {self.users.size} rows, history {len(tables.history)}; take both from one run"
+            )
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
         self.ranker = KerasWeights(ranker, "ranker")
 
@@ -44,14 +46,15 @@ class RankingModule(tf.Module):
             tf.TensorSpec((None, None), tf.string, "candidate_ids"),
             tf.TensorSpec((None, None), tf.float32, "retrieval_scores"),
             tf.TensorSpec((None,), tf.int64, "timestamp"),
-        ]
+        ],
     )
     def rank(self, user_id, recent_item_ids, candidate_ids, retrieval_scores, timestamp):
         """`serving_default`.
 
-        Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; candidate_ids string [B, K];
-        retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds -> {"click", "purchase", "score"}, f32 [B, K]. A
-        candidate that is empty or unknown has probability 0 and score -1, and counts for nothing in the others' answers.
+        Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; candidate_ids string
+        [B, K]; retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds -> {"click", "purchase", "score"}, f32
+        [B, K]. A candidate that is empty or unknown has probability 0 and score -1, and counts for nothing in the
+        others' answers.
         """
         user, candidates = self.users.rows(user_id), self.items.rows(candidate_ids)
         history = choose_history(self.items.rows(recent_item_ids), tf.gather(self.history, user))

@@ -19,13 +19,14 @@ SIGNATURE = "serving_default"
 class RetrievalModule(tf.Module):
     """Vocabulary, user tables, user tower and index as one function from a request to its k best items.
 
-    A request without known recent items gets the history stored for its user; an unknown user without history gets what the
-    tower thinks of nobody in particular. Never offered: the request's recent items, its excluded items, and the items that a
-    known user had seen when the release was made.
+    A request without known recent items gets the history stored for its user; an unknown user without history gets
+    what the tower thinks of nobody in particular. Never offered: the request's recent items, its excluded items, and
+    the items that a known user had seen when the release was made.
 
     Args:
         tables: see `ServingTables`.
-        user_tower: built; `user_tower(user [B], profile [B, P], history [B, L, D], history_mask [B, L]) -> (queries, ...)`.
+        user_tower: built; `user_tower(user [B], profile [B, P], history [B, L, D], history_mask [B, L]) -> (queries,
+            ...)`.
         index: exact or ScaNN.
 
     Raises:
@@ -56,7 +57,7 @@ class RetrievalModule(tf.Module):
             tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
             tf.TensorSpec((None, None), tf.string, "exclude_item_ids"),
             tf.TensorSpec((), tf.int32, "k"),
-        ]
+        ],
     )
     def retrieve(self, user_id, recent_item_ids, exclude_item_ids, k):
         """`serving_default`.

@@ -30,9 +30,9 @@ SEARCH_INPUTS = (
 class CandidateIndex(Protocol):
     """What retrieval needs of an index. `k` and the excluded rows are inputs of a request, never constants.
 
-    Shapes: queries f32 [B, D]; k int32 scalar; excluded int32 [B, E] rows, 0 = none, E >= 0 -> rows int32 [B, k], best first,
-    and scores f32 [B, k], dot products. Row 0 is never found; where fewer than k items are left, places are filled with row 0
-    and score `LOWEST`.
+    Shapes: queries f32 [B, D]; k int32 scalar; excluded int32 [B, E] rows, 0 = none, E >= 0 -> rows int32 [B, k], best
+    first, and scores f32 [B, k], dot products. Row 0 is never found; where fewer than k items are left, places are
+    filled with row 0 and score `LOWEST`.
     """
 
     kind: str
@@ -53,8 +53,8 @@ class CandidateIndex(Protocol):
 class Compiled:
     """A compiled function that a `tf.Module` may hold without making it part of a SavedModel.
 
-    A tracked `tf.function` is saved in whatever order it was first traced, which would let the bytes of a saved index depend
-    on what was done with it before.
+    A tracked `tf.function` is saved in whatever order it was first traced, which would let the bytes of a saved index
+    depend on what was done with it before.
     """
 
     def __init__(self, function: Callable, signature: Sequence[tf.TensorSpec] = SEARCH_INPUTS):
@@ -72,10 +72,14 @@ def checked_table(item_embeddings: np.ndarray) -> np.ndarray:
     """
     table = np.asarray(item_embeddings, np.float32)
     if table.ndim != 2 or table.shape[0] < 2 or table.shape[1] < 1:
-        raise ValueError(f"item_embeddings: need [N + 1, D] with row 0 reserved and N, D >= 1, received shape {table.shape}")
+        raise ValueError(
+            f"item_embeddings: need [N + 1, D] with row 0 reserved and N, D >= 1, received shape {table.shape}"
+        )
     for start in range(0, len(table), 65_536):
         if not np.isfinite(table[start : start + 65_536]).all():
-            raise ValueError(f"item_embeddings: values must be finite, received NaN or infinity in rows from {start} on; retrain")
+            raise ValueError(
+                f"item_embeddings: values must be finite, received NaN or infinity in rows from {start} on; retrain"
+            )
     return table
 
 
@@ -87,7 +91,8 @@ def checked_k(k: tf.Tensor) -> tf.Tensor:
 
 
 def keep_best(rows: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The k best of the given candidates, row 0 and `LOWEST` where there are not k of them; equal scores keep their order.
+    """The k best of the given candidates, row 0 and `LOWEST` where there are not k of them; equal scores keep their
+    order.
 
     Shapes: rows [B, W], scores [B, W] with `LOWEST` on what must not be found -> [B, k], [B, k].
     """
@@ -135,7 +140,8 @@ class ExactIndex(tf.Module):
         k = checked_k(k)
         batch = tf.shape(queries)[0]
         scores = tf.matmul(queries, self.item_embeddings, transpose_b=True)
-        # Row 0 joins the excluded ones: it must never be found, and E = 0 needs no branch. Rows outside the table mean none.
+        # Row 0 joins the excluded ones: it must never be found, and E = 0 needs no branch. Rows outside the table mean
+        # none.
         excluded = tf.where((excluded > 0) & (excluded < self.item_rows), excluded, 0)
         excluded = tf.pad(excluded, [[0, 0], [0, 1]])
         places = tf.stack([tf.broadcast_to(tf.range(batch)[:, None], tf.shape(excluded)), excluded], axis=-1)

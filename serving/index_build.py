@@ -53,8 +53,8 @@ def recall_at_k(rows: np.ndarray, true_scores: np.ndarray, queries: np.ndarray, 
 
         recall = |{r in found : q · e_r >= s_k - 1e-5}| / k,   s_k = score of the true k-th neighbour
 
-    An item as near as the k-th counts: items with equal vectors are equally right. Scores are computed anew here from the
-    vectors, not taken from the index.
+    An item as near as the k-th counts: items with equal vectors are equally right. Scores are computed anew here from
+    the vectors, not taken from the index.
 
     Shapes: rows [Q, k] (0 = nothing found), true_scores [Q, k] descending, queries [Q, D], item_embeddings [N + 1, D].
 
@@ -114,9 +114,10 @@ def build_indexes(
         say: receives one line a step.
 
     Returns:
-        The report: `kind` (the approximate index when there is one), `recall@100_vs_exact`, `p50_ms`, `p99_ms`, `bytes`,
-        `build_seconds` of that index; `recall_floor`, `items`, `width`, `queries`, `k`; the same figures for each of `kinds`
-        under its name; `trade_off`: rows with `kind`, `leaves_to_search`, `recall@100_vs_exact`, `p50_ms`, `p99_ms`, `bytes`.
+        The report: `kind` (the approximate index when there is one), `recall@100_vs_exact`, `p50_ms`, `p99_ms`,
+        `bytes`, `build_seconds` of that index; `recall_floor`, `items`, `width`, `queries`, `k`; the same figures for
+        each of `kinds` under its name; `trade_off`: rows with `kind`, `leaves_to_search`, `recall@100_vs_exact`,
+        `p50_ms`, `p99_ms`, `bytes`.
 
     Raises:
         ValueError: unknown kind, widths that differ, no queries, or see `serving.index.checked_table`.
@@ -127,7 +128,9 @@ def build_indexes(
         raise ValueError(f"kinds: must be one or more of {KINDS}, received {list(kinds)}")
     table, queries, out = checked_table(item_embeddings), np.asarray(queries, np.float32), Path(out)
     if queries.ndim != 2 or not len(queries) or queries.shape[1] != table.shape[1]:
-        raise ValueError(f"queries: need [Q, {table.shape[1]}] with Q >= 1 like item_embeddings, received shape {queries.shape}")
+        raise ValueError(
+            f"queries: need [Q, {table.shape[1]}] with Q >= 1 like item_embeddings, received shape {queries.shape}"
+        )
     say = say or (lambda line: None)
     out.mkdir(parents=True, exist_ok=True)
     k = min(k, len(table) - 1)
@@ -145,7 +148,8 @@ def build_indexes(
         report["exact"] = _figures("exact", 1.0, p50, p99, _bytes(out / "exact"), seconds)
         report["trade_off"].append({**_point(report["exact"]), "leaves_to_search": None})
         say(f"exact index: {len(table) - 1} items, p50 {p50} ms")
-    # Two copies of a large table are not held at once; the compiled search refers back to its index, hence the collector.
+    # Two copies of a large table are not held at once; the compiled search refers back to its index, hence the
+    # collector.
     del exact
     gc.collect()
     if "scann" in kinds:
@@ -172,7 +176,9 @@ def _build_scann(table, queries, truth, out, k, floor, target, repeats):
 
     # Fewer leaves than hold 2 k items on average are never searched, see ScannIndex.
     lowest = min(leaves, math.ceil(2 * k * leaves / count))
-    ladder = sorted({min(leaves, round(lowest * 2 ** (step / 2))) for step in range(2 * math.ceil(math.log2(max(leaves, 1))) + 1)})
+    ladder = sorted(
+        {min(leaves, round(lowest * 2 ** (step / 2))) for step in range(2 * math.ceil(math.log2(max(leaves, 1))) + 1)}
+    )
     best, points = None, []
     while best is None:
         points, beyond = [], 0
@@ -201,18 +207,35 @@ def _build_scann(table, queries, truth, out, k, floor, target, repeats):
     for leaves_to_search, reached in points:
         index.leaves_to_search.assign(max(leaves_to_search, 1))
         p50, p99 = measure_latency(index, queries, k, repeats)
-        rows.append({"kind": "scann", "leaves_to_search": leaves_to_search, "recall@100_vs_exact": reached, "p50_ms": p50, "p99_ms": p99})
+        rows.append(
+            {
+                "kind": "scann",
+                "leaves_to_search": leaves_to_search,
+                "recall@100_vs_exact": reached,
+                "p50_ms": p50,
+                "p99_ms": p99,
+            }
+        )
     index.leaves_to_search.assign(max(best, 1))
     p50, p99 = measure_latency(index, queries, k, repeats)
     index.save(out / "scann")
     size = _bytes(out / "scann")
     index.release()
     settings = {"leaves": leaves, "leaves_to_search": best, "reorder": int(index.reorder.numpy())}
-    return {**_figures("scann", reported, p50, p99, size, seconds), **settings}, [{**row, "bytes": size} for row in rows]
+    return {**_figures("scann", reported, p50, p99, size, seconds), **settings}, [
+        {**row, "bytes": size} for row in rows
+    ]
 
 
 def _figures(kind: str, recall: float, p50: float, p99: float, size: int, seconds: float) -> dict[str, Any]:
-    return {"kind": kind, "recall@100_vs_exact": recall, "p50_ms": p50, "p99_ms": p99, "bytes": size, "build_seconds": round(seconds, 3)}
+    return {
+        "kind": kind,
+        "recall@100_vs_exact": recall,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "bytes": size,
+        "build_seconds": round(seconds, 3),
+    }
 
 
 def _point(figures: dict[str, Any]) -> dict[str, Any]:

@@ -26,11 +26,15 @@ class KerasWeights(tf.Module):
     def __init__(self, model: Any, name: str):
         super().__init__(name=name)
         if not model.weights:
-            raise ValueError(f"model: must be built, received {type(model).__name__} without weights; call or load it first")
+            raise ValueError(
+                f"model: must be built, received {type(model).__name__} without weights; call or load it first"
+            )
         self._call: Callable = lambda *inputs: model(*inputs)
         self._keys: Callable = lambda: list(model.weights)
         self.values = [
-            tf.Variable(keras.ops.convert_to_numpy(weight), dtype=weight.dtype, trainable=False, name=f"{name}_{place:03d}")
+            tf.Variable(
+                keras.ops.convert_to_numpy(weight), dtype=weight.dtype, trainable=False, name=f"{name}_{place:03d}"
+            )
             for place, weight in enumerate(model.weights)
         ]
 

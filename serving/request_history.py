@@ -19,11 +19,12 @@ class ServingTables:
         user_ids, item_ids: vocabulary files of the ingested run.
         profile: int32 [U + 1, P] codes.
         history: int32 [U + 1, L] item rows, most recent first, filled with 0; row 0 all 0.
-        seen_offsets, seen_rows: user u must not be offered `seen_rows[seen_offsets[u]:seen_offsets[u + 1]]`; int64 [U + 2]
-            and int32.
+        seen_offsets, seen_rows: user u must not be offered `seen_rows[seen_offsets[u]:seen_offsets[u + 1]]`; int64 [U
+            + 2] and int32.
 
     Raises:
-        ValueError: at construction, where the number of users differs between tables, or the unknown user has a history.
+        ValueError: at construction, where the number of users differs between tables, or the unknown user has a
+            history.
     """
 
     user_ids: Path
@@ -34,13 +35,23 @@ class ServingTables:
     seen_rows: np.ndarray
 
     def __post_init__(self) -> None:
-        counts = {"profile": len(self.profile), "history": len(self.history), "seen_offsets": len(self.seen_offsets) - 1}
+        counts = {
+            "profile": len(self.profile),
+            "history": len(self.history),
+            "seen_offsets": len(self.seen_offsets) - 1,
+        }
         if len(set(counts.values())) != 1:
-            raise ValueError(f"profile, history, seen_offsets: need one line a user row, received {counts}; use one ingested run")
+            raise ValueError(
+                f"profile, history, seen_offsets: need one line a user row, received {counts}; use one ingested run"
+            )
         if self.history.shape[1] < 1 or self.history[UNKNOWN_ROW].any() or self.seen_offsets[1] != 0:
-            raise ValueError("history: need at least one step, and an empty history and no seen items for row 0, the unknown user")
+            raise ValueError(
+                "history: need at least one step, and an empty history and no seen items for row 0, the unknown user"
+            )
         if self.seen_offsets[-1] != len(self.seen_rows):
-            raise ValueError(f"seen_offsets: must end at {len(self.seen_rows)}, the seen rows, received {self.seen_offsets[-1]}")
+            raise ValueError(
+                f"seen_offsets: must end at {len(self.seen_rows)}, the seen rows, received {self.seen_offsets[-1]}"
+            )
 
 
 def choose_history(recent: tf.Tensor, stored: tf.Tensor) -> tf.Tensor:

@@ -94,9 +94,14 @@ def read_variables(folder: str | Path) -> dict[str, Any]:
     """
     prefix = Path(folder) / "variables" / "variables"
     if not prefix.with_name("variables.index").is_file():
-        raise FileNotFoundError(f"folder: must hold a SavedModel with variables, received {folder}; run the stage that writes it")
+        raise FileNotFoundError(
+            f"folder: must hold a SavedModel with variables, received {folder}; run the stage that writes it"
+        )
     reader = tf.train.load_checkpoint(str(prefix))
     names = [name for name in reader.get_variable_to_shape_map() if name.endswith(SUFFIX)]
     values = {name.removesuffix(SUFFIX): reader.get_tensor(name) for name in sorted(names)}
     # np.asarray would make a fixed-width array of a scalar string, and drop its trailing zeros.
-    return {name: np.array(value, object) if isinstance(value, bytes) else np.asarray(value) for name, value in values.items()}
+    return {
+        name: np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
+        for name, value in values.items()
+    }

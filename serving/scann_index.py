@@ -29,9 +29,10 @@ class ScannIndex(tf.Module):
     """Partitions, 4-bit codes, then exact scores of the best (Guo et al. 2020, "Accelerating large-scale inference with
     anisotropic vector quantization").
 
-    A search takes the best `k + E'` (E' = the most rows excluded in the batch), drops the excluded ones and keeps k. Leaves and
-    re-scored candidates grow with that number, so that a large k or a long exclusion list costs time and not recall; asking
-    for as many as there are items searches all leaves. Every one of the k places is filled as long as items are left.
+    A search takes the best `k + E'` (E' = the most rows excluded in the batch), drops the excluded ones and keeps k.
+    Leaves and re-scored candidates grow with that number, so that a large k or a long exclusion list costs time and
+    not recall; asking for as many as there are items searches all leaves. Every one of the k places is filled as long
+    as items are left.
 
     The searcher is a resource named by the hash of its content: two functions or two loads of the same index share it,
     two different indexes never do. It is made at the first search, so warm up.
@@ -60,9 +61,15 @@ class ScannIndex(tf.Module):
 
     @classmethod
     def build(
-        cls, item_embeddings: np.ndarray, *, leaves: int | None = None, leaves_to_search: int | None = None, reorder: int = 1_000
+        cls,
+        item_embeddings: np.ndarray,
+        *,
+        leaves: int | None = None,
+        leaves_to_search: int | None = None,
+        reorder: int = 1_000,
     ) -> ScannIndex:
-        """Trains an index; the same table gives the same bytes (k-means++ starts, where ScaNN's random start has no seed).
+        """Trains an index; the same table gives the same bytes (k-means++ starts, where ScaNN's random start has no
+        seed).
 
         Args:
             item_embeddings: f32 [N + 1, D], row 0 ignored.
@@ -115,7 +122,9 @@ class ScannIndex(tf.Module):
         found, distances = self._probe(queries, fetch, leaves)
         # Leaves differ in size: where those searched held too few items, search them all.
         short = (tf.shape(found)[1] < fetch) | tf.reduce_any(tf.math.is_nan(distances))
-        found, distances = tf.cond(short, lambda: self._probe(queries, fetch, tf.identity(self.leaves)), lambda: (found, distances))
+        found, distances = tf.cond(
+            short, lambda: self._probe(queries, fetch, tf.identity(self.leaves)), lambda: (found, distances)
+        )
         # ScaNN fills the lines of queries that found less with index 0 and distance NaN.
         missing = tf.math.is_nan(distances)
         rows = tf.where(missing, 0, found + 1)
@@ -166,5 +175,5 @@ def _content_hash(tensors: Mapping[str, Any]) -> str:
     for name in TENSORS:
         value = np.asarray(tensors[name])
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
-        digest.update(b"".join(value.ravel().tolist()) if value.dtype == object else np.ascontiguousarray(value))
+        digest.update(b"".join(value.ravel().tolist()) if value.dtype == object else np.ascontiguousarray(value).data)
     return digest.hexdigest()[:16]

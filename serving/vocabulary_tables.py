@@ -14,10 +14,11 @@ from data.schema import UNKNOWN_ROW
 
 
 class _VocabularyFile(tf.lookup.TextFileInitializer):
-    """Row by line, under a name drawn from the content. The file lacks the line of row 0, since TensorFlow refuses empty lines.
+    """Row by line, under a name drawn from the content. The file lacks the line of row 0, since TensorFlow refuses
+    empty lines.
 
-    TensorFlow's own name holds the file's path: two vocabularies at one path would share a table in a process, and a saved
-    graph would tell where it was made.
+    TensorFlow's own name holds the file's path: two vocabularies at one path would share a table in a process, and a
+    saved graph would tell where it was made.
     """
 
     def __init__(self, path: Path, name: str):
@@ -39,7 +40,8 @@ class VocabularyTables(tf.Module):
         name: of the vocabulary, for error texts and variable names.
 
     Raises:
-        ValueError: line 0 is not empty, another line is, an id occurs twice, or holds a carriage return (which TensorFlow's
+        ValueError: line 0 is not empty, another line is, an id occurs twice, or holds a carriage return (which
+            TensorFlow's
             reader drops).
 
     Example:
@@ -77,10 +79,14 @@ class VocabularyTables(tf.Module):
 
 def _check(ids: list[bytes], path: Path) -> None:
     if ids[0] != b"":
-        raise ValueError(f"{path}: line 0 must be empty, it stands for unknown ids; received {ids[0]!r}; run the ingest stage again")
+        raise ValueError(
+            f"{path}: line 0 must be empty, it stands for unknown ids; received {ids[0]!r}; run the ingest stage again"
+        )
     seen: set[bytes] = set()
     for row, one in enumerate(ids[1:], 1):
         if not one or one in seen or b"\r" in one:
             rule = "not empty, unique and free of carriage returns"
-            raise ValueError(f"{path}: every id must be {rule}, received {one!r} in line {row}; run the ingest stage again")
+            raise ValueError(
+                f"{path}: every id must be {rule}, received {one!r} in line {row}; run the ingest stage again"
+            )
         seen.add(one)

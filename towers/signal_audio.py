@@ -20,7 +20,8 @@ class SignalAudioEncoder:
     - mean, standard deviation, minimum and maximum of X over time, a mel band: 4 x 40,
     - standard deviation of X[t+1] - X[t], a band: 40,
     - mean and deviation over time of centroid, bandwidth, flatness and log loudness: 8,
-    - mean pitch-class profile (power by semitone modulo the octave, normalised): 12,
+    - mean pitch-class profile (power by semitone modulo the octave, normalised; below about 600 Hz neighbouring
+      semitones blur into each other, since bins are 15.6 Hz apart): 12,
     - autocorrelation of the onset strength o[t] = mean_band max(0, X[t+1] - X[t]) at the lags of 24 tempi from 40 to
       240 beats a minute, spaced by ratio, divided by its lag-0 value: 24.
 

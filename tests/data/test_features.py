@@ -34,7 +34,9 @@ def test_write_then_open_is_equal(tmp_path):
 
 
 @given(
-    arrays.arrays(np.float32, (5, 16), elements=st.floats(-1e4, 1e4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3))
+    arrays.arrays(
+        np.float32, (5, 16), elements=st.floats(-1e4, 1e4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)
+    )
 )
 def test_fp16_loses_less_than_a_thousandth_of_a_cosine(vectors):
     assert fp16_cosine_loss(vectors, vectors.astype(np.float16)) < 1e-3

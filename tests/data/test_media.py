@@ -1,4 +1,4 @@
-"""Media decoders: right on good files whatever their kind, a reason on every broken one, and no way out of the folder."""
+"""Media decoders: right on good files of any kind, a reason on every broken one, and no way out of the folder."""
 
 import io
 import os
@@ -40,7 +40,8 @@ def declared_png(width, height):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    data = chunk(b"IDAT", zlib.compress(b"\0" * 99))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +112,14 @@ def test_content_decides_and_not_the_extension(tmp_path, picture):
 
 @pytest.mark.parametrize(
     ("kind", "subtype", "rate"),
-    [("WAV", "PCM_16", 44_100), ("WAV", "FLOAT", 48_000), ("FLAC", "PCM_16", 8_000), ("OGG", "VORBIS", 44_100)]
-    + [("MP3", "MPEG_LAYER_III", 44_100), ("WAV", "PCM_U8", 16_000)],
+    [
+        ("WAV", "PCM_16", 44_100),
+        ("WAV", "FLOAT", 48_000),
+        ("WAV", "PCM_U8", 16_000),
+        ("FLAC", "PCM_16", 8_000),
+        ("OGG", "VORBIS", 44_100),
+        ("MP3", "MPEG_LAYER_III", 44_100),
+    ],
 )
 def test_stereo_any_rate_to_mono_16_khz(kind, subtype, rate):
     left, right = tone(440, rate, 1.0), tone(1000, rate, 1.0)
@@ -159,7 +166,9 @@ def test_zero_bytes(decode, tmp_path):
         read_media(tmp_path, "empty")
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x24\0\0\0WAVEfmt "]))
+@given(
+    st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x24\0\0\0WAVEfmt "])
+)
 def test_any_bytes_decode_or_give_a_reason(content, head):
     for decode in (decode_image, decode_audio):
         try:
@@ -224,7 +233,9 @@ def test_every_way_out_is_refused(shelf, name, reason):
         media_path(shelf, name)
 
 
-PARTS = st.one_of(st.sampled_from(["..", ".", "covers", "a.png", "out", "up", "secret", "", "C:", "~"]), st.text(max_size=5))
+PARTS = st.one_of(
+    st.sampled_from(["..", ".", "covers", "a.png", "out", "up", "secret", "", "C:", "~"]), st.text(max_size=5)
+)
 
 
 @given(st.lists(PARTS, max_size=6), st.sampled_from(["/", "\\", "//"]), st.booleans())

@@ -29,7 +29,9 @@ class MeanUserTower(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.user = self.add_weight(shape=(USERS + 1, WIDTH), initializer=keras.initializers.RandomNormal(0, 0.3, seed=1))
+        self.user = self.add_weight(
+            shape=(USERS + 1, WIDTH), initializer=keras.initializers.RandomNormal(0, 0.3, seed=1)
+        )
         self.profile = self.add_weight(shape=(5, WIDTH), initializer=keras.initializers.RandomNormal(0, 0.3, seed=2))
         self.built = True
 
@@ -66,7 +68,9 @@ class World:
     def query(self, user: int, history: list[int]) -> np.ndarray:
         rows = [row for row in history if row]
         mean = self.items[rows].mean(axis=0) if rows else 0.0
-        user_vectors, profiles = (keras.ops.convert_to_numpy(weight) for weight in (self.tower.user, self.tower.profile))
+        user_vectors, profiles = (
+            keras.ops.convert_to_numpy(weight) for weight in (self.tower.user, self.tower.profile)
+        )
         vector = user_vectors[user] + profiles[self.tables.profile[user, 0]] + mean
         return vector / np.linalg.norm(vector)
 
@@ -84,8 +88,12 @@ class World:
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("release")
     rng = np.random.default_rng(0)
-    (folder / "user_ids.txt").write_text("".join(f"{name}\n" for name in ["", *(f"user {row}" for row in range(1, USERS + 1))]))
-    (folder / "item_ids.txt").write_text("".join(f"{name}\n" for name in ["", *(f"item {row}" for row in range(1, ITEMS + 1))]))
+    (folder / "user_ids.txt").write_text(
+        "".join(f"{name}\n" for name in ["", *(f"user {row}" for row in range(1, USERS + 1))])
+    )
+    (folder / "item_ids.txt").write_text(
+        "".join(f"{name}\n" for name in ["", *(f"item {row}" for row in range(1, ITEMS + 1))])
+    )
     items = rng.normal(size=(ITEMS + 1, WIDTH)).astype(np.float32)
     items /= np.linalg.norm(items, axis=1, keepdims=True)
     items[0] = 0
@@ -206,15 +214,24 @@ def rank_request(users, candidates, recent=None, scores=None):
     given = np.linspace(1, 0, array.size, dtype=np.float32).reshape(array.shape) if scores is None else scores
     names = {"user_id": np.array([user.encode() for user in users], object), "candidate_ids": array}
     history = strings(recent or [[]] * len(users))
-    return {**names, "recent_item_ids": history, "retrieval_scores": given, "timestamp": np.arange(len(users), dtype=np.int64)}
+    return {
+        **names,
+        "recent_item_ids": history,
+        "retrieval_scores": given,
+        "timestamp": np.arange(len(users), dtype=np.int64),
+    }
 
 
 def test_ranking_gives_the_ranker_what_it_was_promised(world, models):
-    answer = ask(models[RANKING], rank_request(["user 4", "who?"], [["item 8", "item 3"], ["item 1"]], [[], ["item 20", "x"]]))
+    answer = ask(
+        models[RANKING], rank_request(["user 4", "who?"], [["item 8", "item 3"], ["item 1"]], [[], ["item 20", "x"]])
+    )
     scores = np.array([[1, 2 / 3], [1 / 3, 0]], np.float32)
     history = np.array([world.tables.history[4], [20, 0, 0, 0]], np.int32)
     candidates = np.array([[8, 3], [1, 0]], np.int32)
-    direct = world.ranker(*map(ops.convert_to_tensor, (np.array([4, 0], np.int32), history, candidates, scores, np.array([0, 1]))))
+    direct = world.ranker(
+        *map(ops.convert_to_tensor, (np.array([4, 0], np.int32), history, candidates, scores, np.array([0, 1])))
+    )
     real = candidates > 0
     for name in ("click", "purchase", "score"):
         np.testing.assert_allclose(answer[name][real], keras.ops.convert_to_numpy(direct[name])[real], rtol=1e-5)
@@ -247,7 +264,8 @@ def test_a_copy_of_the_release_serves_without_the_run(release, tmp_path):
     assert verify_release(copy).fingerprint == release.fingerprint
     inputs = request(["user 2"])
     np.testing.assert_array_equal(
-        session(copy / RETRIEVAL / "7", inputs)["item_ids"], session(release.folder / RETRIEVAL / "7", inputs)["item_ids"]
+        session(copy / RETRIEVAL / "7", inputs)["item_ids"],
+        session(release.folder / RETRIEVAL / "7", inputs)["item_ids"],
     )
 
 
@@ -286,7 +304,12 @@ def test_parts_of_different_runs_are_refused(world, tmp_path):
         dataclasses.replace(world.tables, profile=world.tables.profile[:-1])
     with pytest.raises(ValueError, match="seen_offsets: must end"):
         dataclasses.replace(world.tables, seen_rows=world.tables.seen_rows[:-1])
-    for text, rule in (("a\nb\n", "line 0 must be empty"), ("\na\na\n", "unique"), ("\na\n\nb\n", "not empty"), ("\na\r\n", "carriage")):
+    for text, rule in (
+        ("a\nb\n", "line 0 must be empty"),
+        ("\na\na\n", "unique"),
+        ("\na\n\nb\n", "not empty"),
+        ("\na\r\n", "carriage"),
+    ):
         (tmp_path / "ids.txt").write_text(text, newline="")
         with pytest.raises(ValueError, match=rule):
             VocabularyTables(tmp_path / "ids.txt", "items")

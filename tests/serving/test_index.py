@@ -105,7 +105,7 @@ def test_scann_finds_what_exact_finds(built):
     exact, scann = load_index(folder, "exact"), load_index(folder, "scann")
     excluded = search_in_blocks(exact, queries, 30)[0]
     for barred in (None, excluded):
-        true_rows, true_scores = search_in_blocks(exact, queries, 100, barred)
+        true_rows, _ = search_in_blocks(exact, queries, 100, barred)
         rows, scores = search_in_blocks(scann, queries, 100, barred)
         overlap = np.mean([len(set(found) & set(true)) / 100 for found, true in zip(rows, true_rows, strict=True)])
         assert overlap >= 0.99
@@ -137,7 +137,7 @@ def test_one_large_leaf_and_many_small_ones_still_fill_k():
 
 @pytest.mark.parametrize("kind", ["exact", "scann"])
 def test_saved_index_answers_the_same(built, kind):
-    table, queries, folder, _ = built
+    _, queries, folder, _ = built
     excluded = np.tile(np.array([[1, 2, 0]], np.int32), (20, 1))
     rows, scores = load_index(folder, kind).search(queries[:20], 40, excluded)
     loaded = tf.saved_model.load(str(folder / kind))
@@ -167,7 +167,7 @@ def test_same_table_same_bytes(built, tmp_path):
 
 
 def test_report(built):
-    _, queries, folder, report = built
+    _, _, folder, report = built
     assert json.loads((folder / "report.json").read_text()) == report
     assert report["kind"] == "scann" and report["exact"]["recall@100_vs_exact"] == 1.0
     for figures in (report, *report["trade_off"]):

@@ -62,7 +62,9 @@ def test_minilm_chunks_and_trims_without_changing_vectors(encoders):
 
 
 def test_hashed_text_overlap_order(encoders):
-    a, near, far, empty = encoders["text"].encode(["slow blue piano songs", "a blue piano song, slow", "metal drums", "!!"])
+    a, near, far, empty = encoders["text"].encode(
+        ["slow blue piano songs", "a blue piano song, slow", "metal drums", "!!"]
+    )
     assert a @ near > 0.5 and abs(a @ far) < 0.2 and not empty.any()
     one, two, three = encoders["text"].encode(["爵士钢琴曲", "慢爵士钢琴", "重金属鼓点"])
     assert one @ two > 0.4 > abs(one @ three)
@@ -139,16 +141,17 @@ def test_audio_pads_do_not_count(encoders):
 def test_audio_hears_pitch_and_tempo(encoders):
     encoder = encoders["audio"]
     time = np.arange(encoder.size) / RATE
-    clips = [0.3 * np.sin(2 * np.pi * 440 * 2 ** (semitone / 12) * time) for semitone in (0, 3)]
+    clips = [0.3 * np.sin(2 * np.pi * 440 * 2 ** (semitone / 12) * time) for semitone in (0, 3, 12, 15)]
     rng = np.random.default_rng(2)
     for beats in (75, 150):  # clicks of noise at two tempi
         since = (time * beats / 60) % 1 * 60 / beats
         clips.append(rng.normal(0, 0.4, encoder.size) * np.exp(-since / 0.03))
     vectors = encoder.encode(np.stack(clips).astype(np.float32))
     pitch, tempo = vectors[:, -36:-24], vectors[:, -24:]
-    assert pitch[0].argmax() == 0 and pitch[1].argmax() == 3 and pitch[:2].max(axis=1).min() > 0.9
+    assert pitch[:4].argmax(axis=1).tolist() == [0, 3, 0, 3]  # octaves fold together
+    assert pitch[2:4].max(axis=1).min() > 0.9  # the window's main lobe is narrower than a semitone here
     tempi = np.geomspace(40, 240, 24)
-    slow, fast = (tempo[i] for i in (2, 3))
+    slow, fast = (tempo[i] for i in (4, 5))
     assert np.abs(tempi[slow.argmax()] / 75 - 1) < 0.08  # 150 is no peak when every second beat is silent
     assert max(fast[np.abs(tempi / 150 - 1) < 0.05]) > 0.5 > max(slow[np.abs(tempi / 150 - 1) < 0.05])
 
@@ -188,9 +191,9 @@ def test_keras_hub_image_folder(tmp_path):
 
     keras.utils.set_random_seed(0)
     backbone = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[8],
+        input_conv_filters=[64],
         input_conv_kernel_sizes=[3],
-        stackwise_num_filters=[8, 12],
+        stackwise_num_filters=[64, 12],
         stackwise_num_blocks=[1, 1],
         stackwise_num_strides=[1, 2],
         block_type="basic_block",
