@@ -16,7 +16,7 @@ from pipeline.metrics import (
     ndcg_at_k,
     reliability_curve,
 )
-from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold, search
+from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold, search_released
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
 
@@ -31,13 +31,24 @@ def answer(
     candidates: np.ndarray,
     scores: np.ndarray,
     times: np.ndarray,
+    ranks: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """The serving form's answer to many requests, in blocks of one shape. {click, purchase, score: [R, K]}"""
+    """The serving form's answer to many requests, in blocks of one shape. {click, purchase, score: [R, K]}
+
+    `ranks` [R, K] are needed where the candidates are not all that was retrieved.
+    """
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(users), BLOCK):
         part = slice(start, min(start + BLOCK, len(users)))
         rows = np.pad(np.arange(part.start, part.stop), (0, BLOCK - (part.stop - part.start)), mode="edge")
-        found = form(users[rows], history[rows], candidates[rows], scores[rows], times[rows])
+        found = form(
+            users[rows],
+            history[rows],
+            candidates[rows],
+            scores[rows],
+            times[rows],
+            None if ranks is None else ranks[rows],
+        )
         parts.append({name: np.asarray(value)[: part.stop - part.start] for name, value in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -48,13 +59,24 @@ def rank_requests(
     query_fn: QueryFunction,
     search_fn: SearchFunction,
     config: RankingConfig,
+    released: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The full path for many requests: retrieve, rank, order. Seen items are excluded.
+    """The full path for many requests: retrieve, rank, order. Seen and not yet released items are excluded.
+
+    `released` [N + 1]: UTC seconds of each item's release, 0 = always there.
 
     Returns: item rows in ranked order, and the same candidates in retrieval order; both int32 [Q, T], padded with 0.
     """
     queries = query_fn(requests.users, requests.history)
-    rows, scores = search(search_fn, queries, config.retrieved, requests.seen.offsets, requests.seen.rows)
+    rows, scores = search_released(
+        search_fn,
+        queries,
+        config.retrieved,
+        requests.seen.offsets,
+        requests.seen.rows,
+        released,
+        requests.timestamps,
+    )
     ranked = answer(form, requests.users, requests.history, rows, scores, requests.timestamps)["score"]
     order = np.argsort(-ranked, axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1), rows
@@ -74,16 +96,27 @@ def evaluate_ranking(
 ) -> dict[str, Any]:
     """Figures of the ranker on the test split.
 
-    `ndcg@10` and `retrieval_order_ndcg@10` order the same candidates (the index's first T, seen items excluded) and are
-    judged against all held-out items, found or not. `auc`, `logloss`, `ece` and the reliability curve are those of the click
+    `ndcg@10` and `retrieval_order_ndcg@10` order the same candidates (the index's first T without what the user has seen and
+    what was not released at the time of the request) and are judged against all held-out items, found or not. They are
+    therefore not those of the retrieval evaluation, which has the whole catalogue as candidates. `auc`, `logloss`, `ece` and the reliability curve are those of the
+    click
     head over test impressions and drawn negatives, lists made exactly as for training.
     """
-    ranked, retrieved = rank_requests(form, requests, query_fn, search_fn, config)
+    released = dataset.items["created_at"].to_numpy(np.int64)
+    ranked, retrieved = rank_requests(form, requests, query_fn, search_fn, config, released)
     fold = retrieve_fold(
         dataset, "test", query_fn, search_fn, config, known_splits=known_splits, query_history=query_history
     )
     lists = fold.lists(dataset, item_embeddings, config, [config.seed, 0])
-    found = answer(form, lists.user, lists.history, lists.candidates, lists.retrieval_scores, lists.timestamp)
+    found = answer(
+        form,
+        lists.user,
+        lists.history,
+        lists.candidates,
+        lists.retrieval_scores,
+        lists.timestamp,
+        lists.retrieval_ranks,
+    )
     result: dict[str, Any] = {
         "ndcg@10": mean_over_users(ndcg_at_k(ranked, requests.relevant, 10)),
         "retrieval_order_ndcg@10": mean_over_users(ndcg_at_k(retrieved, requests.relevant, 10)),

@@ -21,7 +21,8 @@ MINIMUM_LABELS = 20
 
 
 def hold_out_users(users: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Whether each user belongs to the held-out share: a hash of (user, seed), the same in every process. [R] -> bool [R]
+    """Whether each user belongs to the held-out share: a hash of (user, seed), the same in every process. [R] -> bool
+    [R]
 
     Example:
         >>> float(hold_out_users(np.arange(100_000), 0.2, 7).mean().round(2))

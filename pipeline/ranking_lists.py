@@ -19,6 +19,8 @@ QueryFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 SearchFunction = Callable[[np.ndarray, int, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(queries [B, D], k, excluded rows [B, E] padded with 0) -> (rows [B, k], scores [B, k])."""
 SEARCH_BLOCK = 256
+ASKED_AT_MOST = 4
+"""How many times k the index is asked for at most, to leave k once unreleased items are gone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,8 @@ def retrieve_fold(
     """Requests of a split, each with its past, and the index's answer to each.
 
     Args:
-        known_splits: splits that lie before; their events are the past whatever their time, as in retrieval's evaluation.
+        known_splits: splits that lie before; their events are the past whatever their time, as in retrieval's
+        evaluation.
             Of the split itself only what is strictly before a request is its past.
         query_history: history length that `query_fn` is given.
     """
@@ -85,15 +88,20 @@ def retrieve_fold(
     history = past_histories(dataset, split, requests.user, requests.timestamp, known_splits, length, config.seed)
     requests = requests.with_past(history, past_items(dataset, split, requests.user, requests.timestamp, known_splits))
     queries = query_fn(requests.user, history[:, :query_history])
-    rows, scores = search(search_fn, queries, config.retrieved, requests.seen_start, requests.seen_item)
+    released = dataset.items["created_at"].to_numpy(np.int64)
+    rows, scores = search_released(
+        search_fn, queries, config.retrieved, requests.seen_start, requests.seen_item, released, requests.timestamp
+    )
     requests = dataclasses.replace(requests, history=history[:, : config.history_length])
     return RankingFold(requests, queries, rows, scores, user[positive], item[positive])
 
 
 def past_histories(
-    dataset: Dataset, split: str, user: np.ndarray, time: np.ndarray, known_splits: tuple[str, ...], length: int, seed: int
+    dataset: Dataset, split: str, user: np.ndarray, time: np.ndarray, known_splits: tuple[str, ...], length: int, seed:
+    int
 ) -> np.ndarray:
-    """Positive items before each request, most recent first: those of the split, then those of the known splits. [R, L]"""
+    """Positive items before each request, most recent first: those of the split, then those of the known splits. [R,
+    L]"""
     within = positive_histories(dataset, (split,)).as_of(user, time, length)
     known = positive_histories(dataset, known_splits)
     if not dataset.schema.has_timestamps:
@@ -119,6 +127,35 @@ def past_items(
         end = start + np.searchsorted(within.timestamps[start:end], moment, side="left")
         past.append(np.concatenate([known.items[known.offsets[row] : known.offsets[row + 1]], within.items[start:end]]))
     return past
+
+
+def search_released(
+    search_fn: SearchFunction,
+    queries: np.ndarray,
+    k: int,
+    seen_start: np.ndarray,
+    seen_item: np.ndarray,
+    released: np.ndarray,
+    time: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`search` without what is not yet released at the time of each request.
+
+    A catalogue that covers a whole log holds items from after most of its requests, which no index of that day could have
+    returned. The index is asked for more than k where there are such items, and they are left out of its answer.
+
+    Args:
+        released: [N + 1] UTC seconds, 0 = always there. time: [R] UTC seconds, 0 = unknown, nothing is left out.
+
+    Returns: as `search`; padded with row 0 where fewer than k remain.
+    """
+    dated = time[time > 0]
+    late_items = int((released > dated.min()).sum()) if len(dated) else 0
+    asked = min(k + late_items, ASKED_AT_MOST * k, max(k, len(released) - 1))
+    rows, scores = search(search_fn, queries, asked, seen_start, seen_item)
+    late = (released[rows] > time[:, None]) & (time[:, None] > 0)
+    order = np.argsort(late | (rows == 0), axis=1, kind="stable")[:, :k]
+    rows, scores = np.where(late, 0, rows), np.where(late, np.finfo(np.float32).min, scores)
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1).astype(np.float32)
 
 
 def search(

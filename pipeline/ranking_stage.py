@@ -115,8 +115,10 @@ def evaluate_ranking_stage(
             {
                 "user_id": str(users[user]),
                 "history": [str(items[row]) for row in shown.history[number] if row],
-                "retrieved": [[str(items[row]), float(score)] for row, score in zip(rows[number], scores[number], strict=True) if row][:20],
-                "ranked": [[str(items[rows[number, place]]), float(ranked[number, place])] for place in order if rows[number, place]][:20],
+                "retrieved": [[str(items[row]), float(score)] for row, score in zip(rows[number], scores[number],
+                strict=True) if row][:20],
+                "ranked": [[str(items[rows[number, place]]), float(ranked[number, place])] for place in order if
+                rows[number, place]][:20],
                 "held_out": [str(items[row]) for row in shown.relevant[number]],
             }
         )  # fmt: skip

@@ -1,4 +1,5 @@
-"""Train the ranker on the validation split: what the retrieval model, trained before it, honestly proposes and misses."""
+"""Train the ranker on the validation split: what the retrieval model, trained before it, honestly proposes and
+misses."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def train_ranking(
 ) -> dict[str, Any]:
     """Train, keep the best epoch, calibrate, choose the score, and write the serving form to `out`.
 
-    The training data is the validation split: the retrieval model saw the train split only, so that its scores there are
+    The training data is the validation split: the retrieval model saw the train split only, so that its scores there
+    are
     as good as they will be on later events, and no better. A hashed share of its users is held out for early stopping,
     calibration and the choice of the score.
 
@@ -179,18 +181,20 @@ def choose_score(
     config: RankingConfig,
     query_history: int,
 ) -> dict[str, float]:
-    """The weights of the score with the best NDCG@10 among `score_choices`, on the held-out users' validation events."""
+    """The weights of the score with the best NDCG@10 among `score_choices`, on the held-out users' validation
+    events."""
     if config.score_weights:
         return dict(config.score_weights)
     if "purchase" not in ranker.spec.heads:
         return {"click": 1.0}
     requests = make_requests(dataset, "valid", known_splits=("train",), history_length=query_history)
     requests = requests.take(np.flatnonzero(hold_out_users(requests.users, config.calibration_share, config.seed)))
+    released = dataset.items["created_at"].to_numpy(np.int64)
     quality = {}
     for click, purchase in config.score_choices:
         weights = {"click": click, "purchase": purchase}
         form = RankingServingForm.from_ranker(ranker, calibrations, weights)
-        ranked, _ = rank_requests(form, requests, query_fn, search_fn, config)
+        ranked, _ = rank_requests(form, requests, query_fn, search_fn, config, released)
         quality[click, purchase] = mean_over_users(ndcg_at_k(ranked, requests.relevant, 10))
     chosen = max(quality, key=lambda choice: quality[choice])
     return {"click": chosen[0], "purchase": chosen[1]}

@@ -25,7 +25,8 @@ def fit_calibration(kind: str, logits, labels) -> dict:
     values, truth = np.asarray(logits, np.float64).ravel(), np.asarray(labels, np.float64).ravel()
     if values.shape != truth.shape or not values.size or not np.isfinite(values).all():
         raise ValueError(
-            f"logits, labels: must be finite, of one length and not empty, received shapes {values.shape}, {truth.shape}; "
+            f"logits, labels: must be finite, of one length and not empty, received shapes {values.shape}, "
+            f"{truth.shape}; "
             "keep some users for calibration"
         )
     if kind == "platt":
@@ -77,9 +78,11 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, iterations: int = 50) -> d
 
 
 def fit_isotonic(logits: np.ndarray, labels: np.ndarray) -> dict:
-    """The non-decreasing step function closest to the labels (pool adjacent violators), as knots to interpolate between.
+    """The non-decreasing step function closest to the labels (pool adjacent violators), as knots to interpolate
+    between.
 
-    Each pool becomes one knot at its mean logit, so that between knots the function rises and ties are rare; each pool is
+    Each pool becomes one knot at its mean logit, so that between knots the function rises and ties are rare; each pool
+    is
     smoothed by one pseudo-observation of the overall rate, and pools hold at least 1 % of the examples.
 
     Paper: Zadrozny & Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates", KDD 2002.

@@ -19,7 +19,8 @@ class RankingConfig:
         history_length: L, the user's most recent positive items that the ranker sees.
         list_size: K, elements of one training list (impressions first, the rest negatives).
         retrieved: T, how deep the index is asked, in training and in evaluation.
-        random_negatives: elements of a list drawn from the whole released catalogue instead of the index. Impressions are
+        random_negatives: elements of a list drawn from the whole released catalogue instead of the index. Impressions
+        are
             often outside the index's first T; without such negatives a low retrieval score would predict a click.
         request_seconds: events of one user within this many seconds of the first form one request; 0 = the whole fold.
         calibration_share: share of users (by hash) kept for early stopping, calibration and the choice of the score.

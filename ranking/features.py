@@ -68,7 +68,8 @@ class ContentProjection(keras.layers.Layer):
         self.built = True
 
     def assign(self, tables: dict[str, np.ndarray], present: np.ndarray) -> None:
-        """Fills the raw tables ({modality: [N + 1, F_m]}, present bool [N + 1, M]) and starts the projections from them."""
+        """Fills the raw tables ({modality: [N + 1, F_m]}, present bool [N + 1, M]) and starts the projections from
+        them."""
         for axis, (name, layer) in enumerate(zip(self.modalities, self.tables, strict=True)):
             layer.table.assign(np.asarray(tables[name]).astype(layer.table.dtype))
             mean, projection = principal_projection(tables[name], present[:, axis], self.width, self.seed)
@@ -93,7 +94,8 @@ class PairFeatures(keras.layers.Layer):
         cos_l = <c, h_l>;  a = softmax_l(tau cos_l + p_l);  u = sum_l a_l h_l
         features: max_l cos_l, <c, u>, mean_l cos_l, present, share of the history present, c, u, c * u
     with tau and the recency bias p_l learned per modality (target attention as in DIN, Zhou et al., KDD 2018).
-    Beside them: id, profile and attribute embeddings; the share of the history with the candidate's value of each attribute;
+    Beside them: id, profile and attribute embeddings; the share of the history with the candidate's value of each
+    attribute;
     retrieval score and log rank; `ITEM_NUMBERS`; price against the history's; age of the candidate; hour of the day.
 
     Shapes: see `call`; X = `width`.
@@ -104,7 +106,8 @@ class PairFeatures(keras.layers.Layer):
         self.spec, self.config = spec, config
         schema, count, length = spec.schema, len(spec.modalities), config.history_length
         self.side = SideTables(spec, name="side")
-        self.temperature = self.add_weight(shape=(count,), initializer=keras.initializers.Constant(4.0), name="temperature")
+        self.temperature = self.add_weight(shape=(count,), initializer=keras.initializers.Constant(4.0),
+        name="temperature")
         self.recency = self.add_weight(shape=(length, count), initializer="zeros", name="recency")
         rows = {"user_id": (schema.user_rows, config.id_width), "item_id": (schema.item_rows, config.id_width)}
         for kind, columns in (("profile", schema.profile), ("attribute", schema.attributes)):
@@ -197,7 +200,8 @@ class PairFeatures(keras.layers.Layer):
         usual = ops.sum(past[..., price] * priced, axis=1) / ops.maximum(ops.sum(priced, axis=1), 1.0)
         parts.append(((numbers[..., price] - usual[:, None]) * numbers[..., known])[..., None])
         if self.spec.schema.attributes:
-            mine, others = self.side.take("attributes", rows)[:, :, None], self.side.take("attributes", history_rows)[:, None]
+            mine, others = self.side.take("attributes", rows)[:, :, None], self.side.take("attributes",
+            history_rows)[:, None]
             same = ops.cast(ops.logical_and(mine == others, mine > 0), "float32") * exists[:, None, :, None]
             parts.append(ops.sum(same, axis=2) / ops.maximum(ops.sum(exists, axis=1), 1.0)[:, None, None])
         return parts

@@ -6,7 +6,8 @@ Rules, each checked by a test:
   is what the user chose strictly before. What the user had seen before is no candidate, as it is masked at serving.
 - Impressions are labelled as logged: `click` for any positive event, `purchase` for a purchase, both 0 for a skip.
 - Negatives come from the rows the index retrieved for the request, and a few from the whole catalogue. An item that the
-  user chooses anywhere in the same fold is never a negative: the index was right about it, only early. No feature sees it.
+  user chooses anywhere in the same fold is never a negative: the index was right about it, only early. No feature sees
+  it.
 - Nothing that is not yet released at the time of the request enters a list, as an impression or as a negative.
 - Score and rank of every element mean the same: dot product with the query, and its place among the retrieved scores.
 """
@@ -26,7 +27,8 @@ class Requests:
     """R requests; their impressions and seen items in compressed form: those of request r are `start[r]:start[r + 1]`.
 
     Shapes: `user` int32 [R], `timestamp` int64 [R], `history` int32 [R, L] (most recent first, padded with 0);
-    `start` int64 [R + 1], `item` int32 [E], `click`, `purchase` bool [E]; `seen_start` int64 [R + 1], `seen_item` int32 [S].
+    `start` int64 [R + 1], `item` int32 [E], `click`, `purchase` bool [E]; `seen_start` int64 [R + 1], `seen_item`
+    int32 [S].
     """
 
     user: Array
@@ -75,7 +77,8 @@ def _select(start: Array, chosen: Array) -> tuple[Array, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class RankingLists:
-    """Training lists: `user` [R], `timestamp` [R], `history` [R, L], and the rest [R, K]; padding has row 0, mask False."""
+    """Training lists: `user` [R], `timestamp` [R], `history` [R, L], and the rest [R, K]; padding has row 0, mask
+    False."""
 
     user: Array
     timestamp: Array

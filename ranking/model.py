@@ -14,7 +14,8 @@ from ranking.tables import SideInformation
 
 
 class RankingNetwork(keras.layers.Layer):
-    """Everything after the tokens; training and serving share it, so that folding changes nothing but where tokens come from.
+    """Everything after the tokens; training and serving share it, so that folding changes nothing but where tokens
+    come from.
 
         x_0 = pair features;  crosses(x_0) | deep(x_0) -> one linear logit per head   (the parallel form of DCN-v2)
 
@@ -29,14 +30,16 @@ class RankingNetwork(keras.layers.Layer):
         seeds = iter(range(config.seed + 1000, config.seed + 2000, 10))
         glorot = lambda: keras.initializers.GlorotUniform(seed=next(seeds))  # noqa: E731
         self.crosses = [
-            CrossLayer(config.cross_rank, seed=next(seeds), name=f"cross_{layer}") for layer in range(config.cross_layers)
+            CrossLayer(config.cross_rank, seed=next(seeds), name=f"cross_{layer}") for layer in
+            range(config.cross_layers)
         ]
         self.deep = [
             keras.layers.Dense(width, activation="relu", kernel_initializer=glorot(), name=f"deep_{layer}")
             for layer, width in enumerate(config.hidden)
         ]
         self.heads = {
-            head: keras.layers.Dense(1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.02, seed=next(seeds)),
+            head: keras.layers.Dense(1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.02,
+            seed=next(seeds)),
                                      name=head)
             for head in spec.heads
         }  # fmt: skip
@@ -82,8 +85,10 @@ class Ranker(keras.Model):
         spec: what it must know about the data. config: the ranking settings.
 
     Shapes: `call(inputs)` with `inputs` = {`items` int [U] unique item rows of the batch (0-padded), `user` int [B],
-    `history` int [B, L] and `candidates` int [B, K] positions in `items`, `retrieval_scores`, `retrieval_ranks` f32 [B, K],
-    `timestamp` int [B]} returns {head: logits [B, K]}. Each unique item is projected once. Labels are {`click`, `purchase`,
+    `history` int [B, L] and `candidates` int [B, K] positions in `items`, `retrieval_scores`, `retrieval_ranks` f32
+    [B, K],
+    `timestamp` int [B]} returns {head: logits [B, K]}. Each unique item is projected once. Labels are {`click`,
+    `purchase`,
     `mask`}, each [B, K].
 
     Raises:

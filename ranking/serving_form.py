@@ -29,7 +29,8 @@ class RankingServingForm(keras.Model):
 
     Shapes: `call(user_row [B], history_rows [B, L'], candidate_rows [B, K], retrieval_scores [B, K], timestamp [B])`
     returns {"click", "purchase", "score"}, each f32 [B, K]; K free, any L' (the first `history_length` count), row 0 is
-    padding (click and purchase 0, score -1). Ranks are taken among the given candidates, so a request that sends all that
+    padding (click and purchase 0, score -1). Ranks are taken among the given candidates, so a request that sends all
+    that
     it retrieved sees the ranks of training.
 
     Raises:
@@ -54,18 +55,22 @@ class RankingServingForm(keras.Model):
         self.network.trainable = False
         self.built = True
 
-    def call(self, user_row, history_rows, candidate_rows, retrieval_scores, timestamp):
+    def call(self, user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks=None):
+        # A server sends all candidates of a request, so their ranks follow from their scores. A list that is only a
+        # sample of
+        # them (evaluation) has to bring the ranks along.
         exists = candidate_rows > 0
         # Padding carries the lowest float as its score; it must not reach the features, where it would overflow.
         scores = ops.where(exists, retrieval_scores, ops.zeros_like(retrieval_scores) + self.spec.score_center)
-        higher = ops.logical_and(scores[:, None, :] > scores[:, :, None], exists[:, None, :])
-        ranks = 1.0 + ops.sum(ops.cast(higher, "float32"), axis=-1)
+        if retrieval_ranks is None:
+            higher = ops.logical_and(scores[:, None, :] > scores[:, :, None], exists[:, None, :])
+            retrieval_ranks = 1.0 + ops.sum(ops.cast(higher, "float32"), axis=-1)
         inputs = {
             "user": user_row,
             "history": history_rows[:, : self.config.history_length],
             "candidates": candidate_rows,
             "retrieval_scores": scores,
-            "retrieval_ranks": ops.minimum(ranks, self.config.retrieved + 1.0),
+            "retrieval_ranks": ops.minimum(retrieval_ranks, self.config.retrieved + 1.0),
             "timestamp": timestamp,
         }
         logits = self.network(self.tokens, self.present, None, inputs)
@@ -81,7 +86,8 @@ class RankingServingForm(keras.Model):
     def from_ranker(cls, ranker: Ranker, calibrations: dict | None = None, score_weights: dict | None = None, chunk: int = 8192):
         """Folds a trained ranker: every item's tokens are computed once, `chunk` rows at a time.
 
-        Without `calibrations` probabilities are plain sigmoids; without `score_weights` the score is the click probability.
+        Without `calibrations` probabilities are plain sigmoids; without `score_weights` the score is the click
+        probability.
         """
         calibrations = calibrations or {head: IDENTITY for head in ranker.spec.heads}
         form = cls(ranker.spec, ranker.config, calibrations, score_weights or {"click": 1.0})
@@ -99,7 +105,8 @@ class RankingServingForm(keras.Model):
         return form
 
     def save(self, folder: str | Path) -> None:
-        """Writes `ranking.json` and `ranking.weights.h5` into a folder (made if need be); the description comes last."""
+        """Writes `ranking.json` and `ranking.weights.h5` into a folder (made if need be); the description comes
+        last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.save_weights(folder / WEIGHTS)

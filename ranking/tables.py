@@ -20,7 +20,8 @@ class SideInformation:
     """What a ranker knows by row, beside content.
 
     Shapes: `numbers` f32 [N + 1, 5] in the order of `ITEM_NUMBERS`; `released` f32 [N + 1], days after
-    `RankerSpec.reference_time`; `attributes` int [N + 1, A]; `item_known` bool [N + 1] and `user_known` bool [U], whether
+    `RankerSpec.reference_time`; `attributes` int [N + 1, A]; `item_known` bool [N + 1] and `user_known` bool [U],
+    whether
     the row has training events of its own (else it uses the id embedding of row 0); `profile` int [U, P].
     """
 
@@ -35,7 +36,8 @@ class SideInformation:
 def collect_side_information(
     *, counts, price, created_at, attributes, item_known, profile, user_known, reference_time: int
 ) -> SideInformation:
-    """Standardises the item columns over rows 1 to N; unknown values become the mean (0) and say so in a column of their own.
+    """Standardises the item columns over rows 1 to N; unknown values become the mean (0) and say so in a column of
+    their own.
 
     Args:
         counts: positive training events of each item, [N + 1]. price: [N + 1], NaN = unknown.
@@ -48,7 +50,8 @@ def collect_side_information(
     priced[0] = dated[0] = False
     log_price = np.log1p(np.where(priced, price, 0.0))
     numbers = np.stack(
-        [_standardised(np.log1p(counts), np.arange(len(counts)) > 0), counts == 0, _standardised(log_price, priced), priced, dated],
+        [_standardised(np.log1p(counts), np.arange(len(counts)) > 0), counts == 0, _standardised(log_price, priced),
+        priced, dated],
         axis=1,
     ).astype(np.float32)  # fmt: skip
     numbers[0] = 0

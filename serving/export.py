@@ -95,7 +95,8 @@ def _strings(values: list[bytes], *shape: int) -> np.ndarray:
 
 
 def retrieval_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarray]]:
-    """Warm-up requests at real shapes: stored history, given history with exclusions, and an unknown user with nothing."""
+    """Warm-up requests at real shapes: stored history, given history with exclusions, and an unknown user with
+    nothing."""
     length = tables.history.shape[1]
     requests = []
     for size in WARM_UP_SIZES:

@@ -25,8 +25,8 @@ class RetrievalModule(tf.Module):
 
     Args:
         tables: see `ServingTables`.
-        user_tower: built; `user_tower(user [B], profile [B, P], history [B, L, D], history_mask [B, L]) -> (queries,
-            ...)`.
+        user_tower: built; `user_tower(user [B], profile [B, P], history [B, L, D], history_mask [B, L])` returns
+            (queries [B, D], anything).
         index: exact or ScaNN.
 
     Raises:
@@ -40,8 +40,8 @@ class RetrievalModule(tf.Module):
         sizes = {"user_ids": self.users.size, "profile": len(tables.profile)}
         if len(set(sizes.values())) != 1 or self.items.size != index.item_rows:
             raise ValueError(
-                f"tables, index: sizes must agree, received {sizes}, item_ids {self.items.size}, index {index.item_rows}; "
-                "take all from one run"
+                f"tables, index: sizes must agree, received {sizes}, item_ids {self.items.size}, "
+                f"index {index.item_rows}; take all from one run"
             )
         self.profile = tf.Variable(tables.profile, dtype=tf.int32, trainable=False, name="user_profile")
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
@@ -63,8 +63,8 @@ class RetrievalModule(tf.Module):
         """`serving_default`.
 
         Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; exclude_item_ids string
-        [B, E], "" = none; k int32 scalar -> {"item_ids": string [B, k], "scores": f32 [B, k]}, best first; where fewer items
-        are left, "" and the lowest float.
+        [B, E], "" = none; k int32 scalar -> {"item_ids": string [B, k], "scores": f32 [B, k]}, best first; where fewer
+        items are left, "" and the lowest float.
         """
         user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
         history = choose_history(recent, tf.gather(self.history, user))

@@ -91,8 +91,7 @@ def checked_k(k: tf.Tensor) -> tf.Tensor:
 
 
 def keep_best(rows: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The k best of the given candidates, row 0 and `LOWEST` where there are not k of them; equal scores keep their
-    order.
+    """The k best of the given candidates; row 0 and `LOWEST` where there are not k. Equal scores keep their order.
 
     Shapes: rows [B, W], scores [B, W] with `LOWEST` on what must not be found -> [B, k], [B, k].
     """

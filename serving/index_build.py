@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -135,8 +136,13 @@ def build_indexes(
     out.mkdir(parents=True, exist_ok=True)
     k = min(k, len(table) - 1)
     report: dict[str, Any] = {
-        "recall_floor": recall_floor, "items": len(table) - 1, "width": table.shape[1], "queries": len(queries), "k": k, "trade_off": [],
-    }  # fmt: skip
+        "recall_floor": recall_floor,
+        "items": len(table) - 1,
+        "width": table.shape[1],
+        "queries": len(queries),
+        "k": k,
+        "trade_off": [],
+    }
 
     start = time.perf_counter()
     exact = ExactIndex(table)
@@ -148,12 +154,15 @@ def build_indexes(
         report["exact"] = _figures("exact", 1.0, p50, p99, _bytes(out / "exact"), seconds)
         report["trade_off"].append({**_point(report["exact"]), "leaves_to_search": None})
         say(f"exact index: {len(table) - 1} items, p50 {p50} ms")
-    # Two copies of a large table are not held at once; the compiled search refers back to its index, hence the
-    # collector.
+    # A large table is not held twice; the compiled search refers back to its index, hence the collector.
     del exact
     gc.collect()
     if "scann" in kinds:
-        report["scann"], points = _build_scann(table, queries, truth, out, k, recall_floor, recall_target, repeats)
+        try:
+            report["scann"], points = _build_scann(table, queries, truth, out, k, recall_floor, recall_target, repeats)
+        except RecallBelowFloor:
+            shutil.rmtree(out / "exact", ignore_errors=True)
+            raise
         report["trade_off"] += points
         say(f"scann index: recall@{k} {report['scann']['recall@100_vs_exact']:.4f}, p50 {report['scann']['p50_ms']} ms")
     report = {**report["scann" if "scann" in kinds else "exact"], **report}
@@ -199,9 +208,9 @@ def _build_scann(table, queries, truth, out, k, floor, target, repeats):
     seconds = time.perf_counter() - start
     if reported < floor:
         raise RecallBelowFloor(
-            f"recall_floor: the scann index must find at least {floor} of the exact top {k}, it found {reported:.4f} with "
-            f"{best} of {leaves} leaves on {len(queries[held_out])} queries over {count} items; give it more leaves to search, "
-            "serve the exact index, or lower the floor"
+            f"recall_floor: the scann index must find at least {floor} of the exact top {k}, it found {reported:.4f} "
+            f"with {best} of {leaves} leaves on {len(queries[held_out])} queries over {count} items; serve the exact "
+            "index, or lower the floor"
         )
     rows = []
     for leaves_to_search, reached in points:
@@ -222,9 +231,8 @@ def _build_scann(table, queries, truth, out, k, floor, target, repeats):
     size = _bytes(out / "scann")
     index.release()
     settings = {"leaves": leaves, "leaves_to_search": best, "reorder": int(index.reorder.numpy())}
-    return {**_figures("scann", reported, p50, p99, size, seconds), **settings}, [
-        {**row, "bytes": size} for row in rows
-    ]
+    figures = {**_figures("scann", reported, p50, p99, size, seconds), **settings}
+    return figures, [{**row, "bytes": size} for row in rows]
 
 
 def _figures(kind: str, recall: float, p50: float, p99: float, size: int, seconds: float) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Whose recent items count: those of the request, or those stored when the release was made. Retrieval and ranking share it."""
+"""Whose recent items count: those of the request, or those stored when the release was made. Retrieval and ranking
+share it."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 def write_saved_model(module: tf.Module, folder: str | Path, signatures: Mapping[str, Callable]) -> None:
     """Saves a module so that the same content gives the same files, byte for byte, in any process.
 
-    TensorFlow numbers functions by a counter of the process, serialises maps in any order and stamps a random UUID. Here
-    the numbers become ranks, maps are sorted, and the UUID is drawn from the graph's hash.
+    TensorFlow numbers functions by a counter of the process, serialises maps in any order and stamps a random UUID.
+    Here the numbers become ranks, maps are sorted, and the UUID is drawn from the graph's hash.
 
     Args:
         module: with every variable and table as a tracked attribute.

@@ -68,8 +68,9 @@ class ScannIndex(tf.Module):
         leaves_to_search: int | None = None,
         reorder: int = 1_000,
     ) -> ScannIndex:
-        """Trains an index; the same table gives the same bytes (k-means++ starts, where ScaNN's random start has no
-        seed).
+        """Trains an index; the same table gives the same bytes.
+
+        Leaves start from k-means++, since ScaNN's random start takes no seed.
 
         Args:
             item_embeddings: f32 [N + 1, D], row 0 ignored.
@@ -88,8 +89,8 @@ class ScannIndex(tf.Module):
             leaves_to_search = max(1, math.ceil(leaves / 10))
         if not 0 <= leaves <= count or leaves_to_search < 1 or reorder < 1:
             raise ValueError(
-                f"leaves must lie between 0 and the {count} items, leaves_to_search and reorder be positive, received {leaves}, "
-                f"{leaves_to_search}, {reorder}"
+                f"leaves must lie between 0 and the {count} items, leaves_to_search and reorder be positive, received "
+                f"{leaves}, {leaves_to_search}, {reorder}"
             )
         builder = scann_ops.builder(table[1:], min(100, count), "dot_product")
         if leaves:

@@ -1,4 +1,4 @@
-"""Ids to rows and back inside a graph, so that requests carry strings and no one needs the vocabulary beside the model."""
+"""Ids to rows and back inside a graph: requests carry strings, and no one needs the vocabulary beside the model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from data.schema import UNKNOWN_ROW
 
 
 class _VocabularyFile(tf.lookup.TextFileInitializer):
-    """Row by line, under a name drawn from the content. The file lacks the line of row 0, since TensorFlow refuses
-    empty lines.
+    """Rows by line number, from 1 on, under a name drawn from the content.
+
+    The file lacks the line of row 0, since TensorFlow refuses empty lines.
 
     TensorFlow's own name holds the file's path: two vocabularies at one path would share a table in a process, and a
     saved graph would tell where it was made.
@@ -35,14 +36,13 @@ class VocabularyTables(tf.Module):
     """One vocabulary in both directions; unknown ids are row 0, and row 0 is the empty id.
 
     Args:
-        path: text file, one id a line, line number = row, line 0 empty. Its other lines become an asset
-            of the SavedModel.
+        path: text file, one id a line, line number = row, line 0 empty. Its other lines become an asset of the
+            SavedModel.
         name: of the vocabulary, for error texts and variable names.
 
     Raises:
-        ValueError: line 0 is not empty, another line is, an id occurs twice, or holds a carriage return (which
-            TensorFlow's
-            reader drops).
+        ValueError: line 0 is not empty, another line is, an id occurs twice, or holds a carriage return, which
+            TensorFlow's reader drops.
 
     Example:
         >>> import tempfile

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -33,6 +33,7 @@ def test_write_then_open_is_equal(tmp_path):
         np.testing.assert_array_equal(store.gather(name, np.array([3, 0])), np.asarray(stored[[3, 0]], np.float32))
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(
         np.float32, (5, 16), elements=st.floats(-1e4, 1e4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -166,6 +166,7 @@ def test_zero_bytes(decode, tmp_path):
         read_media(tmp_path, "empty")
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x24\0\0\0WAVEfmt "])
 )
@@ -238,6 +239,7 @@ PARTS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PARTS, max_size=6), st.sampled_from(["/", "\\", "//"]), st.booleans())
 @example(["up", "media", "covers", "a.png"], "/", False)
 def test_no_name_reads_outside(shelf, parts, separator, absolute):
@@ -256,6 +258,7 @@ def test_text_is_cleaned_and_bounded():
     assert len(clean_text("word " * 10**6)) <= media.MAX_CHARACTERS
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(), max_size=200))
 def test_clean_text_is_one_encodable_line(text):
     cleaned = clean_text(text, max_characters=50)

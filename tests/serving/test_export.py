@@ -25,7 +25,7 @@ USERS, ITEMS, WIDTH, LENGTH = 30, 1_200, 8, 4
 
 
 class MeanUserTower(keras.layers.Layer):
-    """A user tower whose answer can be written out in NumPy: unit(user vector + profile vector + mean of the history)."""
+    """A user tower that NumPy can follow: unit(user vector + profile vector + mean of the history)."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

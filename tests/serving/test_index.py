@@ -1,4 +1,4 @@
-"""Indexes against a loop written out in NumPy, against an independent library, against themselves after a save, and refused."""
+"""Indexes against a loop in NumPy, against an independent library, against themselves after a save, and refused."""
 
 from __future__ import annotations
 
@@ -178,8 +178,8 @@ def test_report(built):
 
 def test_recall_below_floor_is_refused_with_figures(tmp_path):
     table, queries = clustered(1_200, 8, seed=4)
-    with pytest.raises(RecallBelowFloor, match=r"at least 1\.01 of the exact top 100, it found 0\.99|it found 1\.0"):
-        build_indexes(table, queries, tmp_path / "out", ("scann",), recall_floor=1.01, repeats=5)
+    with pytest.raises(RecallBelowFloor, match=r"at least 1\.01 of the exact top 100, it found (0\.99|1\.0)"):
+        build_indexes(table, queries, tmp_path / "out", recall_floor=1.01, repeats=5)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -1,0 +1,140 @@
+"""Lists: the right labels, nothing unreleased, nothing the user chose as a negative, score and rank of every element."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ranking.lists import assemble_lists, group_requests, place_among
+
+DAY = 86_400
+
+
+def made(seed=0, list_size=10, random_negatives=3, users=12, items=40, window=DAY):
+    """Events of a fold and lists from them, with every ingredient at hand."""
+    rng = np.random.default_rng(seed)
+    events = rng.integers(1, 80)
+    user = rng.integers(1, users, events)
+    item = rng.integers(1, items, events)
+    time = 1_000_000 + rng.integers(0, 5 * DAY, events)
+    click = rng.random(events) < 0.7
+    purchase = click & (rng.random(events) < 0.3)
+    requests = group_requests(user, item, time, click, purchase, window)
+    seen = [rng.choice(np.arange(1, items), 4, replace=False).astype(np.int32) for _ in range(len(requests))]
+    requests = requests.with_past(np.stack(seen)[:, :3], seen)
+    embeddings = rng.normal(size=(items, 5)).astype(np.float32)
+    embeddings[0] = 0
+    queries = rng.normal(size=(len(requests), 5)).astype(np.float32)
+    scores = queries @ embeddings.T
+    scores[:, 0] = -np.inf
+    rows = np.argsort(-scores, axis=1)[:, :15].astype(np.int32)
+    top = np.take_along_axis(scores, rows, axis=1)
+    released = np.where(rng.random(items) < 0.3, 0, 1_000_000 + rng.integers(-5 * DAY, 5 * DAY, items))
+    lists = assemble_lists(
+        requests,
+        rows,
+        top,
+        queries,
+        embeddings,
+        chosen_user=user[click],
+        chosen_item=item[click],
+        released=released,
+        list_size=list_size,
+        random_negatives=random_negatives,
+        rng=np.random.default_rng([seed, 1]),
+    )
+    return user, item, time, click, purchase, requests, seen, queries, embeddings, top, released, lists
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(0, 5))
+def test_every_rule(seed, list_size, random_negatives):
+    user, item, time, click, purchase, requests, seen, queries, embeddings, top, released, lists = made(
+        seed, list_size, random_negatives
+    )
+    assert lists.candidates.shape == (len(requests), list_size)
+    for line in range(len(requests)):
+        begin = requests.timestamp[line]
+        mine = (user == requests.user[line]) & (time >= begin) & (time < begin + DAY)
+        shown = {row for row in item[mine] if row not in seen[line] and released[row] <= begin}
+        clicked = set(item[mine & click]) & shown
+        bought = set(item[mine & purchase]) & shown
+        ever = set(item[(user == requests.user[line]) & click])
+        listed = lists.candidates[line][lists.mask[line]]
+        assert len(set(listed)) == len(listed)
+        assert 0 not in listed
+        assert not set(listed) & set(seen[line])
+        assert (released[listed] <= begin).all()
+        if not shown:
+            assert not len(listed)
+        if len(shown) <= list_size:
+            assert shown <= set(listed) or not len(listed)
+        for place in range(list_size):
+            row = lists.candidates[line, place]
+            if not lists.mask[line, place]:
+                assert row == lists.click[line, place] == lists.purchase[line, place] == 0
+                continue
+            assert lists.click[line, place] == (row in clicked)
+            assert lists.purchase[line, place] == (row in bought)
+            if row not in shown:
+                assert row not in ever
+            score = float(queries[line] @ embeddings[row])
+            assert lists.retrieval_scores[line, place] == pytest.approx(score, abs=1e-5)
+            higher = int((top[line] > lists.retrieval_scores[line, place] + 1e-5).sum())
+            assert 1 + higher <= lists.retrieval_ranks[line, place] <= 2 + higher
+
+
+def test_negatives_come_from_the_index_and_the_quota():
+    *_, requests, _, queries, embeddings, _, _, lists = made(5, list_size=30, random_negatives=3)
+    scores = queries @ embeddings.T
+    scores[:, 0] = -np.inf
+    retrieved = np.argsort(-scores, axis=1)[:, :15]
+    for line in range(len(requests)):
+        shown = set(requests.item[requests.start[line] : requests.start[line + 1]])
+        outside = set(lists.candidates[line][lists.mask[line]]) - set(retrieved[line]) - shown
+        assert len(outside) <= 2 * 3  # the list has room left once the index is used up
+
+
+def test_same_generator_same_lists():
+    first, again, other = (made(3)[-1], made(3)[-1], made(4)[-1])
+    np.testing.assert_array_equal(first.candidates, again.candidates)
+    assert first.candidates.shape != other.candidates.shape or (first.candidates != other.candidates).any()
+
+
+def test_requests_are_windows_from_the_first_event():
+    requests = group_requests(
+        np.array([2, 1, 1, 1, 1]),
+        np.array([9, 5, 6, 5, 7]),
+        np.array([50, 0, DAY - 1, DAY - 1, DAY]),
+        np.array([True, False, True, True, False]),
+        np.array([False, False, False, True, False]),
+        DAY,
+    )
+    assert requests.user.tolist() == [1, 1, 2]
+    assert requests.timestamp.tolist() == [0, DAY, 50]
+    assert requests.item.tolist() == [5, 6, 7, 9]
+    assert requests.click.tolist() == [True, True, False, True]  # a skip and a later purchase of item 5 are one impression
+    assert requests.purchase.tolist() == [True, False, False, False]
+
+
+def test_window_zero_is_one_request_a_user():
+    requests = group_requests(
+        np.array([1, 1, 2]), np.array([3, 4, 3]), np.array([0, 9 * DAY, 0]), np.ones(3, bool), np.zeros(3, bool), 0
+    )
+    assert requests.user.tolist() == [1, 2]
+    assert requests.item.tolist() == [3, 4, 3]
+
+
+def test_take_keeps_each_requests_own():
+    *_, requests, seen, _, _, _, _, _ = made(6)
+    chosen = np.arange(len(requests))[::-2]
+    part = requests.take(chosen)
+    for place, line in enumerate(chosen):
+        expected = requests.item[requests.start[line] : requests.start[line + 1]]
+        np.testing.assert_array_equal(part.item[part.start[place] : part.start[place + 1]], expected)
+        np.testing.assert_array_equal(part.seen_item[part.seen_start[place] : part.seen_start[place + 1]], seen[line])
+
+
+def test_place_among():
+    places = place_among(np.array([[5.0, 3.0, 0.0]]), np.array([[4.0, 3.0, 1.0]]))
+    assert places.tolist() == [[1.0, 2.0, 4.0]]

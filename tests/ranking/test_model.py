@@ -1,0 +1,204 @@
+"""The ranker: invariants of its answers, each unique item projected once, and the planted signal found."""
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.metrics import mean_over_users, ndcg_at_k
+from ranking.config import RankerSpec, RankingConfig
+from ranking.features import principal_projection
+from ranking.model import batch_inputs
+from tests.ranking.worlds import NOW, SMALL, planted_world
+
+
+@pytest.fixture(scope="module")
+def world():
+    return planted_world()
+
+
+@pytest.fixture(scope="module")
+def ranker(world):
+    ranker = world.ranker(SMALL)
+    rng = np.random.default_rng(9)
+    for weight in ranker.trainable_variables:  # away from the start, where many weights are zero
+        weight.assign(np.asarray(weight) + 0.1 * rng.normal(size=weight.shape))
+    return ranker
+
+
+def inputs_of(world, lines=slice(None), columns=slice(None), unique_items=61):
+    part = (array[lines][:, columns] for array in (world.candidates, world.scores, world.ranks))
+    candidates, scores, ranks = part
+    return batch_inputs(
+        world.user[lines], world.history[lines], candidates, scores, ranks, world.timestamp[lines], unique_items
+    )
+
+
+def logits(ranker, inputs, head="click"):
+    return np.asarray(ranker(inputs)[head])
+
+
+def test_one_logit_per_head_and_candidate(world, ranker):
+    answer = ranker(inputs_of(world))
+    assert set(answer) == {"click", "purchase"}
+    for values in answer.values():
+        assert values.shape == world.candidates.shape
+        assert np.isfinite(values).all()
+
+
+def test_permuting_candidates_permutes_logits(world, ranker):
+    order = np.random.default_rng(0).permutation(world.candidates.shape[1])
+    np.testing.assert_allclose(
+        logits(ranker, inputs_of(world, columns=order)), logits(ranker, inputs_of(world))[:, order], atol=1e-5
+    )
+
+
+def test_batch_equals_single(world, ranker):
+    whole = logits(ranker, inputs_of(world))
+    for line in (0, 7, 31):
+        single = logits(ranker, inputs_of(world, slice(line, line + 1), unique_items=30))
+        np.testing.assert_allclose(single[0], whole[line], atol=1e-5)
+
+
+def test_padded_equals_unpadded(world, ranker):
+    inputs = inputs_of(world)
+    pad = lambda array, value=0: np.pad(array, ((0, 0), (0, 4)), constant_values=value)  # noqa: E731
+    padded = batch_inputs(
+        world.user, pad(world.history), pad(world.candidates), pad(world.scores), pad(world.ranks, 1), world.timestamp, 61
+    )
+    padded["history"] = padded["history"][:, : SMALL.history_length]
+    kept = world.candidates.shape[1]
+    np.testing.assert_allclose(logits(ranker, padded)[:, :kept], logits(ranker, inputs), atol=1e-5)
+    # Shorter histories are padded ones as well.
+    short = inputs_of(world)
+    short["history"] = short["history"][:, :3]
+    filled = {**short, "history": np.pad(short["history"], ((0, 0), (0, 3)))}
+    np.testing.assert_allclose(logits(ranker, filled), logits(ranker, short), atol=1e-5)
+
+
+def test_an_absent_modality_has_no_say(world, ranker):
+    before = logits(ranker, inputs_of(world))
+    table = ranker.content.tables[1].table
+    kept = keras.ops.convert_to_numpy(table)
+    noisy = np.where(world.present[:, 1:2], kept, 7.0)
+    table.assign(noisy)
+    np.testing.assert_allclose(logits(ranker, inputs_of(world)), before, atol=1e-5)
+    table.assign(-noisy)
+    assert np.abs(logits(ranker, inputs_of(world)) - before).max() > 1e-3
+    table.assign(kept)
+
+
+def test_unknown_user_history_time_and_ids(world, ranker):
+    size = world.candidates.shape
+    inputs = batch_inputs(
+        np.zeros(size[0]), np.zeros_like(world.history), world.candidates, world.scores, world.ranks, np.zeros(size[0]), 61
+    )
+    assert np.isfinite(logits(ranker, inputs)).all()
+    # Ids without training events share the embedding of row 0.
+    embedding = ranker.network.features.embeddings["user_id"]
+    kept = keras.ops.convert_to_numpy(embedding)
+    unknown = np.flatnonzero(~world.side.user_known)[1:]
+    changed = kept.copy()
+    changed[unknown] += 5
+    before = logits(ranker, inputs_of(world))
+    embedding.assign(changed)
+    np.testing.assert_array_equal(logits(ranker, inputs_of(world)), before)
+    embedding.assign(kept)
+
+
+def test_a_missing_clock_and_an_unreleased_item_have_age_zero(world, ranker):
+    features = ranker.network.features
+    tokens, present = ranker.content(np.arange(61))
+    column = features.score_column + 2
+
+    def ages(timestamp):
+        inputs = {**inputs_of(world), "history": world.history, "candidates": world.candidates, "timestamp": timestamp}
+        return np.asarray(features(tokens, present, None, inputs))[..., column]
+
+    days = 60 - world.side.released[world.candidates]
+    known = world.side.numbers[world.candidates][..., 4]
+    np.testing.assert_allclose(ages(world.timestamp), np.log1p(np.maximum(days, 0) * known) / 2, atol=1e-4)
+    assert (ages(np.zeros(64, np.int64)) == 0).all()
+    assert (ages(np.full(64, NOW - 50 * 86_400)) == 0).all()
+
+
+def test_training_starts_from_the_retrieval_order(world):
+    start = logits(world.ranker(SMALL), inputs_of(world))
+    # Nearly: the crosses start small, not at zero.
+    correlations = [np.corrcoef(mine, scores)[0, 1] for mine, scores in zip(start, world.scores, strict=True)]
+    assert min(correlations) > 0.99
+
+
+def test_dropout_follows_seed_and_epoch(world):
+    ranker = world.ranker(SMALL)
+    inputs = inputs_of(world)
+
+    def noisy(epoch):
+        ranker.reseed(epoch)
+        ranker.network.crosses[0].up.assign(np.ones(ranker.network.crosses[0].up.shape))
+        return np.asarray(ranker(inputs, training=True)["click"])
+
+    np.testing.assert_array_equal(noisy(1), noisy(1))
+    assert (noisy(1) != noisy(2)).any()
+
+
+def test_batch_inputs_refuses_too_many_items(world):
+    with pytest.raises(ValueError, match="received 3"):
+        inputs_of(world, unique_items=3)
+
+
+def test_finds_the_planted_signal():
+    """Clicks come from image similarity and freshness; the retrieval score is mostly noise. The order has to gain by it."""
+    world = planted_world(requests=480, seed=1)
+    rng = np.random.default_rng(2)
+    chance = 1 / (1 + np.exp(-(world.appeal - np.quantile(world.appeal, 0.8)) * 2))
+    click = (rng.random(chance.shape) < chance).astype(np.float32)
+    labels = {"click": click, "purchase": click * (rng.random(click.shape) < 0.2), "mask": np.ones(click.shape, bool)}
+    ranker = world.ranker(SMALL)
+    ranker.compile(optimizer=keras.optimizers.Adam(5e-3))
+    train, test = np.arange(384), np.arange(384, 480)
+    for epoch in range(8):
+        ranker.reseed(epoch)
+        order = rng.permutation(train)
+        for start in range(0, len(train), 64):
+            lines = order[start : start + 64]
+            batch = {name: values[lines] for name, values in labels.items()}
+            assert np.isfinite(ranker.train_on_batch(inputs_of(world, lines), batch))
+    relevant = [world.candidates[line][click[line] > 0].tolist() for line in test]
+
+    def quality(values):
+        order = np.argsort(-values, axis=1, kind="stable")
+        return mean_over_users(ndcg_at_k(np.take_along_axis(world.candidates[test], order, 1), relevant, 5))
+
+    ranked, retrieved, best = (
+        quality(values) for values in (logits(ranker, inputs_of(world, test)), world.scores[test], world.appeal[test])
+    )
+    assert ranked > retrieved + 0.5 * (best - retrieved)
+
+
+def test_principal_projection_keeps_neighbours():
+    rng = np.random.default_rng(0)
+    style = rng.normal(size=(3, 12))[rng.integers(0, 3, 200)]
+    table = np.vstack([np.zeros(12), 20 + style + 0.1 * rng.normal(size=(200, 12))])  # a large common direction
+    mean, projection = principal_projection(table, np.arange(201) > 0, 4, seed=0)
+    tokens = (table[1:] - mean) @ projection
+    tokens /= np.linalg.norm(tokens, axis=1, keepdims=True)
+    same = (style[:, None] == style[None]).all(-1)
+    cosine = tokens @ tokens.T
+    assert cosine[same].mean() > 0.9
+    assert cosine[~same].mean() < 0.2
+    wide = principal_projection(table, np.arange(201) > 0, 20, seed=0)[1]
+    assert (wide[:, 12:] == 0).all()
+    empty = principal_projection(table, np.zeros(201, bool), 4, seed=0)[1]
+    assert (empty == 0).all()
+
+
+@pytest.mark.parametrize("change", [{"epochs": 0}, {"calibration": "beta"}, {"dropout": 1.0}, {"score_weights": {"skip": 1}}])
+def test_config_refuses(change):
+    with pytest.raises(ValueError, match=str(next(iter(change)))):
+        RankingConfig(**change)
+
+
+def test_spec_is_json(world):
+    assert RankerSpec.from_json(world.spec.to_json()) == world.spec
+    with pytest.raises(ValueError, match="click"):
+        RankerSpec(world.spec.schema, heads=("purchase",))

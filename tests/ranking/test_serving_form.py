@@ -1,0 +1,126 @@
+"""The serving form against the ranker it was folded from."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ranking.model import batch_inputs
+from ranking.serving_form import RankingServingForm
+from tests.ranking.worlds import SMALL, planted_world
+
+CALIBRATIONS = {
+    "click": {"kind": "platt", "slope": 0.7, "intercept": -0.4},
+    "purchase": {"kind": "isotonic", "x": [-3.0, 0.0, 2.0], "y": [0.01, 0.1, 0.6]},
+}
+WEIGHTS = {"click": 1.0, "purchase": 2.0}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return planted_world(requests=20)
+
+
+@pytest.fixture(scope="module")
+def ranker(world):
+    ranker = world.ranker(SMALL)
+    rng = np.random.default_rng(4)
+    for weight in ranker.trainable_variables:
+        weight.assign(np.asarray(weight) + 0.1 * rng.normal(size=weight.shape))
+    return ranker
+
+
+@pytest.fixture(scope="module")
+def form(ranker):
+    return RankingServingForm.from_ranker(ranker, CALIBRATIONS, WEIGHTS, chunk=17)
+
+
+def asked(world, lines=slice(None)):
+    return tuple(
+        getattr(world, name)[lines] for name in ("user", "history", "candidates", "scores", "timestamp")
+    )
+
+
+def as_numpy(answer):
+    return {name: np.asarray(values) for name, values in answer.items()}
+
+
+def test_folded_equals_unfolded(world, ranker, form):
+    inputs = batch_inputs(
+        world.user, world.history, world.candidates, world.scores, world.ranks, world.timestamp, unique_items=61
+    )
+    answer, logits = as_numpy(form(*asked(world))), as_numpy(ranker(inputs))
+    click = 1 / (1 + np.exp(-(0.7 * logits["click"] - 0.4)))
+    purchase = np.interp(logits["purchase"], CALIBRATIONS["purchase"]["x"], CALIBRATIONS["purchase"]["y"])
+    np.testing.assert_allclose(answer["click"], click, atol=1e-5)
+    np.testing.assert_allclose(answer["purchase"], purchase, atol=1e-5)
+    np.testing.assert_allclose(answer["score"], (click + 2 * purchase) / 3, atol=1e-5)
+
+
+def test_save_load_equal(world, form, tmp_path):
+    form.save(tmp_path)
+    again = RankingServingForm.load(tmp_path)
+    assert (again.spec, again.config) == (form.spec, form.config)
+    assert (again.calibrations, again.score_weights) == (form.calibrations, form.score_weights)
+    for name, values in form(*asked(world)).items():
+        np.testing.assert_array_equal(again(*asked(world))[name], values)
+
+
+def test_batch_equals_single_and_order_does_not_matter(world, form):
+    whole = as_numpy(form(*asked(world)))
+    single = as_numpy(form(*asked(world, slice(3, 4))))
+    np.testing.assert_allclose(single["score"][0], whole["score"][3], atol=1e-6)
+    order = np.random.default_rng(1).permutation(world.candidates.shape[1])
+    user, history, candidates, scores, timestamp = asked(world)
+    permuted = as_numpy(form(user, history, candidates[:, order], scores[:, order], timestamp))
+    np.testing.assert_allclose(permuted["score"], whole["score"][:, order], atol=1e-6)
+
+
+def test_padding_changes_nothing_and_says_so(world, form):
+    user, history, candidates, scores, timestamp = asked(world)
+    lowest = np.finfo(np.float32).min
+    wide = as_numpy(
+        form(
+            user,
+            np.pad(history, ((0, 0), (0, 9))),
+            np.pad(candidates, ((0, 0), (2, 3))),
+            np.pad(scores, ((0, 0), (2, 3)), constant_values=lowest),
+            timestamp,
+        )
+    )
+    whole = as_numpy(form(*asked(world)))
+    for name, padding in (("click", 0), ("purchase", 0), ("score", -1)):
+        np.testing.assert_allclose(wide[name][:, 2:-3], whole[name], atol=1e-6)
+        assert (wide[name][:, :2] == padding).all()
+        assert (wide[name][:, -3:] == padding).all()
+
+
+def test_given_ranks_replace_those_of_the_list(world, form):
+    whole, given = form(*asked(world)), form(*asked(world), world.ranks)
+    np.testing.assert_allclose(given["click"], whole["click"], atol=1e-6)
+    deep = form(*asked(world), world.ranks + 150)
+    assert np.abs(np.asarray(deep["click"]) - np.asarray(whole["click"])).max() > 1e-5
+
+
+def test_nothing_trains_and_no_raw_content_travels(form):
+    assert not form.trainable_variables
+    rows, width = form.spec.schema.item_rows, max(form.spec.modalities.values())
+    assert all(tuple(weight.shape) != (rows, width) for weight in form.weights)
+    assert tuple(form.tokens.shape) == (rows, 3, SMALL.token_width)
+
+
+def test_without_purchases_the_score_is_the_click(world):
+    spec = dataclasses.replace(world.spec, heads=("click",))
+    form = RankingServingForm.from_ranker(dataclasses.replace(world, spec=spec).ranker(SMALL))
+    answer = as_numpy(form(*asked(world)))
+    assert (answer["purchase"] == 0).all()
+    np.testing.assert_allclose(answer["score"], answer["click"])
+
+
+def test_wrong_arguments_say_so(world, tmp_path):
+    with pytest.raises(ValueError, match="purchase"):
+        RankingServingForm(world.spec, SMALL, {"click": CALIBRATIONS["click"]}, WEIGHTS)
+    with pytest.raises(ValueError, match="score_weights"):
+        RankingServingForm(world.spec, SMALL, CALIBRATIONS, {"click": 0.0})
+    with pytest.raises(FileNotFoundError, match="train the ranking stage"):
+        RankingServingForm.load(tmp_path)
