@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -136,8 +137,9 @@ def convert(
             catalogue=catalogue,
             delimiter=delimiter,
             encoding=encoding,
-            **({"split_codes": parse_pairs("split-code", split_code)} if split_code else {}),
         )
+        if split_code:
+            options = dataclasses.replace(options, split_codes=parse_pairs("split-code", split_code))
         conversion = convert_table(source, writing, options)
     else:
         raise StageError(f"--format: must be movielens, mmrec or table, received {format_!r}.")

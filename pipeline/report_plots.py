@@ -123,10 +123,9 @@ def plot_ablation(retrieval: Mapping[str, Any]) -> Plot | None:
         for (segment, key, kind), values in bars.items()
         for name, value in values.items()
     ]
-    if len(kinds) == 2:
-        meaning = f"Faded: {HIDDEN['masked']}; solid: {HIDDEN['retrained']}."
-    else:
-        meaning = f"Bars: {HIDDEN[kinds[0]]}."
+    meaning = (
+        f"Faded: {HIDDEN['masked']}; solid: {HIDDEN['retrained']}." if len(kinds) == 2 else f"Bars: {HIDDEN[kinds[0]]}."
+    )
     caption = f"The dashed line is the model with everything. {meaning}"
     plot = render_plot("ablation", draw, panels=len(panels), height=3.6, caption=caption)
     return dataclasses.replace(plot, alt=" ".join(alt))

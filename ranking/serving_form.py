@@ -83,7 +83,9 @@ class RankingServingForm(keras.Model):
         return {**answer, "score": ops.where(exists, score, -ops.ones_like(kept))}
 
     @classmethod
-    def from_ranker(cls, ranker: Ranker, calibrations: dict | None = None, score_weights: dict | None = None, chunk: int = 8192):
+    def from_ranker(
+        cls, ranker: Ranker, calibrations: dict | None = None, score_weights: dict | None = None, chunk: int = 8192
+    ):
         """Folds a trained ranker: every item's tokens are computed once, `chunk` rows at a time.
 
         Without `calibrations` probabilities are plain sigmoids; without `score_weights` the score is the click
