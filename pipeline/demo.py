@@ -31,7 +31,10 @@ def serving(data: Path, run: Path, ports: ServingConfig) -> Iterator[tuple[Local
     Port 0 takes any free port. Errors: ReleaseError when the release is missing or damaged.
     """
     release = verify_release(latest_release(run / "releases"))
-    with LocalServer(release.models_config, ports.grpc_port, ports.rest_port) as server:
+    # The local server links ScaNN's ops, so it can also show the model that the stock image cannot load.
+    with_scann = release.folder / "models_scann.config"
+    config = with_scann if with_scann.is_file() else release.models_config
+    with LocalServer(config, ports.grpc_port, ports.rest_port) as server:
         # The demo's log ended long ago: "now" would make every item look old.
         settings = GatewaySettings(run=run, source=data, target=server.target, clock="log")
         gateway = uvicorn.Server(

@@ -60,7 +60,7 @@ def export_stage(dataset: Dataset, run: Path, config: Config) -> dict[str, Any]:
         tables=serving_tables(dataset, run / "ingest", two_tower.config.history_length),
         user_tower=two_tower.user_tower,
         index=load_index(run / "index", "exact"),
-        approximate_index=load_index(run / "index", "scann"),
+        approximate_index=None if config.index.kind == "exact" else load_index(run / "index", config.index.kind),
         ranker=RankingServingForm.load(run / "ranking" / "serving_form"),
         details={"made_from": made_from},
     )

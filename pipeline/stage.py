@@ -57,10 +57,11 @@ def folder_fingerprint(folder: Path) -> str:
     return digest(entries)
 
 
-def code_fingerprint(*packages: str) -> str:
-    """Fingerprint of our own source files: a stage whose code changed is run again."""
+def code_fingerprint(*places: str) -> str:
+    """Fingerprint of our own source: packages (`towers`) or files (`pipeline/encode.py`). Changed code runs its stage again."""
     root = Path(__file__).resolve().parent.parent
-    files = sorted(path for package in packages for path in (root / package).glob("*.py"))
+    found = ([root / place] if place.endswith(".py") else (root / place).glob("*.py") for place in places)
+    files = sorted(path for paths in found for path in paths)
     return digest([(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
 
 

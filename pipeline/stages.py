@@ -12,6 +12,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.ingest import IngestOptions, ingest
+from data.schema import MODALITIES
 from pipeline.config import Config
 from pipeline.progress import progress_bar
 from pipeline.stage import StageError, StageResult, code_fingerprint, folder_fingerprint, read_manifest, run_stage
@@ -59,12 +60,15 @@ class Run:
 
     def encode(self) -> StageResult:
         """Media and texts -> one vector an item and modality."""
+        from towers.encoders import resolve_spec
+
         section = self.config.encoders
+        # What `auto` means depends on what is installed, so the answer, not the question, belongs to the stage's key.
+        specs = {name: resolve_spec(name, getattr(section, name)) for name in MODALITIES}
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.encode import encode
 
-            specs = {"text": section.text, "image": section.image, "audio": section.audio}
             with progress_bar("encode") as progress:
                 store = encode(
                     self.source, self.dataset(), out, specs, batch_size=section.batch_size, progress=progress
@@ -74,8 +78,8 @@ class Run:
         return self._run(
             "encode",
             work,
-            section.model_dump(),
-            {"ingest": self._key("ingest"), "code": code_fingerprint("data", "towers")},
+            {**section.model_dump(), **specs},
+            {"ingest": self._key("ingest"), "code": code_fingerprint("data", "towers", "pipeline/encode.py")},
         )
 
     def train_retrieval(self) -> list[StageResult]:
@@ -104,7 +108,13 @@ class Run:
             f"retrieval/{name}",
             work,
             settings,
-            {"encode": self._key("encode"), "ingest": self._key("ingest"), "code": code_fingerprint("towers")},
+            {
+                "encode": self._key("encode"),
+                "ingest": self._key("ingest"),
+                "code": code_fingerprint(
+                    "towers", "data/batches.py", "data/histories.py", "pipeline/train_retrieval.py"
+                ),
+            },
         )
 
     def index(self) -> StageResult:
@@ -124,7 +134,8 @@ class Run:
             )
             requests = requests.take(np.arange(min(section.queries, len(requests.users))))
             queries = embed_queries(two_tower, items, dataset.profile, requests.users, requests.history)
-            report = build_indexes(items, queries, out, recall_floor=section.recall_floor)
+            kinds = ("exact",) if section.kind == "exact" else ("exact", "scann")
+            report = build_indexes(items, queries, out, kinds, recall_floor=section.recall_floor)
             return {key: value for key, value in report.items() if key != "trade_off"}
 
         return self._run(
@@ -147,7 +158,15 @@ class Run:
                 )
 
         return self._run(
-            "ranking", work, section.model_dump(), {"index": self._key("index"), "code": code_fingerprint("ranking")}
+            "ranking",
+            work,
+            section.model_dump(),
+            {
+                "index": self._key("index"),
+                "code": code_fingerprint(
+                    "ranking", "pipeline/train_ranking.py", "pipeline/ranker_setup.py", "pipeline/ranking_lists.py"
+                ),
+            },
         )
 
     def evaluate(self) -> StageResult:
