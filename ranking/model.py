@@ -68,7 +68,7 @@ class RankingNetwork(keras.layers.Layer):
             kept = {"user": keep(inputs["user"]), "item": keep(inputs["candidates"])}
         x0 = self.features(tokens, present, items, inputs, id_kept=kept)
         drop = lambda x: keras.random.dropout(x, config.dropout, seed=noise) if noise is not None else x  # noqa: E731
-        x0 = drop(x0)
+        # No dropout on the features themselves: a list without its retrieval scores teaches the wrong order.
         crossed, deep = x0, x0
         for cross in self.crosses:
             crossed = cross(x0, crossed)

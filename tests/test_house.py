@@ -98,8 +98,10 @@ def test_towers_and_ranking_import_without_tensorflow():
 def test_files_are_short_enough_to_read():
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in source_files()}
     assert lengths, f"no source file under {ROOT}"
-    too_long = {path: lines for path, lines in lengths.items() if lines > LONGEST_FILE}
-    assert not too_long, f"split these by noun, at most {LONGEST_FILE} lines each: {too_long}"
+    # A test file mirrors one room's contract, case by case; it is read by looking a case up and not from end to end.
+    bound = {path: 2 * LONGEST_FILE if path.startswith("tests/") else LONGEST_FILE for path in lengths}
+    too_long = {path: lines for path, lines in lengths.items() if lines > bound[path]}
+    assert not too_long, f"split these by noun, at most {LONGEST_FILE} lines each (tests twice that): {too_long}"
 
 
 def test_no_file_is_a_drawer_for_anything():
