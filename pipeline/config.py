@@ -76,7 +76,7 @@ class RankingSection(Section):
     batch_lists: int = pydantic.Field(64, ge=1)
     learning_rate: float = pydantic.Field(2e-3, gt=0)
     dropout: float = pydantic.Field(0.1, ge=0, lt=1)
-    epochs: int = pydantic.Field(12, ge=1)
+    epochs: int = pydantic.Field(8, ge=1)
     patience: int = pydantic.Field(3, ge=1)
     calibration: Literal["platt", "isotonic"] = "platt"
     seed: int = 7

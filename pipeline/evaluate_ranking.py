@@ -99,9 +99,8 @@ def evaluate_ranking(
     `ndcg@10` and `retrieval_order_ndcg@10` order the same candidates (the index's first T without what the user has seen and
     what was not released at the time of the request) and are judged against all held-out items, found or not. They are
     therefore not those of the retrieval evaluation, which has the whole catalogue as candidates. `auc`, `logloss`,
-    `ece` and the reliability curve are those of the
-    click
-    head over test impressions and drawn negatives, lists made exactly as for training.
+    `ece` and the reliability curve are those of the click head over test impressions and drawn negatives, lists made
+    exactly as for training.
     """
     released = dataset.items["created_at"].to_numpy(np.int64)
     ranked, retrieved = rank_requests(form, requests, query_fn, search_fn, config, released)

@@ -44,7 +44,9 @@ class RankingFold:
         arrays = (self.queries[chosen], self.rows[chosen], self.scores[chosen])
         return RankingFold(self.requests.take(chosen), *arrays, self.chosen_user, self.chosen_item)
 
-    def lists(self, dataset: Dataset, item_embeddings: np.ndarray, config: RankingConfig, seed: list[int]) -> RankingLists:
+    def lists(
+        self, dataset: Dataset, item_embeddings: np.ndarray, config: RankingConfig, seed: list[int]
+    ) -> RankingLists:
         """One draw of negatives: lists [R, K] that depend on `seed` alone."""
         return assemble_lists(
             self.requests,
@@ -97,8 +99,13 @@ def retrieve_fold(
 
 
 def past_histories(
-    dataset: Dataset, split: str, user: np.ndarray, time: np.ndarray, known_splits: tuple[str, ...], length: int, seed:
-    int
+    dataset: Dataset,
+    split: str,
+    user: np.ndarray,
+    time: np.ndarray,
+    known_splits: tuple[str, ...],
+    length: int,
+    seed: int,
 ) -> np.ndarray:
     """Positive items before each request, most recent first: those of the split, then those of the known splits. [R,
     L]"""

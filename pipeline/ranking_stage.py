@@ -12,7 +12,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.config import Config
 from pipeline.queries import embed_queries
-from pipeline.ranking_lists import QueryFunction, SearchFunction, search
+from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
 from pipeline.train_retrieval import Progress
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
@@ -103,8 +103,14 @@ def evaluate_ranking_stage(
     progress("ranking", 1, 2)
     # People who chose more can tell more easily whether a list suits them.
     shown = requests.take(np.sort(np.argsort(-requests.relevant.counts, kind="stable")[: config.evaluation.examples]))
-    rows, scores = search(
-        side.search, side.query(shown.users, shown.history), settings.retrieved, shown.seen.offsets, shown.seen.rows
+    rows, scores = search_released(
+        side.search,
+        side.query(shown.users, shown.history),
+        settings.retrieved,
+        shown.seen.offsets,
+        shown.seen.rows,
+        dataset.items["created_at"].to_numpy(np.int64),
+        shown.timestamps,
     )
     ranked = answer(form, shown.users, shown.history, rows, scores, shown.timestamps)["score"]
     users, items = dataset.users["user_id"].to_numpy(), dataset.items["item_id"].to_numpy()

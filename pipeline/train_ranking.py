@@ -1,5 +1,4 @@
-"""Train the ranker on the validation split: what the retrieval model, trained before it, honestly proposes and
-misses."""
+"""Train the ranker on the validation split, where the retrieval model, trained before it, is honestly wrong."""
 
 from __future__ import annotations
 
@@ -44,9 +43,8 @@ def train_ranking(
     """Train, keep the best epoch, calibrate, choose the score, and write the serving form to `out`.
 
     The training data is the validation split: the retrieval model saw the train split only, so that its scores there
-    are
-    as good as they will be on later events, and no better. A hashed share of its users is held out for early stopping,
-    calibration and the choice of the score.
+    are as good as they will be on later events, and no better. A hashed share of its users is held out for early
+    stopping, calibration and the choice of the score.
 
     Args:
         dataset, store: the ingested data and its content features.

@@ -19,8 +19,9 @@ def fit_calibration(kind: str, logits, labels) -> dict:
         ValueError: if `kind` is unknown, or the arrays are empty, differ in length or are not finite.
 
     Example:
-        >>> fit_calibration("platt", [0.0, 0.0], [1, 0])["intercept"]
-        0.0
+        >>> calibration = fit_calibration("platt", [-1.0, -1.0, -1.0, 1.0, 1.0, 1.0], [0, 0, 1, 0, 1, 1])
+        >>> 0.0 < calibration["slope"] < 1.0, abs(calibration["intercept"]) < 1e-6
+        (True, True)
     """
     values, truth = np.asarray(logits, np.float64).ravel(), np.asarray(labels, np.float64).ravel()
     if values.shape != truth.shape or not values.size or not np.isfinite(values).all():
@@ -58,7 +59,9 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, iterations: int = 50) -> d
         weight = probability * (1 - probability)
         error = probability - smoothed
         gradient = np.array([(error * logits).sum(), error.sum()])
-        hessian = np.array([[(weight * logits**2).sum(), (weight * logits).sum()], [(weight * logits).sum(), weight.sum()]])
+        hessian = np.array(
+            [[(weight * logits**2).sum(), (weight * logits).sum()], [(weight * logits).sum(), weight.sum()]]
+        )
         step = np.linalg.solve(hessian + 1e-9 * max(1.0, np.trace(hessian)) * np.eye(2), gradient)
         size = 1.0
         # Halve until the likelihood gains: Newton overshoots where the sigmoid is flat.
@@ -78,12 +81,10 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, iterations: int = 50) -> d
 
 
 def fit_isotonic(logits: np.ndarray, labels: np.ndarray) -> dict:
-    """The non-decreasing step function closest to the labels (pool adjacent violators), as knots to interpolate
-    between.
+    """The non-decreasing function closest to the labels (pool adjacent violators), as knots to interpolate between.
 
     Each pool becomes one knot at its mean logit, so that between knots the function rises and ties are rare; each pool
-    is
-    smoothed by one pseudo-observation of the overall rate, and pools hold at least 1 % of the examples.
+    is smoothed by one pseudo-observation of the overall rate, and pools hold at least 1 % of the examples.
 
     Paper: Zadrozny & Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates", KDD 2002.
     """

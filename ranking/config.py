@@ -20,8 +20,7 @@ class RankingConfig:
         list_size: K, elements of one training list (impressions first, the rest negatives).
         retrieved: T, how deep the index is asked, in training and in evaluation.
         random_negatives: elements of a list drawn from the whole released catalogue instead of the index. Impressions
-        are
-            often outside the index's first T; without such negatives a low retrieval score would predict a click.
+            are often outside the index's first T; without such negatives a low retrieval score would predict a click.
         request_seconds: events of one user within this many seconds of the first form one request; 0 = the whole fold.
         calibration_share: share of users (by hash) kept for early stopping, calibration and the choice of the score.
         token_width: D, width of the projected space of each modality.
@@ -35,7 +34,7 @@ class RankingConfig:
         calibration: "platt" or "isotonic".
         score_weights: head -> weight of the ranking score; empty = chosen among `score_choices` on the held-out users.
         score_choices: weights of (click, purchase) to choose among.
-        jit_compile: whether XLA compiles the training step.
+        jit_compile: whether XLA compiles the training step; on a few CPU cores it takes longer than it saves.
 
     Example:
         >>> config = RankingConfig(hidden=(32,), seed=3)
@@ -57,18 +56,18 @@ class RankingConfig:
     cross_rank: int = 32
     hidden: tuple[int, ...] = (96, 48)
     dropout: float = 0.1
-    id_dropout: float = 0.3
+    id_dropout: float = 0.6
     batch_lists: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
-    epochs: int = 12
+    epochs: int = 8
     patience: int = 3
     listwise_weight: float = 0.5
     purchase_weight: float = 0.5
     calibration: str = "platt"
     score_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     score_choices: tuple[tuple[float, float], ...] = ((1.0, 0.0), (1.0, 0.5), (1.0, 2.0))
-    jit_compile: bool = True
+    jit_compile: bool = False
     seed: int = 7
 
     def __post_init__(self) -> None:

@@ -106,8 +106,9 @@ class PairFeatures(keras.layers.Layer):
         self.spec, self.config = spec, config
         schema, count, length = spec.schema, len(spec.modalities), config.history_length
         self.side = SideTables(spec, name="side")
-        self.temperature = self.add_weight(shape=(count,), initializer=keras.initializers.Constant(4.0),
-        name="temperature")
+        self.temperature = self.add_weight(
+            shape=(count,), initializer=keras.initializers.Constant(4.0), name="temperature"
+        )
         self.recency = self.add_weight(shape=(length, count), initializer="zeros", name="recency")
         rows = {"user_id": (schema.user_rows, config.id_width), "item_id": (schema.item_rows, config.id_width)}
         for kind, columns in (("profile", schema.profile), ("attribute", schema.attributes)):
@@ -200,8 +201,10 @@ class PairFeatures(keras.layers.Layer):
         usual = ops.sum(past[..., price] * priced, axis=1) / ops.maximum(ops.sum(priced, axis=1), 1.0)
         parts.append(((numbers[..., price] - usual[:, None]) * numbers[..., known])[..., None])
         if self.spec.schema.attributes:
-            mine, others = self.side.take("attributes", rows)[:, :, None], self.side.take("attributes",
-            history_rows)[:, None]
+            mine, others = (
+                self.side.take("attributes", rows)[:, :, None],
+                self.side.take("attributes", history_rows)[:, None],
+            )
             same = ops.cast(ops.logical_and(mine == others, mine > 0), "float32") * exists[:, None, :, None]
             parts.append(ops.sum(same, axis=2) / ops.maximum(ops.sum(exists, axis=1), 1.0)[:, None, None])
         return parts

@@ -30,8 +30,8 @@ class RankingNetwork(keras.layers.Layer):
         seeds = iter(range(config.seed + 1000, config.seed + 2000, 10))
         glorot = lambda: keras.initializers.GlorotUniform(seed=next(seeds))  # noqa: E731
         self.crosses = [
-            CrossLayer(config.cross_rank, seed=next(seeds), name=f"cross_{layer}") for layer in
-            range(config.cross_layers)
+            CrossLayer(config.cross_rank, seed=next(seeds), name=f"cross_{layer}")
+            for layer in range(config.cross_layers)
         ]
         self.deep = [
             keras.layers.Dense(width, activation="relu", kernel_initializer=glorot(), name=f"deep_{layer}")
@@ -88,8 +88,7 @@ class Ranker(keras.Model):
     `history` int [B, L] and `candidates` int [B, K] positions in `items`, `retrieval_scores`, `retrieval_ranks` f32
     [B, K],
     `timestamp` int [B]} returns {head: logits [B, K]}. Each unique item is projected once. Labels are {`click`,
-    `purchase`,
-    `mask`}, each [B, K].
+    `purchase`, `mask`}, each [B, K].
 
     Raises:
         ValueError: at `assign`, if a table does not fit the spec.

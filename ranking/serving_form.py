@@ -30,21 +30,24 @@ class RankingServingForm(keras.Model):
     Shapes: `call(user_row [B], history_rows [B, L'], candidate_rows [B, K], retrieval_scores [B, K], timestamp [B])`
     returns {"click", "purchase", "score"}, each f32 [B, K]; K free, any L' (the first `history_length` count), row 0 is
     padding (click and purchase 0, score -1). Ranks are taken among the given candidates, so a request that sends all
-    that
-    it retrieved sees the ranks of training.
+    that it retrieved sees the ranks of training.
 
     Raises:
         ValueError: at construction, if a head has no calibration or the weights name none of the heads.
     """
 
-    def __init__(self, spec: RankerSpec, config: RankingConfig, calibrations: dict, score_weights: dict[str, float], **kwargs):
+    def __init__(
+        self, spec: RankerSpec, config: RankingConfig, calibrations: dict, score_weights: dict[str, float], **kwargs
+    ):
         super().__init__(**kwargs)
         missing = [head for head in spec.heads if head not in calibrations]
         if missing:
             raise ValueError(f"calibrations must have one entry per head, received none for {missing}")
         weights = {head: float(score_weights.get(head, 0.0)) for head in spec.heads}
         if not sum(weights.values()) > 0 or min(weights.values()) < 0:
-            raise ValueError(f"score_weights must be non-negative and weigh a head of {spec.heads}, received {score_weights}")
+            raise ValueError(
+                f"score_weights must be non-negative and weigh a head of {spec.heads}, received {score_weights}"
+            )
         self.spec, self.config = spec, config
         self.calibrations, self.score_weights = {head: calibrations[head] for head in spec.heads}, weights
         count = len(spec.modalities)
@@ -57,8 +60,7 @@ class RankingServingForm(keras.Model):
 
     def call(self, user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks=None):
         # A server sends all candidates of a request, so their ranks follow from their scores. A list that is only a
-        # sample of
-        # them (evaluation) has to bring the ranks along.
+        # sample of them (evaluation) has to bring the ranks along.
         exists = candidate_rows > 0
         # Padding carries the lowest float as its score; it must not reach the features, where it would overflow.
         scores = ops.where(exists, retrieval_scores, ops.zeros_like(retrieval_scores) + self.spec.score_center)
@@ -102,7 +104,9 @@ class RankingServingForm(keras.Model):
         form.present.assign(np.concatenate(present))
         for mine, trained in zip(form.network.weights, ranker.network.weights, strict=True):
             if mine.path.split("/")[-2:] != trained.path.split("/")[-2:]:
-                raise ValueError(f"ranker.network must have the weights of its config, received {trained.path} for {mine.path}")
+                raise ValueError(
+                    f"ranker.network must have the weights of its config, received {trained.path} for {mine.path}"
+                )
             mine.assign(trained)
         return form
 

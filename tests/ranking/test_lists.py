@@ -113,7 +113,8 @@ def test_requests_are_windows_from_the_first_event():
     assert requests.user.tolist() == [1, 1, 2]
     assert requests.timestamp.tolist() == [0, DAY, 50]
     assert requests.item.tolist() == [5, 6, 7, 9]
-    assert requests.click.tolist() == [True, True, False, True]  # a skip and a later purchase of item 5 are one impression
+    # A skip and a later purchase of item 5 are one impression.
+    assert requests.click.tolist() == [True, True, False, True]
     assert requests.purchase.tolist() == [True, False, False, False]
 
 

@@ -63,7 +63,13 @@ def test_padded_equals_unpadded(world, ranker):
     inputs = inputs_of(world)
     pad = lambda array, value=0: np.pad(array, ((0, 0), (0, 4)), constant_values=value)  # noqa: E731
     padded = batch_inputs(
-        world.user, pad(world.history), pad(world.candidates), pad(world.scores), pad(world.ranks, 1), world.timestamp, 61
+        world.user,
+        pad(world.history),
+        pad(world.candidates),
+        pad(world.scores),
+        pad(world.ranks, 1),
+        world.timestamp,
+        61,
     )
     padded["history"] = padded["history"][:, : SMALL.history_length]
     kept = world.candidates.shape[1]
@@ -90,7 +96,13 @@ def test_an_absent_modality_has_no_say(world, ranker):
 def test_unknown_user_history_time_and_ids(world, ranker):
     size = world.candidates.shape
     inputs = batch_inputs(
-        np.zeros(size[0]), np.zeros_like(world.history), world.candidates, world.scores, world.ranks, np.zeros(size[0]), 61
+        np.zeros(size[0]),
+        np.zeros_like(world.history),
+        world.candidates,
+        world.scores,
+        world.ranks,
+        np.zeros(size[0]),
+        61,
     )
     assert np.isfinite(logits(ranker, inputs)).all()
     # Ids without training events share the embedding of row 0.
@@ -192,7 +204,9 @@ def test_principal_projection_keeps_neighbours():
     assert (empty == 0).all()
 
 
-@pytest.mark.parametrize("change", [{"epochs": 0}, {"calibration": "beta"}, {"dropout": 1.0}, {"score_weights": {"skip": 1}}])
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"calibration": "beta"}, {"dropout": 1.0}, {"score_weights": {"skip": 1}}]
+)
 def test_config_refuses(change):
     with pytest.raises(ValueError, match=str(next(iter(change)))):
         RankingConfig(**change)

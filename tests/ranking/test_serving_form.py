@@ -36,9 +36,7 @@ def form(ranker):
 
 
 def asked(world, lines=slice(None)):
-    return tuple(
-        getattr(world, name)[lines] for name in ("user", "history", "candidates", "scores", "timestamp")
-    )
+    return tuple(getattr(world, name)[lines] for name in ("user", "history", "candidates", "scores", "timestamp"))
 
 
 def as_numpy(answer):

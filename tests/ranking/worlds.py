@@ -95,5 +95,12 @@ def planted_world(requests: int = 64, items: int = 60, kept: int = 12, length: i
 
 
 SMALL = RankingConfig(
-    history_length=6, list_size=12, token_width=8, id_width=4, side_width=3, hidden=(24, 12), cross_rank=8, jit_compile=False
+    history_length=6,
+    list_size=12,
+    token_width=8,
+    id_width=4,
+    side_width=3,
+    hidden=(24, 12),
+    cross_rank=8,
+    jit_compile=False,
 )
