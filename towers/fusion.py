@@ -151,7 +151,7 @@ def unit_length(vectors):
     Formula: `x / sqrt(sum x^2 + 1e-12)`. Shapes: [..., D] -> [..., D].
 
     Example:
-        >>> ops.convert_to_numpy(unit_length(ops.array([[3.0, 4.0], [0.0, 0.0]]))).round(3).astype("float64").tolist()
+        >>> ops.convert_to_numpy(unit_length(ops.array([[3.0, 4.0], [0.0, 0.0]]))).astype("float64").round(3).tolist()
         [[0.6, 0.8], [0.0, 0.0]]
     """
     return vectors * ops.rsqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True) + 1e-12)
