@@ -81,7 +81,9 @@ def test_every_rule(seed, list_size, random_negatives):
             score = float(queries[line] @ embeddings[row])
             assert lists.retrieval_scores[line, place] == pytest.approx(score, abs=1e-5)
             higher = int((top[line] > lists.retrieval_scores[line, place] + 1e-5).sum())
-            assert 1 + higher <= lists.retrieval_ranks[line, place] <= 2 + higher
+            # Scores that differ by less than float32 sums can tell may stand in either order.
+            not_lower = int((top[line] >= lists.retrieval_scores[line, place] - 1e-5).sum())
+            assert 1 + higher <= lists.retrieval_ranks[line, place] <= 1 + max(higher, not_lower)
 
 
 def test_negatives_come_from_the_index_and_the_quota():
