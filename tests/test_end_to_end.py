@@ -151,6 +151,30 @@ def test_five_clients_one_answer(finished):
     assert all(0 <= item.click <= 1 and 0 <= item.purchase <= 1 for item in recommendation.items)
 
 
+def test_ranking_answers_the_same_everywhere(finished):
+    run, _, _ = finished
+    release = verify_release(latest_release(run.folder / "releases"))
+    users, ids = run.dataset().users["user_id"], run.dataset().items["item_id"]
+    request = {
+        "user_id": np.array([users.iloc[1], "nobody"], object),
+        "recent_item_ids": strings(["", ""], [ids.iloc[5], "zz"]),
+        "candidate_ids": strings([ids.iloc[7], ids.iloc[8], ""], [ids.iloc[9], "zz", ids.iloc[7]]),
+        "retrieval_scores": np.array([[0.5, 0.3, 0.0], [0.4, 0.2, 0.1]], np.float32),
+        "timestamp": np.array([1_767_000_000, 1_767_000_000], np.int64),
+    }
+    by_c = run_capi(release.folder / "ranking" / str(release.version), [request])[0]
+    with LocalServer(release.models_config) as server:
+        by_grpc = ModelClient(server.target).predict("ranking", request)
+        body = {"inputs": {key: value.tolist() for key, value in request.items()}}
+        by_rest = httpx.post(f"{server.url}/v1/models/ranking:predict", json=body).json()["outputs"]
+    for head in ("click", "purchase", "score"):
+        np.testing.assert_allclose(by_c[head], by_grpc[head], atol=1e-5)
+        np.testing.assert_allclose(by_rest[head], by_grpc[head], atol=1e-5)
+    known = np.array([[True, True, False], [True, False, True]])
+    assert (by_grpc["score"][~known] == -1).all() and (by_grpc["score"][known] >= 0).all()
+    assert ((by_grpc["click"][known] > 0) & (by_grpc["click"][known] < 1)).all()
+
+
 def text(value) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
