@@ -182,7 +182,6 @@ def text(value) -> str:
 def test_export_equals_the_towers_in_python(finished):
     """The release answers for a request's own recent items what the towers say before any export."""
     from pipeline.queries import embed_queries
-    from serving.servable import Servable  # noqa: F401  (the class that serves; its import proves that the room loads)
     from towers.two_tower import load_two_tower
 
     run, _, _ = finished
