@@ -6,12 +6,9 @@ from its content; the extension is never trusted.
 
 from __future__ import annotations
 
-import html
 import io
 import math
 import stat
-import unicodedata
-from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -23,7 +20,6 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 40_000_000
 MAX_SECONDS = 3600.0
 MAX_CHANNELS = 16
-MAX_CHARACTERS = 4000
 SAMPLE_RATE = 16_000
 """Samples a second of every decoded clip."""
 IMAGE_FORMATS = ("PNG", "JPEG")
@@ -192,23 +188,3 @@ def _check_audio(file: soundfile.SoundFile, max_seconds: float) -> None:
     if file.frames / file.samplerate > max_seconds:
         seconds = file.frames / file.samplerate
         raise MediaError(f"too large: at most {max_seconds:,.0f} seconds, the header declares {seconds:,.0f}")
-
-
-def clean_text(text: object, *, max_characters: int = MAX_CHARACTERS) -> str:
-    """Any cell to one bounded line: HTML entities unescaped, NFC, control characters dropped, white space collapsed.
-
-    Example:
-        >>> clean_text("Rock &amp; Roll\\x00\\n  live")
-        'Rock & Roll live'
-        >>> clean_text(float("nan"))
-        ''
-    """
-    if not isinstance(text, str):
-        return ""
-    bounded = unicodedata.normalize("NFC", html.unescape(text[: 4 * max_characters]))
-    kept = "".join(" " if character.isspace() else character for character in _printable(bounded))
-    return " ".join(kept.split())[:max_characters].rstrip()
-
-
-def _printable(text: str) -> Iterable[str]:
-    return (c for c in text if c.isspace() or unicodedata.category(c) not in {"Cc", "Cs", "Co", "Cn"})

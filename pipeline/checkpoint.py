@@ -63,3 +63,14 @@ class Checkpoint:
                 variable.assign(value)
             extra = {key.removeprefix("extra_"): arrays[key] for key in arrays.files if key.startswith("extra_")}
         return json.loads((finished[-1] / STATE).read_text()), extra
+
+
+def snapshot(variables: list[keras.Variable]) -> dict[str, np.ndarray]:
+    """A copy of the weights by their place: the best epoch so far, to be kept beside the current one."""
+    return {str(place): keras.ops.convert_to_numpy(variable.value) for place, variable in enumerate(variables)}
+
+
+def put_back(variables: list[keras.Variable], arrays: dict[str, np.ndarray]) -> None:
+    """Assign what `snapshot` took."""
+    for place, variable in enumerate(variables):
+        variable.assign(arrays[str(place)])

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from data.features import FeatureStore, FeatureWriter
-from data.media import MediaError, clean_text, decode_audio, decode_image, read_media
+from data.media import MediaError, decode_audio, decode_image, read_media
 from data.ready_vectors import ReadyVectors
 from data.schema import MODALITIES
 from towers.encoders import Encoder, make_encoder
@@ -114,19 +114,23 @@ def encode(
     return writer.close(info={"modalities": modalities, "quarantined": writer.quarantined, "seconds": seconds})
 
 
-def item_text(title: object, description: object, categories: object) -> str:
+def item_text(title: str, description: str, categories: str) -> str:
     """What a text encoder reads of an item: title and description, or title and categories where that is empty.
+
+    Categories alone are no text: they are attributes, which the towers read anyway.
 
     Example:
         >>> item_text("Blue Hour", "Slow piano.", "jazz|piano")
         'Blue Hour. Slow piano.'
         >>> item_text("Blue Hour", "", "jazz|piano")
         'Blue Hour. jazz, piano'
+        >>> item_text("", "", "jazz|piano")
+        ''
     """
-    body = clean_text(description)
-    if not body:
-        body = ", ".join(part.strip() for part in clean_text(categories).split("|") if part.strip())
-    return clean_text(". ".join(part for part in (clean_text(title), body) if part))
+    body = description
+    if title and not body:
+        body = ", ".join(part.strip() for part in categories.split("|") if part.strip())
+    return ". ".join(part for part in (title, body) if part)
 
 
 def _content(items: pd.DataFrame, modality: str) -> dict[int, str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from pipeline.checkpoint import Checkpoint
+from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.evaluate_ranking import rank_requests
 from pipeline.examples import make_requests
 from pipeline.metrics import expected_calibration_error, log_loss, mean_over_users, ndcg_at_k
@@ -117,13 +117,9 @@ def train_ranking(
             }
         )
         if best_epoch(log) == epoch:
-            best = {
-                str(place): keras.ops.convert_to_numpy(variable.value)
-                for place, variable in enumerate(ranker.trainable_variables)
-            }
+            best = snapshot(ranker.trainable_variables)
         checkpoint.save({"epoch": epoch, "log": log}, best)
-    for place, variable in enumerate(ranker.trainable_variables):
-        variable.assign(best[str(place)])
+    put_back(ranker.trainable_variables, best)
     logits = predict_lists(ranker, judged, config, unique_items, raw=True)
     calibrations = {
         head: fit_calibration(config.calibration, logits[head][judged.mask], getattr(judged, head)[judged.mask])

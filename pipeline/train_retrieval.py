@@ -18,7 +18,7 @@ from data.batches import RetrievalBatches
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import MODALITIES
-from pipeline.checkpoint import Checkpoint
+from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.config import RetrievalConfig
 from pipeline.examples import Requests, make_requests, positive_histories
 from pipeline.metrics import mean_over_users, ndcg_at_k
@@ -158,13 +158,9 @@ def train_retrieval(
             }
         )
         if quality >= max(row["valid_ndcg@20"] for row in log):
-            best = {
-                str(number): keras.ops.convert_to_numpy(variable.value)
-                for number, variable in enumerate(task.trainable_variables)
-            }
+            best = snapshot(task.trainable_variables)
         checkpoint.save({"epoch": epoch, "log": log}, best)
-    for number, variable in enumerate(task.trainable_variables):
-        variable.assign(best[str(number)])
+    put_back(task.trainable_variables, best)
     write_outputs(task, log, out)
     chosen = max(log, key=lambda row: row["valid_ndcg@20"])
     return {

