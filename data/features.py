@@ -4,7 +4,10 @@ Layout of a store folder (N items, M modalities in the order of `data.schema.MOD
 
 - `<modality>.npy` fp16 [N+1, F_m]; row 0 and absent rows are zeros,
 - `present.npy` bool [N+1, M]; modalities that are not stored are all False,
-- `widths.json` {modality: F_m}, `info.json` (counts, encoders, speed), `quarantine.parquet`.
+- `widths.json` {modality: F_m}, `info.json` (counts, encoders, speed), `quarantine.parquet`,
+- `checksums.json`, what the arrays must hash to.
+
+The vectors come out of the content store (`data.content_store`), which runs share; this folder is one run's own.
 """
 
 from __future__ import annotations
@@ -18,10 +21,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data.checksums import damaged_file, write_checksums
 from data.schema import MODALITIES
 
 QUARANTINE_COLUMNS = ("file", "row", "reason", "record")
 CHUNK = 8192
+LARGEST_COSINE_LOSS = 1e-3
+"""A vector that loses more than this by becoming fp16 is not stored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +58,24 @@ class FeatureStore:
         """N + 1."""
         return len(self.present)
 
+    @property
+    def frames(self) -> dict[str, int]:
+        """T of the modalities whose vectors are T frames side by side (video)."""
+        counts = {name: part.get("frames", 0) for name, part in self.info.get("modalities", {}).items()}
+        return {name: int(count) for name, count in counts.items() if count and name in self.widths}
+
+    def pooled(self, modality: str) -> np.ndarray:
+        """fp16 [N+1, F]: the table, with frames side by side averaged, for those who do not look at single frames."""
+        count = self.frames.get(modality, 1)
+        if count == 1:
+            return self.table(modality)
+        table = self.table(modality)
+        pooled = np.empty((len(table), table.shape[1] // count), np.float16)
+        for start in range(0, len(table), CHUNK):
+            block = np.asarray(table[start : start + CHUNK], np.float32)
+            pooled[start : start + CHUNK] = block.reshape(len(block), count, -1).mean(axis=1)
+        return pooled
+
     def table(self, modality: str) -> np.ndarray:
         """fp16 [N+1, F_m] of one modality, memory-mapped and read-only."""
         if modality not in self.tables:
@@ -67,12 +91,16 @@ class FeatureStore:
         return pd.read_parquet(self.folder / "quarantine.parquet")
 
     @classmethod
-    def open(cls, folder: str | Path) -> FeatureStore:
+    def open(cls, folder: str | Path, *, thorough: bool | None = None) -> FeatureStore:
         """Open a store and check that its parts belong together.
+
+        Args:
+            folder: where `close` wrote one.
+            thorough: True hashes everything, False nothing; None hashes what is up to 256 MB, once a process.
 
         Raises:
             FileNotFoundError: not a store folder.
-            ValueError: a table whose shape or type contradicts `widths.json` or `present.npy`.
+            ValueError: a table whose shape or type contradicts `widths.json` or `present.npy`, or a damaged one.
         """
         folder = Path(folder)
         if not (folder / "widths.json").is_file():
@@ -92,6 +120,9 @@ class FeatureStore:
                     f"{modality}.npy: must be float16 {expected}, received {table.dtype} {table.shape}; encode again"
                 )
             tables[modality] = table
+        damage = damaged_file(folder, thorough=thorough)
+        if damage is not None:
+            raise ValueError(f"{folder}: {damage}; remove the folder and encode again")
         info_path = folder / "info.json"
         info = json.loads(info_path.read_text()) if info_path.is_file() else {}
         return cls(folder, widths, present, info, tables)
@@ -154,25 +185,23 @@ class FeatureWriter:
         """Store vectors [B, F_m] at item rows [B].
 
         Returns:
-            bool [B]: False where a vector is not finite in fp16; those items stay absent and the caller says why.
+            bool [B]: False where a vector does not survive fp16 (`to_half`); those items stay absent and the caller says
+            why (`unusable_reason`).
 
         Raises:
             ValueError: a shape that does not fit, or a row outside 1..N.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        exact = np.asarray(vectors, dtype=np.float32)
+        vectors = np.asarray(vectors)
         expected = (len(rows), self._tables[modality].shape[1])
-        if exact.shape != expected:
-            raise ValueError(f"vectors: must be {expected} for modality {modality!r}, received {exact.shape}")
+        if vectors.shape != expected:
+            raise ValueError(f"vectors: must be {expected} for modality {modality!r}, received {vectors.shape}")
         if len(rows) and (rows.min() < 1 or rows.max() >= len(self.present)):
             raise ValueError(f"rows: must lie in 1..{len(self.present) - 1}, received {rows.min()}..{rows.max()}")
-        with np.errstate(over="ignore", invalid="ignore"):
-            half = exact.astype(np.float16)
-        usable: np.ndarray = np.asarray(np.isfinite(half).all(axis=1))
+        half, usable, losses = to_half(vectors)
         self._tables[modality][rows[usable]] = half[usable]
         self.present[rows[usable], MODALITIES.index(modality)] = True
-        loss = fp16_cosine_loss(exact[usable], half[usable])
-        self.cosine_loss[modality] = max(self.cosine_loss[modality], loss)
+        self.cosine_loss[modality] = max(self.cosine_loss[modality], float(losses.max(initial=0.0)))
         return usable
 
     def quarantine(self, file: str, row: int, reason: str, record: Mapping[str, Any]) -> None:
@@ -196,16 +225,57 @@ class FeatureWriter:
         frame.astype(types).to_parquet(self.folder / "quarantine.parquet", index=False)
         (self.folder / "info.json").write_text(json.dumps(dict(info or {}), indent=2, ensure_ascii=False))
         (self.folder / "widths.json").write_text(json.dumps(widths))
+        write_checksums(self.folder, ["present.npy", *(f"{name}.npy" for name in widths)])
         return FeatureStore.open(self.folder)
 
 
-def fp16_cosine_loss(exact: np.ndarray, half: np.ndarray) -> float:
-    """The largest `1 - cos(x, fp16(x))` over rows [B, F_m]; rows of zero length are left out."""
+def to_half(vectors: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors [B, F_m] in fp16, and which of them survive that.
+
+    Returns:
+        fp16 [B, F_m]; bool [B], False where a vector is not finite in fp16 or lost more than `LARGEST_COSINE_LOSS`;
+        float64 [B], what the usable ones lost, and 0 for the others.
+
+    Example:
+        >>> half, usable, losses = to_half([[1.0, 2.0], [np.nan, 0.0], [1e5, 0.0], [1e-9, 1e-9]])
+        >>> usable.tolist(), bool(losses.max() < 1e-3)
+        ([True, False, False, False], True)
+    """
+    exact = np.asarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = exact.astype(np.float16)
+    usable = np.asarray(np.isfinite(half).all(axis=1))
+    losses = np.zeros(len(exact))
+    losses[usable] = fp16_cosine_losses(exact[usable], half[usable])
+    usable &= losses <= LARGEST_COSINE_LOSS
+    return half, usable, np.where(usable, losses, 0.0)
+
+
+def unusable_reason(vector: Any) -> str:
+    """Why `to_half` gives up one vector [F_m], for the quarantine.
+
+    Example:
+        >>> [unusable_reason(vector) for vector in ([np.nan, 0], [1e5, 0], [1e-9, 1e-9])]
+        ['not finite: NaN or infinity', "overflow: a value beyond fp16's 65,504", 'underflow: fp16 loses 1.000 in cosine']
+    """
+    exact = np.asarray(vector, np.float64)
+    if not np.isfinite(exact).all():
+        return "not finite: NaN or infinity"
+    with np.errstate(over="ignore"):
+        half = exact.astype(np.float16)
+    if not np.isfinite(half).all():
+        return "overflow: a value beyond fp16's 65,504"
+    return f"underflow: fp16 loses {fp16_cosine_loss(exact[None], half[None]):.3f} in cosine"
+
+
+def fp16_cosine_losses(exact: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """float64 [B]: `1 - cos(x, fp16(x))` of each row [B, F_m]; 0 where a row has no length, 1 where fp16 lost all of it."""
     a, b = exact.astype(np.float64), half.astype(np.float64)
-    length = np.linalg.norm(a, axis=1)
-    keep = length > 0
-    if not keep.any():
-        return 0.0
-    a, b = a[keep] / length[keep, None], b[keep]
-    cosine = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(b, axis=1), np.finfo(np.float64).tiny)
-    return float(max(0.0, 1.0 - cosine.min()))
+    length = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = np.einsum("bf,bf->b", a, b) / np.where(length > 0, length, 1.0)
+    return np.where(a.any(axis=1), np.maximum(0.0, 1.0 - cosine), 0.0)
+
+
+def fp16_cosine_loss(exact: np.ndarray, half: np.ndarray) -> float:
+    """The largest of `fp16_cosine_losses` over rows [B, F_m]."""
+    return float(fp16_cosine_losses(exact, half).max(initial=0.0))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.features import CHUNK, FeatureWriter
+from data.features import CHUNK, FeatureWriter, unusable_reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +72,7 @@ class ReadyVectors:
             usable = writer.put(modality, target[lines], self.vectors[lines])
             stored += int(usable.sum())
             for line in lines[~usable]:
-                finite = np.isfinite(np.asarray(self.vectors[line], np.float64)).all()
-                reason = "overflow: a value beyond fp16's 65,504" if finite else "not finite: NaN or infinity"
-                self._refuse(writer, modality, line, reason)
+                self._refuse(writer, modality, line, unusable_reason(self.vectors[line]))
         return {"stored": stored, "quarantined": len(known) - stored, "outside": len(self.ids) - len(known)}
 
     def _refuse(self, writer: FeatureWriter, modality: str, line: int, reason: str) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-MODALITIES = ("text", "image", "audio")
+MODALITIES = ("text", "image", "audio", "video")
 """The content modalities in their one order; axis M of every `present` mask follows it."""
 
 UNKNOWN_ROW = 0
@@ -49,6 +49,7 @@ class Schema:
         profile: cardinality of each user profile column (code 0 = unknown), in the column order of axis P.
         attributes: cardinality of each item attribute column (code 0 = unknown), in the column order of axis A.
         modalities: width F_m of each modality in the feature store; empty until the encode stage ran.
+        frames: of the modalities whose vectors are T frames side by side (video), T; F_m is a multiple of it.
         has_timestamps: whether histories have an order.
 
     Example:
@@ -62,14 +63,20 @@ class Schema:
     profile: dict[str, int] = dataclasses.field(default_factory=dict)
     attributes: dict[str, int] = dataclasses.field(default_factory=dict)
     modalities: dict[str, int] = dataclasses.field(default_factory=dict)
+    frames: dict[str, int] = dataclasses.field(default_factory=dict)
     has_timestamps: bool = True
 
-    def with_modalities(self, widths: dict[str, int]) -> Schema:
-        """The same schema with the feature store's widths, in the order of `MODALITIES`."""
+    def with_modalities(self, widths: dict[str, int], frames: dict[str, int] | None = None) -> Schema:
+        """The same schema with the feature store's widths, in the order of `MODALITIES`, and its frames."""
         unknown = set(widths) - set(MODALITIES)
         if unknown:
             raise ValueError(f"widths: modalities must be among {MODALITIES}, received {sorted(unknown)}")
-        return dataclasses.replace(self, modalities={name: int(widths[name]) for name in MODALITIES if name in widths})
+        modalities = {name: int(widths[name]) for name in MODALITIES if name in widths}
+        parts = {name: int(count) for name, count in (frames or {}).items() if name in modalities}
+        for name, count in parts.items():
+            if count < 1 or modalities[name] % count:
+                raise ValueError(f"frames: must divide the width {modalities[name]} of {name}, received {count}")
+        return dataclasses.replace(self, modalities=modalities, frames=parts)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)

@@ -1,6 +1,7 @@
 """The feature store: reopens equal, loses under a thousandth of a cosine, and aligns ready-made vectors by id."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -9,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from data.features import FeatureStore, FeatureWriter, fp16_cosine_loss
+from data.features import FeatureStore, FeatureWriter, fp16_cosine_loss, fp16_cosine_losses
 from data.ready_vectors import ReadyVectors
 from data.schema import MODALITIES
 
 
 def test_write_then_open_is_equal(tmp_path):
     rng = np.random.default_rng(0)
-    present = rng.random((40, 3)) < 0.7
+    present = rng.random((40, 4)) < 0.7
     present[0] = False
-    present[:, MODALITIES.index("audio")] = False
+    present[:, [MODALITIES.index("audio"), MODALITIES.index("video")]] = False
     tables = {"image": rng.normal(size=(40, 12)), "text": rng.normal(size=(40, 8))}
     FeatureStore.write(tmp_path / "store", tables, present, info={"seconds": 1.5})
     store = FeatureStore.open(tmp_path / "store")
@@ -48,8 +49,23 @@ def test_cosine_loss_is_measured(tmp_path):
     writer.add("text", 2)
     writer.put("text", [1], [[1.0, 1.0]])
     assert writer.cosine_loss["text"] == pytest.approx(0, abs=1e-12)
-    writer.put("text", [2], [[1e-9, 1e-9]])  # all lost below fp16's smallest number
-    assert writer.cosine_loss["text"] == 1.0
+    vector = np.array([1.0, 1.0 + 2**-11 + 2**-13], np.float32)  # between two numbers of fp16
+    assert writer.put("text", [2], [vector]).all()
+    half = vector.astype(np.float16).astype(np.float64)
+    cosine = vector @ half / np.linalg.norm(vector.astype(np.float64)) / np.linalg.norm(half)
+    assert writer.cosine_loss["text"] == pytest.approx(1 - cosine, rel=1e-6) and cosine < 1
+
+
+def test_vectors_that_lose_too_much_stay_absent(tmp_path):
+    tiny = np.array([1.5 * 2.0**-24, 2.0**-24])  # below fp16's smallest steps: becomes (2, 1) of them
+    lost = 1 - 4 / np.sqrt(1.5**2 + 1) / np.sqrt(5)
+    assert lost > 1e-3 and fp16_cosine_loss(tiny[None], tiny[None].astype(np.float16)) == pytest.approx(lost)
+    assert fp16_cosine_losses(np.array([[1e-9, 1e-9], [0, 0]]), np.zeros((2, 2), np.float16)).tolist() == [1, 0]
+    writer = FeatureWriter(tmp_path, 5)
+    writer.add("text", 2)
+    assert writer.put("text", [1, 2, 3, 4], [tiny, [1e-9, 1e-9], [0, 0], [3, 4]]).tolist() == [False, False, True, True]
+    assert writer.cosine_loss["text"] < 1e-9
+    assert writer.close().present[:, MODALITIES.index("text")].tolist() == [False, False, False, True, True]
 
 
 def test_vectors_beyond_fp16_stay_absent(tmp_path):
@@ -75,7 +91,7 @@ def test_writer_refuses_what_does_not_fit(tmp_path):
 def test_open_refuses_what_does_not_belong_together(tmp_path):
     with pytest.raises(FileNotFoundError, match="feature store"):
         FeatureStore.open(tmp_path)
-    present = np.zeros((3, 3), bool)
+    present = np.zeros((3, 4), bool)
     FeatureStore.write(tmp_path, {"text": np.zeros((3, 2))}, present)
     (tmp_path / "widths.json").write_text(json.dumps({"text": 5}))
     with pytest.raises(ValueError, match=r"text\.npy: must be float16 \(3, 5\)"):
@@ -83,6 +99,32 @@ def test_open_refuses_what_does_not_belong_together(tmp_path):
     np.save(tmp_path / "present.npy", present[:, :2])
     with pytest.raises(ValueError, match=r"present\.npy"):
         FeatureStore.open(tmp_path)
+
+
+def test_open_refuses_a_damaged_table(tmp_path):
+    """One flipped bit is found on the first open of a process, without being asked, and again by a thorough one."""
+    present = np.zeros((400, 4), bool)
+    present[1:, 0] = True
+    FeatureStore.write(tmp_path, {"text": np.ones((400, 50))}, present)
+    path = tmp_path / "text.npy"
+    content, before = bytearray(path.read_bytes()), path.stat()
+    content[20_000] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"text\.npy: its checksum .* encode again"):
+        FeatureStore.open(tmp_path)
+    assert FeatureStore.open(tmp_path, thorough=False).item_rows == 400
+    content[20_000] ^= 4
+    path.write_bytes(content)
+    assert FeatureStore.open(tmp_path).item_rows == 400
+    content[20_000] ^= 4
+    path.write_bytes(content)
+    now = path.stat().st_mtime_ns
+    os.utime(path, ns=(now + 10**9, now + 10**9))
+    with pytest.raises(ValueError, match="checksum"):
+        FeatureStore.open(tmp_path, thorough=True)
+    assert before.st_size == path.stat().st_size
+    (tmp_path / "checksums.json").unlink()  # a store of ready-made tables need not have one
+    assert FeatureStore.open(tmp_path).item_rows == 400
 
 
 def bring(source, vectors, ids):

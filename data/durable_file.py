@@ -1,0 +1,49 @@
+"""Files that are whole or not there, whatever happens to the process or the machine that writes them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+WRITING = ".writing-"
+"""Start of the name of a file that is not finished: host, process and a random part follow."""
+
+
+class ContentStoreError(RuntimeError):
+    """The content store cannot do what was asked; the message says why and what to do."""
+
+
+def write_durably(final: Path, parts: Iterable[bytes]) -> None:
+    """Write beside, force to disk, rename: after a kill or a power cut the file is whole or not there."""
+    writing = final.with_name(f"{WRITING}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}")
+    try:
+        with open(writing, "xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(writing, final)
+        sync_folder(final.parent)
+    except OSError as error:
+        writing.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = (
+            "the disk is full: free space or choose another `encoders.store`" if full else "check the disk and the rights"
+        )
+        raise ContentStoreError(
+            f"{final.parent}: cannot write a file ({error.strerror}); {advice}, then run again: what was stored before "
+            f"is intact."
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
