@@ -7,6 +7,7 @@ from keras import ops
 
 from data.schema import Schema
 from towers.config import TowerConfig
+from towers.frames import FrameProjection
 from towers.fusion import GatedFusion, ModalityDropout, ModalityProjection, unit_length
 
 
@@ -42,7 +43,12 @@ class ItemTower(keras.layers.Layer):
             name="id_absent",
         )
         self.known = self.add_weight(shape=(schema.item_rows,), initializer="zeros", trainable=False, name="known")
-        self.projections = {name: ModalityProjection(width, name=f"project_{name}") for name in self.modalities}
+        self.projections = {
+            name: FrameProjection(width, schema.frames[name], name=f"project_{name}")
+            if name in schema.frames
+            else ModalityProjection(width, name=f"project_{name}")
+            for name in self.modalities
+        }
         rates = [config.id_dropout] + [config.modality_dropout] * len(self.modalities)
         self.modality_dropout = ModalityDropout(rates, seed=config.seed + 2, name="modality_dropout")
         self.fusion = GatedFusion(name="fusion")
@@ -60,7 +66,7 @@ class ItemTower(keras.layers.Layer):
         known = ops.take(self.known, rows) > 0 if self.use_id else ops.zeros(ops.shape(rows), dtype="bool")
         present = ops.concatenate([known[:, None], present], axis=1) if self.modalities else known[:, None]
         present = self.modality_dropout(present, training=training)
-        tokens = [ops.where(present[:, :1], self.id_embedding(rows), self.id_absent)]
+        tokens = [ops.where(present[:, :1], self.id_embedding(rows), ops.convert_to_tensor(self.id_absent))]
         for column, name in enumerate(self.modalities, start=1):
             tokens.append(self.projections[name](features[name], present[:, column]))
         fused, intermediates = self.fusion(ops.stack(tokens, axis=1), present)

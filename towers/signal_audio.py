@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from towers.encoder_card import EncoderCard, fingerprint
+
 RATE, FRAME, HOP, MELS, TEMPI, TINY = 16_000, 1024, 256, 40, 24, 1e-6
 
 
@@ -32,21 +34,28 @@ class SignalAudioEncoder:
     """
 
     modality = "audio"
-    name = "signal:audio/1"
+    name = "signal:"
+    version = 1
 
     def __init__(self, seconds: float = 5.0) -> None:
         import tensorflow as tf
 
-        self.size = int(seconds * RATE)
+        card = self.card(seconds)
+        self.size, self.width, self.fingerprint = card.size, card.width, card.fingerprint
         if self.size < 2 * FRAME:
             raise ValueError(f"seconds: must be at least {2 * FRAME / RATE}, received {seconds}")
-        self.width = 5 * MELS + 8 + 12 + TEMPI
         self._tf = tf
         mel = tf.signal.linear_to_mel_weight_matrix(MELS, FRAME // 2 + 1, RATE, 40.0, 7600.0)
         self._mel = tf.constant(mel)
         self._pitch = tf.constant(_pitch_classes())
         self._frequency = tf.constant(np.linspace(0, 1, FRAME // 2 + 1, dtype=np.float32))
         self._function = tf.function(self._statistics, input_signature=[tf.TensorSpec([None, self.size], tf.float32)])
+
+    @classmethod
+    def card(cls, seconds: float = 5.0) -> EncoderCard:
+        """The facts of the encoder without making it."""
+        width, size = 5 * MELS + 8 + 12 + TEMPI, int(seconds * RATE)
+        return EncoderCard(cls.name, fingerprint("signal:audio", cls.version, size), cls.modality, width, size)
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
         """float32 [B, size] at 16 kHz -> float32 [B, F_m]."""

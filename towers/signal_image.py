@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from towers.encoder_card import EncoderCard, fingerprint
+
 HUES, LEVELS, ORIENTATIONS, GRID, BANDS, SECTORS = 16, 8, 8, 4, 4, 8
 
 
@@ -36,16 +38,23 @@ class SignalImageEncoder:
     """
 
     modality = "image"
-    name = "signal:image/1"
+    name = "signal:"
+    version = 1
 
     def __init__(self, size: int = 96) -> None:
         if size < 16 or size % 4:
             raise ValueError(f"size: must be a multiple of 4 of at least 16, received {size}")
-        self.size = size
-        self.width = HUES + 2 * LEVELS + 9 + 3 * GRID**2 + 5 * (ORIENTATIONS + 1) + 15 + BANDS * SECTORS
+        card = self.card(size)
+        self.size, self.width, self.fingerprint = card.size, card.width, card.fingerprint
         self._linear = _srgb_to_linear(np.arange(256) / 255.0).astype(np.float32)
         self._sectors = _polar_sectors(size)
         self._window = np.outer(np.hanning(size), np.hanning(size)).astype(np.float32)
+
+    @classmethod
+    def card(cls, size: int = 96) -> EncoderCard:
+        """The facts of the encoder without making it."""
+        width = HUES + 2 * LEVELS + 9 + 3 * GRID**2 + 5 * (ORIENTATIONS + 1) + 15 + BANDS * SECTORS
+        return EncoderCard(cls.name, fingerprint("signal:image", cls.version, size), cls.modality, width, size)
 
     def encode(self, batch: np.ndarray) -> np.ndarray:
         """uint8 [B, size, size, 3] -> float32 [B, F_m]."""

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from towers.encoder_card import EncoderCard, fingerprint
+
 WORD = re.compile(r"\w+")
 UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]+")
 
@@ -36,13 +38,21 @@ class SignalTextEncoder:
     """
 
     modality = "text"
-    name = "signal:text/1"
+    name = "signal:"
+    version = 1
     size = 2000
 
     def __init__(self, width: int = 256) -> None:
         if not 8 <= width <= 512 or width % 8:
             raise ValueError(f"width: must be a multiple of 8 in 8..512 (the bits of one digest), received {width}")
         self.width = width
+        self.fingerprint = self.card(width).fingerprint
+
+    @classmethod
+    def card(cls, width: int = 256) -> EncoderCard:
+        """The facts of the encoder without making it."""
+        digest = fingerprint("signal:text", cls.version, width, cls.size)
+        return EncoderCard(cls.name, digest, cls.modality, width, cls.size)
 
     def encode(self, batch: Sequence[str]) -> np.ndarray:
         """B strings -> float32 [B, F_m] of unit length."""

@@ -1,23 +1,27 @@
 """Encoders: batch equals single, vectors tell apart what they should, and every name chooses what it says."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from towers.encoders import Encoder, make_encoder, resolve_spec
+from towers.encoders import PACK, Encoder, describe_encoder, make_encoder, resolve_spec
+from towers.joined_encoder import JoinedEncoder, shrink, unit_mean_square
 from towers.signal_audio import RATE, SignalAudioEncoder
 from towers.signal_image import SignalImageEncoder
-from towers.text_embedder import minilm_folder
+from towers.video_encoder import VideoEncoder
 
-needs_minilm = pytest.mark.skipif(minilm_folder() is None, reason="requirements-encoders.txt is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+needs_pack = pytest.mark.skipif(
+    not all(encoder.installed() for encoder in PACK.values()), reason="requirements-encoders.txt is not installed"
+)
 
 
 @pytest.fixture(scope="module")
 def encoders():
-    made = {"text": make_encoder("text", "signal:"), "image": make_encoder("image", "auto")}
-    made["audio"] = make_encoder("audio", "signal:")
-    if minilm_folder():
-        made["minilm"] = make_encoder("text", "pack:minilm")
-    return made
+    return {modality: make_encoder(modality, "signal:") for modality in ("text", "image", "audio")}
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +32,10 @@ def batches(encoders):
     image[1], image[2, :, :40] = 0, 255
     audio = rng.normal(0, 0.2, (5, encoders["audio"].size)).astype(np.float32)
     audio[1], audio[2, 9000:] = 0, 0
-    return {"text": texts, "minilm": texts, "image": image, "audio": audio}
+    return {"text": texts, "image": image, "audio": audio}
 
 
-@pytest.mark.parametrize("name", ["text", "image", "audio", pytest.param("minilm", marks=needs_minilm)])
+@pytest.mark.parametrize("name", ["text", "image", "audio"])
 def test_batch_equals_single(encoders, batches, name):
     encoder, batch = encoders[name], batches[name]
     together = encoder.encode(batch)
@@ -41,24 +45,6 @@ def test_batch_equals_single(encoders, batches, name):
     np.testing.assert_allclose(together, alone, atol=2e-5)
     np.testing.assert_allclose(encoder.encode(batch[::-1]), together[::-1], atol=2e-5)
     assert np.abs(together).max() < 10  # sensible scales: nothing that fp16 or a projection would choke on
-
-
-@needs_minilm
-def test_minilm_puts_a_paraphrase_first(encoders):
-    texts = ["A calm piano record for late nights", "Quiet piano music to listen to at midnight"]
-    texts += ["A quick recipe for tomato soup", "Loud drums from the city"]
-    a, paraphrase, unrelated, far = encoders["minilm"].encode(texts)
-    assert a @ paraphrase > 0.6 > 0.4 > max(a @ unrelated, a @ far)
-    np.testing.assert_allclose(np.linalg.norm(a), 1, atol=1e-5)
-
-
-@needs_minilm
-def test_minilm_chunks_and_trims_without_changing_vectors(encoders):
-    encoder = encoders["minilm"]
-    texts = [f"track {i} " + "slow " * (i % 50) for i in range(70)]  # more than one batch, many lengths
-    tokens = {key: np.asarray(value) for key, value in encoder.preprocessor(texts).items()}
-    untrimmed = encoder.model.predict_on_batch(tokens)
-    np.testing.assert_allclose(encoder.encode(texts), untrimmed, atol=2e-5)
 
 
 def test_hashed_text_overlap_order(encoders):
@@ -164,24 +150,132 @@ def test_wrong_shapes_are_named(encoders):
 
 
 def test_names_choose_what_they_say():
-    assert make_encoder("image", "none") is None
-    assert make_encoder("image", "auto").name == make_encoder("image", "signal:").name == "signal:image/1"
-    assert resolve_spec("text", "auto") == ("pack:minilm" if minilm_folder() else "signal:")
-    for modality, spec in [("image", "pack:minilm"), ("audio", "keras_hub:whisper_tiny_multi"), ("text", "pack:other")]:
-        with pytest.raises(ValueError, match="no such encoder"):
+    assert make_encoder("image", "none") is None and describe_encoder("image", "none") is None
+    assert make_encoder("image", "signal:").name == "signal:"
+    for modality, spec in [("image", "pack:minilm"), ("audio", "pack:e5"), ("text", "pack:other")]:
+        with pytest.raises(ValueError, match=r"has no such encoder, received .*; use one of \['pack:"):
             make_encoder(modality, spec)
-    for spec in ("", "signal", "signal:x", "keras_hub:", "hub"):
-        with pytest.raises(ValueError, match="spec: must be"):
-            make_encoder("text", spec)
+    for spec in ("", "signal", "signal:x", "keras_hub:", "hub", "pack:", "signal:+", "signal:+none", "x:y"):
+        for ask in (make_encoder, describe_encoder):
+            with pytest.raises(ValueError, match="spec: must be"):
+                ask("text", spec)
     with pytest.raises(ValueError, match="modality: must be among"):
         make_encoder("smell", "auto")
 
 
-def test_without_the_package_text_falls_back(monkeypatch):
-    monkeypatch.setattr("towers.encoders.minilm_folder", lambda: None)
-    assert make_encoder("text", "auto").name == "signal:text/1"
-    with pytest.raises(FileNotFoundError, match=r"requirements-encoders\.txt"):
+def test_auto_takes_the_pack_where_it_is_installed(monkeypatch):
+    for encoder in PACK.values():
+        monkeypatch.setattr(encoder, "package", "no_such_package")
+    modalities = ("text", "image", "audio", "video")
+    assert {resolve_spec(modality, "auto") for modality in modalities} == {"signal:"}
+    assert make_encoder("text", "auto").name == "signal:"
+    with pytest.raises(FileNotFoundError, match=r"pack:minilm: .*requirements-encoders\.txt"):
         make_encoder("text", "pack:minilm")
+    monkeypatch.undo()
+    if all(encoder.installed() for encoder in PACK.values()):
+        chosen = [resolve_spec(modality, "auto") for modality in modalities]
+        assert chosen == ["pack:e5", "pack:efficientnet", "pack:musicnn", "pack:efficientnet"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "spec"),
+    [("text", "signal:"), ("image", "signal:"), ("audio", "signal:"), ("video", "signal:"), ("image", "signal:+signal:")],
+)
+def test_a_card_tells_what_the_encoder_is(modality, spec):
+    card, encoder = describe_encoder(modality, spec), make_encoder(modality, spec)
+    told = (card.name, card.fingerprint, card.modality, card.width, card.size)
+    assert told == (encoder.name, encoder.fingerprint, encoder.modality, encoder.width, encoder.size)
+    assert len(card.fingerprint) == 16 and int(card.fingerprint, 16) >= 0
+    assert card.frames == getattr(encoder, "frames", 0)
+
+
+@needs_pack
+def test_cards_are_cheap_and_the_same_in_another_process():
+    """All cards without TensorFlow or Keras; a fingerprint is a fact of the files, not of the process."""
+    names = [("text", "pack:minilm"), ("text", "pack:e5"), ("image", "signal:+pack:efficientnet"), ("video", "auto")]
+    names += [("audio", "pack:musicnn"), ("audio", "pack:whisper"), ("audio", "signal:")]
+    program = (
+        "import sys\nfrom towers.encoders import describe_encoder\n"
+        f"print([describe_encoder(*name).fingerprint for name in {names}])\n"
+        "print(sorted({'tensorflow', 'keras', 'keras_hub', 'torch'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    fingerprints = [describe_encoder(*name).fingerprint for name in names]
+    assert told.stdout.splitlines() == [str(fingerprints), "[]"], told.stderr
+    assert len(set(fingerprints)) == len(names)
+
+
+def test_fingerprints_follow_bytes_and_settings(tmp_path):
+    from towers.encoder_card import fingerprint
+
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"one")
+    before = fingerprint("a", 1, files=[weights])
+    assert fingerprint("a", 2, files=[weights]) != before != fingerprint("a", 1)
+    weights.write_bytes(b"other")
+    changed = fingerprint("a", 1, files=[weights])
+    weights.write_bytes(b"one")
+    assert changed != before == fingerprint("a", 1, files=[weights])
+    assert SignalAudioEncoder(3.0).fingerprint != SignalAudioEncoder.card().fingerprint
+
+
+class Ramp:
+    """An image encoder whose vector is the mean colour times a factor, and what size it was given."""
+
+    modality, name = "image", "ramp"
+
+    def __init__(self, size, factor):
+        self.size, self.factor, self.width, self.fingerprint = size, factor, 3, f"{size:016x}"
+
+    def encode(self, batch):
+        assert batch.dtype == np.uint8 and batch.shape[1:] == (self.size, self.size, 3)
+        return (self.factor * batch.mean(axis=(1, 2))).astype(np.float32)
+
+
+def test_joined_parts_are_equally_loud_and_each_gets_its_size():
+    images = np.random.default_rng(0).integers(0, 256, (4, 30, 30, 3), dtype=np.uint8)
+    images[3] = 0
+    joined = JoinedEncoder([Ramp(30, 1.0), Ramp(12, 1000.0)])
+    vectors = joined.encode(images)
+    assert vectors.shape == (4, 6) == (4, joined.width) and joined.size == 30 and joined.name == "ramp+ramp"
+    np.testing.assert_allclose((vectors[:3, :3] ** 2).mean(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(vectors[:, :3], vectors[:, 3:], atol=0.01)  # the mean survives the shrinking
+    assert not vectors[3].any()
+    np.testing.assert_allclose(vectors[1:2], joined.encode(images[1:2]), atol=1e-6)
+    with pytest.raises(ValueError, match="parts: must be of one modality"):
+        JoinedEncoder([Ramp(8, 1), make_encoder("text", "signal:")])
+
+
+def test_joined_text_and_sound_are_cut_to_each_part(encoders):
+    class Shorter:
+        modality, name, fingerprint, width, size = "audio", "shorter", "0" * 16, 1, 40_000
+
+        def encode(self, batch):
+            assert batch.shape[1] == self.size
+            return batch.max(axis=1, keepdims=True)
+
+    clips = np.random.default_rng(0).normal(0, 0.1, (2, encoders["audio"].size)).astype(np.float32)
+    vectors = JoinedEncoder([encoders["audio"], Shorter()]).encode(clips)
+    np.testing.assert_allclose(vectors[:, :-1], unit_mean_square(encoders["audio"].encode(clips)), rtol=1e-5)
+
+
+def test_shrinking_is_an_area_average():
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (1, 10, 10, 3), dtype=np.uint8)
+    fine = image.repeat(4, axis=1).repeat(4, axis=2)[0].astype(np.float64)  # 10 to 4: squares of 2.5 = 10 fine pixels
+    expected = [[fine[10 * y : 10 * y + 10, 10 * x : 10 * x + 10].mean(axis=(0, 1)) for x in range(4)] for y in range(4)]
+    assert np.abs(shrink(image, 4)[0] - np.array(expected)).max() <= 0.501
+
+
+def test_video_is_its_frames_side_by_side(encoders):
+    encoder, size = VideoEncoder(encoders["image"], frames=3), encoders["image"].size
+    videos = np.random.default_rng(2).integers(0, 256, (2, 3, size, size, 3), dtype=np.uint8)
+    vectors = encoder.encode(videos).reshape(2, 3, -1)
+    for video in range(2):
+        np.testing.assert_allclose(vectors[video], encoders["image"].encode(videos[video]), atol=1e-6)
+    assert encoder.width == 3 * 181 and isinstance(make_encoder("video", "signal:"), Encoder)
+    with pytest.raises(ValueError, match=r"batch: must be uint8 \[B, \(3, 96, 96, 3\)\]"):
+        encoder.encode(videos[:, :2])
 
 
 def test_keras_hub_image_folder(tmp_path):
@@ -206,5 +300,8 @@ def test_keras_hub_image_folder(tmp_path):
     expected = np.asarray(backbone(images.astype(np.float32) / 255)).mean(axis=(1, 2))
     assert (encoder.size, encoder.width) == (32, 12)
     np.testing.assert_allclose(encoder.encode(images), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="image backbone"):
-        make_encoder("image", f"keras_hub:{tmp_path / 'nothing'}")
+    card = describe_encoder("image", f"keras_hub:{tmp_path}")
+    assert (card.name, card.fingerprint, card.width) == (encoder.name, encoder.fingerprint, 12)
+    joined = make_encoder("image", f"signal:+keras_hub:{tmp_path}")
+    assert joined.width == 181 + 12 and joined.size == 96
+    assert joined.fingerprint == describe_encoder("image", f"signal:+keras_hub:{tmp_path}").fingerprint

@@ -1,0 +1,101 @@
+"""Converted weights: made once, read afterwards, whole or not at all, and never in the way."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from towers.model_batches import predict, predict_tokens
+from towers.pack_cache import converted_weights
+
+
+def arrays():
+    return {"w": np.arange(6, dtype=np.float16).reshape(2, 3).T, "bytes": np.frombuffer(b"abc", np.uint8)}
+
+
+def test_it_converts_once(tmp_path):
+    calls = []
+
+    def convert():
+        calls.append(1)
+        return arrays()
+
+    made = [converted_weights("pack:x", "f" * 16, convert, tmp_path / "weights") for _ in range(3)]
+    assert len(calls) == 1 and os.listdir(tmp_path / "weights") == [f"pack-x-{'f' * 16}.safetensors"]
+    for one in made:
+        assert set(one) == {"w", "bytes"} and one["w"].dtype == np.float16 and one["bytes"].tobytes() == b"abc"
+        np.testing.assert_array_equal(one["w"], arrays()["w"])
+    converted_weights("pack:x", "0" * 16, convert, tmp_path / "weights")
+    assert len(calls) == 2  # other weights or another version
+
+
+def test_a_torn_file_is_made_again(tmp_path):
+    converted_weights("pack:x", "f" * 16, arrays, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match="it is converted again"):
+        again = converted_weights("pack:x", "f" * 16, arrays, tmp_path)
+    np.testing.assert_array_equal(again["w"], arrays()["w"])
+    assert converted_weights("pack:x", "f" * 16, lambda: pytest.fail("converted"), tmp_path)["bytes"].size == 3
+
+
+def test_a_place_that_cannot_be_written_costs_a_warning(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        made = converted_weights("pack:x", "f" * 16, arrays, tmp_path / "file" / "weights")
+    assert made["w"].shape == (3, 2)
+
+
+def test_a_failed_conversion_leaves_nothing(tmp_path):
+    def convert():
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        converted_weights("pack:x", "f" * 16, convert, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_may_convert_at_once(tmp_path):
+    made = []
+    threads = [
+        threading.Thread(target=lambda: made.append(converted_weights("pack:x", "f" * 16, arrays, tmp_path)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8 and len(list(tmp_path.iterdir())) == 1
+    for one in made:
+        np.testing.assert_array_equal(one["w"], arrays()["w"])
+
+
+class Counting:
+    """A model that adds up its rows and notes the shapes it meets."""
+
+    output_shape = (None, 1)
+
+    def __init__(self):
+        self.shapes = []
+
+    def predict_on_batch(self, tensors):
+        tensor = tensors["ids"] if isinstance(tensors, dict) else tensors
+        self.shapes.append(tensor.shape)
+        return tensor.reshape(len(tensor), -1).sum(axis=1, keepdims=True)
+
+
+def test_batches_have_few_shapes_and_every_row_once():
+    model, rows = Counting(), np.arange(37, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(predict(model, rows, 16), rows)
+    assert model.shapes == [(16, 1), (16, 1), (8, 1)]
+    assert predict(model, rows[:0], 16).shape == (0, 1)
+
+
+def test_token_batches_are_sorted_trimmed_and_put_back():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 64, 50)
+    ids = rng.integers(1, 9, (50, 64)) * (np.arange(64) < lengths[:, None])
+    model = Counting()
+    np.testing.assert_array_equal(predict_tokens(model, {"ids": ids}, lengths, 16)[:, 0], ids.sum(axis=1))
+    assert {width for _, width in model.shapes} <= {16, 32, 48, 64} and model.shapes[0][1] < 64

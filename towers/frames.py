@@ -1,0 +1,71 @@
+"""Video in the item tower: frames weighed by learned attention."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("triptych")
+class FrameProjection(keras.layers.Layer):
+    """Project every frame and add them up by how much each one says; stands where `ModalityProjection` does.
+
+    Formula: with `h_t = ((x_t - mean) * scale) W + b` for the frames t = 1..T of an item,
+    `a = softmax_t(v . tanh(h_t U))` and `y = sum_t a_t h_t` where `present`, the learned absent token elsewhere.
+    Attention pooling after Ilse et al., *Attention-based Deep Multiple Instance Learning*, ICML 2018. With v = 0 at the
+    start it is the mean of the frames. The order of frames does not matter.
+
+    Args:
+        width: D.
+        frames: T.
+
+    Shapes: features [B, T * F] (frames side by side), present [B] bool -> tokens [B, D].
+
+    Raises:
+        ValueError: a width of features that T does not divide.
+    """
+
+    def __init__(self, width: int, frames: int, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.frames = width, frames
+        self.dense = keras.layers.Dense(width, name="dense")
+        self.hidden = keras.layers.Dense(width, activation="tanh", name="hidden")
+        self.attention = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="attention")
+
+    def build(self, features_shape, present_shape=None):
+        if features_shape[-1] % self.frames:
+            raise ValueError(f"features: the width must be a multiple of {self.frames} frames, received {features_shape}")
+        frame_width = features_shape[-1] // self.frames
+        self.mean = self.add_weight(shape=(frame_width,), initializer="zeros", trainable=False, name="mean")
+        self.scale = self.add_weight(shape=(frame_width,), initializer="ones", trainable=False, name="scale")
+        self.absent = self.add_weight(
+            shape=(self.width,), initializer=keras.initializers.RandomNormal(0.0, 0.05), name="absent"
+        )
+        self.dense.build((None, self.frames, frame_width))
+        self.hidden.build((None, self.frames, self.width))
+        self.attention.build((None, self.frames, self.width))
+
+    def adapt(self, mean, scale) -> None:
+        """Set the standardisation from the moments of the flattened table: one mean and scale for all frames.
+
+        `feature_moments` divides by the root of the width it sees, T * F; the root of T gives a frame its own.
+        """
+        self.mean.assign(np.reshape(mean, (self.frames, -1)).mean(axis=0))
+        self.scale.assign(np.reshape(scale, (self.frames, -1)).mean(axis=0) * np.sqrt(self.frames))
+
+    def weigh(self, features):
+        """Projected frames [B, T, D] and their weights [B, T], which add up to 1."""
+        frames = ops.reshape(ops.cast(features, self.compute_dtype), (-1, self.frames, self.mean.shape[0]))
+        projected = self.dense((frames - self.mean) * self.scale)
+        return projected, ops.softmax(self.attention(self.hidden(projected))[..., 0], axis=-1)
+
+    def call(self, features, present):
+        projected, weights = self.weigh(features)
+        return ops.where(present[:, None], ops.sum(projected * weights[..., None], axis=1), self.absent)
+
+    def compute_output_shape(self, features_shape, present_shape=None):
+        return (features_shape[0], self.width)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "frames": self.frames}
