@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 import pydantic
 
-
-class Section(pydantic.BaseModel):
-    """Base of every section: frozen, strict, no unknown keys, and every field's docstring is its help."""
-
-    model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+from pipeline.config_section import Section
+from pipeline.encoders_config import EncodersConfig
+from pipeline.enrich_config import EnrichSection
+from pipeline.search_config import SearchSection
 
 
 class DataConfig(Section):
@@ -29,15 +28,6 @@ class DataConfig(Section):
     """Event kinds that count as positives; None = every kind but skips and dislikes."""
     max_text_length: int = pydantic.Field(10_000, ge=1)
     seed: int = 7
-
-
-class EncodersConfig(Section):
-    """`auto`, `none`, `signal:`, `pack:minilm` or `keras_hub:<preset or folder>` for each modality."""
-
-    text: str = "auto"
-    image: str = "auto"
-    audio: str = "auto"
-    batch_size: int = pydantic.Field(64, ge=1)
 
 
 class RetrievalConfig(Section):
@@ -97,8 +87,10 @@ class ServingConfig(Section):
 
 class Config(Section):
     data: DataConfig = DataConfig()
+    enrich: EnrichSection = EnrichSection()
     encoders: EncodersConfig = EncodersConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    search: SearchSection = SearchSection()
     index: IndexConfig = IndexConfig()
     ranking: RankingSection = RankingSection()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,36 +1,32 @@
-"""The encode stage: text, pictures and sound of the catalogue become a feature store.
+"""The encode stage: text, pictures, sound and video of the catalogue become a feature store.
 
-A modality comes from the dataset's ready-made vectors if it brings them, otherwise from its files: worker threads
-decode a few batches ahead while the encoder runs. What cannot be used becomes a quarantine row, and that modality is
-absent for that item.
+A modality comes from the dataset's ready-made vectors if it brings them, otherwise from its files: each is hashed and
+looked up in the content store, and only what nobody has encoded before is decoded and encoded. What cannot be used
+becomes a quarantine row, and that modality is absent for that item.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-import numpy as np
 import pandas as pd
 
+from data.content_key import write_content_keys
 from data.features import FeatureStore, FeatureWriter
-from data.media import MediaError, decode_audio, decode_image, read_media
 from data.ready_vectors import ReadyVectors
 from data.schema import MODALITIES
-from towers.encoders import Encoder, make_encoder
+from pipeline.encode_local import Encoded, encode_batches
+from pipeline.encode_part import Part
+from pipeline.encode_plan import Batch, FileHashes, make_plan
+from towers.encoder_card import EncoderCard
+from towers.encoders import Encoder, describe_encoder, make_encoder
 
 Progress = Callable[[str, int, int], None]
-"""Called with the modality, the items done and the items in all."""
-
-TEXT_WINDOW = 1024
-"""Texts handed to an encoder at once, so that it can sort them by length."""
-
-AHEAD = 3
-"""Batches decoded ahead of the encoder: what bounds the memory."""
+"""Called with what is at work, the contents done, and the contents in all."""
 
 
 class Catalogue(Protocol):
@@ -45,165 +41,150 @@ def encode(
     ingest: Catalogue,
     out: str | Path,
     specs: Mapping[str, str],
+    store: str | Path,
+    *,
     batch_size: int = 64,
-    progress: Progress | None = None,
     workers: int = 2,
+    engine: Literal["local", "ray"] = "local",
+    progress: Progress | None = None,
+    tuned: Mapping[str, Encoder] | None = None,
 ) -> FeatureStore:
     """Encode the catalogue's content.
 
     Args:
         source: the dataset folder, with `media/` and perhaps `features/`.
         ingest: the ingested dataset; `items` has one line per item row, row 0 included.
-        out: folder to write the store into; the caller renames it once this returns.
+        out: folder to write the feature store into; the caller renames it once this returns.
         specs: encoder of each modality (see `make_encoder`); what is left out counts as `"auto"`, `"none"` disables it
             together with its ready-made vectors.
-        batch_size: items of one encoder call.
+        store: folder of the content store, shared by runs. What it holds is not encoded again, and what is encoded
+            here is in it shard by shard, whether or not the run comes to its end.
+        batch_size: contents of one encoder call; texts go in windows of 1,024, videos by their frames.
+        workers: decoding processes (local), or actors that decode and encode (Ray).
+        engine: `"local"` or `"ray"`.
         progress: called after every batch.
-        workers: decoding threads.
+        tuned: encoders made in this process, by modality, in place of their specs and of ready-made vectors.
 
     Returns:
-        The open store. Its `info` has `modalities.{m}` with encoder, items, present, absent, quarantined, seconds,
-        items_per_second and fp16_cosine_loss, and `quarantined` and `seconds` in all.
+        The open store. Its `info` has `modalities.{m}` with encoder, fingerprint, items, present, absent, encoded
+        (contents that went through the encoder), reused (items whose vector was there), shared (further items with a
+        content encoded here), quarantined, seconds, items_per_second and fp16_cosine_loss; and `quarantined`,
+        `encoded`, `reused` and `seconds` in all.
 
     Raises:
-        ValueError: an unknown modality or spec, ready-made vectors of a wrong shape, or `batch_size` below 1.
+        ValueError: an unknown modality, spec or engine, ready-made vectors of a wrong shape, or a number below 1.
     """
-    unknown = set(specs) - set(MODALITIES)
+    tuned = dict(tuned or {})
+    _check(specs, tuned, batch_size, workers, engine)
+    started = time.perf_counter()
+    source, items = Path(source), ingest.items
+    writer = FeatureWriter(out, len(items))
+    files = FileHashes(source / "media", progress=_named(progress, "reading media"))
+    counts: dict[str, dict[str, Any]] = {}
+    parts: dict[str, Part] = {}
+    with ExitStack() as opened:
+        for modality in MODALITIES:
+            begun, spec = time.perf_counter(), specs.get(modality, "auto")
+            if modality in tuned:
+                card: EncoderCard | None = card_of(tuned[modality])
+            else:
+                card = None if spec == "none" else describe_encoder(modality, spec)
+            ready = ReadyVectors.find(source, modality) if card and modality not in tuned else None
+            if ready is not None:
+                rows_of = {item_id: row for row, item_id in enumerate(items["item_id"].astype("str")) if row}
+                copied = ready.copy_into(writer, modality, rows_of)
+                counts[modality] = {"encoder": "ready-made", **copied, "encoded": 0, "reused": 0, "shared": 0}
+                counts[modality]["seconds"] = time.perf_counter() - begun
+            elif card is not None and (plan := make_plan(items, modality, spec, card, files)).contents:
+                parts[modality] = Part(plan, store)
+                opened.callback(parts[modality].content.close)  # which flushes, whatever happens below
+                parts[modality].seconds = time.perf_counter() - begun
+
+        batches = [batch for part in parts.values() for batch in part.missing(batch_size)]
+        if batches:
+            manifests = Path(out) / ".manifests"
+            encoded = _engine(engine, batches, source / "media", manifests, workers, tuned)
+            _fill(parts, batches, encoded, progress)
+        for modality, part in parts.items():
+            begun = time.perf_counter()
+            assembled = part.assemble(writer, items["item_id"])
+            counts[modality] = {**assembled, "seconds": part.seconds + time.perf_counter() - begun}
+    write_content_keys(out, {modality: list(part.used) for modality, part in parts.items()})
+    for modality in counts:
+        present = int(writer.present[:, MODALITIES.index(modality)].sum())
+        seconds = counts[modality].pop("seconds")
+        counts[modality] |= {
+            "items": len(items) - 1,
+            "present": present,
+            "absent": len(items) - 1 - present,
+            "seconds": round(seconds, 3),
+            "items_per_second": round(present / max(seconds, 1e-9), 1),
+        }
+        counts[modality].setdefault("fp16_cosine_loss", writer.cosine_loss[modality])
+    info = {
+        "modalities": {modality: counts[modality] for modality in MODALITIES if modality in counts},
+        "engine": engine,
+        "encoded": sum(count["encoded"] for count in counts.values()),
+        "reused": sum(count["reused"] for count in counts.values()),
+        "quarantined": writer.quarantined,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return writer.close(info=info)
+
+
+def card_of(encoder: Encoder) -> EncoderCard:
+    """The card of an encoder that was made (and perhaps trained) in this process."""
+    frames = getattr(encoder, "frames", 0)
+    return EncoderCard(encoder.name, encoder.fingerprint, encoder.modality, encoder.width, encoder.size, frames)
+
+
+def _engine(
+    engine: str, batches: Sequence[Batch], media: Path, manifests: Path, workers: int, tuned: Mapping[str, Encoder]
+) -> Generator[Encoded, None, None]:
+    if engine == "ray":
+        from pipeline.encode_ray import encode_batches_on_ray
+
+        return encode_batches_on_ray(batches, media, manifests, workers)
+
+    def make(modality: str, spec: str) -> Encoder | None:
+        return tuned[modality] if modality in tuned else make_encoder(modality, spec)
+
+    return encode_batches(batches, media, workers, make)
+
+
+def _fill(
+    parts: Mapping[str, Part], batches: Sequence[Batch], encoded: Generator[Encoded, None, None], progress: Progress | None
+) -> None:
+    """Take every batch into its part's content store, as it comes from the engine."""
+    total, done, begun, last = sum(len(batch.keys) for batch in batches), 0, time.perf_counter(), ""
+    if progress:
+        progress(batches[0].card.modality, 0, total)
+    with closing(encoded):
+        for step in encoded:
+            modality = step.batch.card.modality
+            if last and last != modality:
+                parts[last].content.flush()
+            parts[modality].take(step)
+            parts[modality].seconds -= begun - (begun := time.perf_counter())
+            done, last = done + len(step.batch.keys), modality
+            if progress:
+                progress(modality, done, total)
+
+
+def _named(progress: Progress | None, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(what, done, total) if progress else None
+
+
+def _check(
+    specs: Mapping[str, str], tuned: Mapping[str, Encoder], batch_size: int, workers: int, engine: str
+) -> None:
+    unknown = (set(specs) | set(tuned)) - set(MODALITIES)
     if unknown or batch_size < 1 or workers < 1:
         raise ValueError(
             f"specs, batch_size, workers: modalities must be among {MODALITIES} and both numbers at least 1, "
             f"received {dict(specs)}, {batch_size}, {workers}"
         )
-    started = time.perf_counter()
-    items = ingest.items
-    writer = FeatureWriter(out, len(items))
-    modalities: dict[str, dict[str, Any]] = {}
-    for modality in MODALITIES:
-        spec = specs.get(modality, "auto")
-        if spec == "none":
-            continue
-        before, begun = writer.quarantined, time.perf_counter()
-        ready = ReadyVectors.find(source, modality)
-        if ready is not None:
-            rows_of = {item_id: row for row, item_id in enumerate(items["item_id"].astype("str")) if row}
-            counts: dict[str, Any] = {"encoder": "ready-made", **ready.copy_into(writer, modality, rows_of)}
-            if progress:
-                progress(modality, counts["stored"], counts["stored"])
-        else:
-            content = _content(items, modality)
-            if not content:
-                continue
-            encoder = make_encoder(modality, spec)
-            assert encoder is not None  # "none" was handled above
-            writer.add(modality, encoder.width)
-            _encode_modality(Path(source) / "media", items, content, encoder, writer, batch_size, workers, progress)
-            counts = {"encoder": encoder.name}
-        present = int(writer.present[:, MODALITIES.index(modality)].sum())
-        seconds = time.perf_counter() - begun
-        modalities[modality] = {
-            **counts,
-            "items": len(items) - 1,
-            "present": present,
-            "absent": len(items) - 1 - present,
-            "quarantined": writer.quarantined - before,
-            "seconds": round(seconds, 3),
-            "items_per_second": round(present / max(seconds, 1e-9), 1),
-            "fp16_cosine_loss": writer.cosine_loss[modality],
-        }
-    seconds = round(time.perf_counter() - started, 3)
-    return writer.close(info={"modalities": modalities, "quarantined": writer.quarantined, "seconds": seconds})
-
-
-def item_text(title: str, description: str, categories: str) -> str:
-    """What a text encoder reads of an item: title and description, or title and categories where that is empty.
-
-    Categories alone are no text: they are attributes, which the towers read anyway.
-
-    Example:
-        >>> item_text("Blue Hour", "Slow piano.", "jazz|piano")
-        'Blue Hour. Slow piano.'
-        >>> item_text("Blue Hour", "", "jazz|piano")
-        'Blue Hour. jazz, piano'
-        >>> item_text("", "", "jazz|piano")
-        ''
-    """
-    body = description
-    if title and not body:
-        body = ", ".join(part.strip() for part in categories.split("|") if part.strip())
-    return ". ".join(part for part in (title, body) if part)
-
-
-def _content(items: pd.DataFrame, modality: str) -> dict[int, str]:
-    """Item row -> text or media path, for the items that have one."""
-    if modality == "text":
-        columns = [items.get(name, [""] * len(items)) for name in ("title", "description", "categories")]
-        values = [item_text(*cells) for cells in zip(*columns, strict=True)]
-    else:
-        values = [value if isinstance(value, str) else "" for value in items.get(modality, [""] * len(items))]
-    return {row: value for row, value in enumerate(values) if row and value}
-
-
-def _encode_modality(
-    media: Path,
-    items: pd.DataFrame,
-    content: Mapping[int, str],
-    encoder: Encoder,
-    writer: FeatureWriter,
-    batch_size: int,
-    workers: int,
-    progress: Progress | None,
-) -> None:
-    rows, done = list(content), 0
-    ids = items["item_id"]
-
-    def refuse(row: int, reason: str) -> None:
-        file = "items.parquet" if encoder.modality == "text" else f"media/{content[row]}"
-        writer.quarantine(file, row, reason, {"item_id": ids.iloc[row], "modality": encoder.modality})
-
-    for batch, decoded in _batches(media, rows, content, encoder, batch_size, workers):
-        usable = []
-        for row, value in zip(batch, decoded, strict=True):
-            if isinstance(value, MediaError):
-                refuse(row, str(value))
-            else:
-                usable.append((row, value))
-        if usable:
-            kept = [row for row, _ in usable]
-            values: Any = [value for _, value in usable]
-            vectors = encoder.encode(values if encoder.modality == "text" else np.stack(values))
-            for position in np.flatnonzero(~writer.put(encoder.modality, kept, vectors)):
-                refuse(kept[position], f"not finite: NaN, infinity or more than 65,504 from {encoder.name}")
-        done += len(batch)
-        if progress:
-            progress(encoder.modality, done, len(rows))
-
-
-def _batches(
-    media: Path, rows: Sequence[int], content: Mapping[int, str], encoder: Encoder, batch_size: int, workers: int
-) -> Iterator[tuple[Sequence[int], list[Any]]]:
-    """Batches of item rows with their decoded content or `MediaError`, in order, at most `AHEAD` ahead."""
-    if encoder.modality == "text":
-        window = max(batch_size, TEXT_WINDOW)
-        for start in range(0, len(rows), window):
-            batch = rows[start : start + window]
-            yield batch, [content[row][: encoder.size] for row in batch]
-        return
-    pending: deque[tuple[Sequence[int], list[Future[Any]]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            futures = [pool.submit(_decode, media, content[row], encoder.modality, encoder.size) for row in batch]
-            pending.append((batch, futures))
-            if len(pending) > AHEAD:
-                ready, waiting = pending.popleft()
-                yield ready, [future.result() for future in waiting]
-        for ready, waiting in pending:
-            yield ready, [future.result() for future in waiting]
-
-
-def _decode(media: Path, name: str, modality: str, size: int) -> np.ndarray | MediaError:
-    decode = decode_image if modality == "image" else decode_audio
-    try:
-        return decode(read_media(media, name), size)
-    except MediaError as error:
-        return error
+    if engine not in ("local", "ray") or (engine == "ray" and tuned):
+        raise ValueError(
+            f"engine: must be 'local' or 'ray' ('local' for encoders trained in this process), received {engine!r}"
+        )

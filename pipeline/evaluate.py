@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,11 @@ def tower_scores(folder: Path, dataset: Dataset, requests: Requests, items: np.n
     )
 
 
-def masked_items(folder: Path, dataset: Dataset, store: FeatureStore, modality: str) -> np.ndarray:
-    """Item embeddings of a trained variant when one modality is hidden from it. [N + 1, D]"""
+def masked_items(folder: Path, dataset: Dataset, store: FeatureStore, hidden: Collection[str]) -> np.ndarray:
+    """Item embeddings of a trained variant when some modalities are hidden from it. [N + 1, D]"""
     task = build_task(dataset, store, load_two_tower(folder))
     present = np.array(task.tables["present"])
-    present[:, task.modalities.index(modality)] = False
+    present[:, [task.modalities.index(name) for name in hidden]] = False
     task.tables["present"].assign(present)
     return task.all_item_embeddings()
 
@@ -137,8 +137,12 @@ def evaluate_retrieval(
     progress("judging", 4, total)
     result["ablation"] = {}
     for number, name in enumerate(modalities):
-        masked = masked_items(variants["full"], dataset, store, name)
-        ablation = {"masked": judge.judge(tower_scores(variants["full"], dataset, requests, masked))}
+        masked = masked_items(variants["full"], dataset, store, [name])
+        others = masked_items(variants["full"], dataset, store, [other for other in modalities if other != name])
+        ablation = {
+            "masked": judge.judge(tower_scores(variants["full"], dataset, requests, masked)),
+            "alone": judge.judge(tower_scores(variants["full"], dataset, requests, others)),
+        }
         if f"without_{name}" in variants:
             ablation["retrained"] = judge.judge(tower_scores(variants[f"without_{name}"], dataset, requests))
         # The headline is the honest one: the best that can be done without the modality, not a model surprised by its

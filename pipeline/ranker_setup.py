@@ -58,7 +58,8 @@ def build_ranker(
         training: the fold it will learn from; only ids that occur there get an embedding of their own.
         lists: one draw of that fold's lists, which fixes the scale of the retrieval score.
     """
-    schema = dataset.schema.with_modalities({name: store.widths[name] for name in store.modalities})
+    tables = {name: np.asarray(store.pooled(name)) for name in store.modalities}
+    schema = dataset.schema.with_modalities({name: table.shape[1] for name, table in tables.items()})
     dated = dataset.events["timestamp"]
     reference = int(dated.min()) if dataset.schema.has_timestamps else 0
     scores = lists.retrieval_scores[lists.mask]
@@ -78,7 +79,6 @@ def build_ranker(
         user_known=known_users,
         reference_time=reference,
     )
-    tables = {name: np.asarray(store.table(name)) for name in store.modalities}
     present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in store.modalities]]
     if config.item_embeddings:
         tables["behaviour"] = item_embeddings

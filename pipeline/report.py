@@ -182,7 +182,7 @@ def metric_table(retrieval: Mapping[str, Any]) -> dict[str, Any]:
         **(retrieval.get("baselines") or {}),
     }
     for modality, entry in (retrieval.get("ablation") or {}).items():
-        systems |= {f"{modality} {kind}": entry[kind] for kind in ("masked", "retrained") if kind in entry}
+        systems |= {f"{modality} {kind}": entry[kind] for kind in ("masked", "alone", "retrained") if kind in entry}
     rows = [
         (name_of(segment), name_of(system), metrics)
         for segment in ("test", "cold_items")

@@ -2,85 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.dataset import Dataset
-from data.features import FeatureStore
-from data.ingest import IngestOptions, ingest
-from data.schema import MODALITIES
-from pipeline.config import Config
+from pipeline.content_stages import ContentStages
 from pipeline.progress import progress_bar
-from pipeline.stage import StageError, StageResult, code_fingerprint, folder_fingerprint, read_manifest, run_stage
+from pipeline.stage import StageResult, code_fingerprint, read_manifest
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run folder, the dataset folder it is made from, and the settings.
+class Run(ContentStages):
+    """The stages in order.
 
     Every method is one stage: it returns at once when its config, its code and its inputs are what they were. A stage
-    that
-    needs an earlier one says so rather than running it, except in `all`, which walks them in order.
+    that needs an earlier one says so rather than running it, except in `all`, which walks them in order.
 
     Attributes:
         source: dataset folder. folder: where the stages write. config: settings. say: where lines of progress go.
     """
-
-    source: Path
-    folder: Path
-    config: Config
-    say: Callable[[str], None] = print
-
-    def ingest(self) -> StageResult:
-        """Dataset folder -> validated, numbered, split events; bad rows in quarantine."""
-        section = self.config.data
-
-        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            options = IngestOptions(**section.model_dump())
-            dataset = ingest(self.source, out, options)
-            if dataset.folder is None:
-                dataset = Dataset.load(out)
-            return {
-                "users": dataset.schema.user_rows - 1,
-                "items": dataset.schema.item_rows - 1,
-                "events": len(dataset.events),
-                "quarantined": quarantined(out),
-            }
-
-        return self._run(
-            "ingest",
-            work,
-            section.model_dump(),
-            {"source": folder_fingerprint(self.source), "code": code_fingerprint("data")},
-        )
-
-    def encode(self) -> StageResult:
-        """Media and texts -> one vector an item and modality."""
-        from towers.encoders import resolve_spec
-
-        section = self.config.encoders
-        # What `auto` means depends on what is installed, so the answer, not the question, belongs to the stage's key.
-        specs = {name: resolve_spec(name, getattr(section, name)) for name in MODALITIES}
-
-        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            from pipeline.encode import encode
-
-            with progress_bar("encode") as progress:
-                store = encode(
-                    self.source, self.dataset(), out, specs, batch_size=section.batch_size, progress=progress
-                )
-            return {"widths": store.widths, **store.info}
-
-        return self._run(
-            "encode",
-            work,
-            {**section.model_dump(), **specs},
-            {"ingest": self._key("ingest"), "code": code_fingerprint("data", "towers", "pipeline/encode.py")},
-        )
 
     def train_retrieval(self) -> list[StageResult]:
         """Both towers, once in full and once for every comparison the report makes."""
@@ -104,16 +44,47 @@ class Run:
                 )
 
         settings = {**section.model_dump(exclude={"ablations"}), "modalities": modalities}
-        return self._run(
+        return self.run(
             f"retrieval/{name}",
             work,
             settings,
             {
-                "encode": self._key("encode"),
-                "ingest": self._key("ingest"),
+                self.store_stage: self.key(self.store_stage),
+                "ingest": self.key("ingest"),
                 "code": code_fingerprint(
                     "towers", "data/batches.py", "data/histories.py", "pipeline/train_retrieval.py"
                 ),
+            },
+        )
+
+    def train_search(self) -> StageResult:
+        """The catalogue's own words -> a tower from typed questions to items; says why where there is none to train."""
+        section = self.config.search
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.search_stage import search_stage
+
+            with progress_bar("search") as progress:
+                return search_stage(
+                    self.texts(),
+                    self.store(),
+                    self.folder,
+                    out,
+                    self.config.encoders,
+                    section,
+                    content_store=self.beside(self.config.encoders.store, "feature-store"),
+                    progress=progress,
+                )
+
+        code = ("pipeline/search_stage.py", "pipeline/train_search.py", "pipeline/search_questions.py")
+        return self.run(
+            "search",
+            work,
+            section.model_dump(),
+            {
+                "retrieval": self.key("retrieval/full"),
+                self.store_stage: self.key(self.store_stage),
+                "code": code_fingerprint("towers/search.py", *code),
             },
         )
 
@@ -138,11 +109,11 @@ class Run:
             report = build_indexes(items, queries, out, kinds, recall_floor=section.recall_floor)
             return {key: value for key, value in report.items() if key != "trade_off"}
 
-        return self._run(
+        return self.run(
             "index",
             work,
             section.model_dump(),
-            {"retrieval": self._key("retrieval/full"), "code": code_fingerprint("serving")},
+            {"retrieval": self.key("retrieval/full"), "code": code_fingerprint("serving")},
         )
 
     def train_ranking(self) -> StageResult:
@@ -157,12 +128,12 @@ class Run:
                     self.dataset(), self.store(), self.folder, out, checkpoints, self.config, progress
                 )
 
-        return self._run(
+        return self.run(
             "ranking",
             work,
             section.model_dump(),
             {
-                "index": self._key("index"),
+                "index": self.key("index"),
                 "code": code_fingerprint(
                     "ranking", "pipeline/train_ranking.py", "pipeline/ranker_setup.py", "pipeline/ranking_lists.py"
                 ),
@@ -192,11 +163,11 @@ class Run:
             }
 
         inputs = {
-            "ranking": self._key("ranking"),
-            "retrieval": self._key("retrieval/full"),
+            "ranking": self.key("ranking"),
+            "retrieval": self.key("retrieval/full"),
             "code": code_fingerprint("pipeline"),
         }
-        return self._run(
+        return self.run(
             "evaluate", work, {**section.model_dump(), "ablations": self.config.retrieval.ablations}, inputs
         )
 
@@ -206,14 +177,15 @@ class Run:
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.export_stage import export_stage
 
-            return export_stage(self.dataset(), self.folder, self.config)
+            return export_stage(self.dataset(), self.folder, self.config, store=self.store(), search=True)
 
         inputs = {
-            "ranking": self._key("ranking"),
-            "index": self._key("index"),
+            "search": self.key("search"),
+            "ranking": self.key("ranking"),
+            "index": self.key("index"),
             "code": code_fingerprint("serving", "ranking"),
         }
-        return self._run("export", work, self.config.evaluation.model_dump(), inputs)
+        return self.run("export", work, self.config.evaluation.model_dump(), inputs)
 
     def report(self) -> dict[str, Any]:
         """`report.json` and `report.html` out of what the stages left; cheap, so never skipped."""
@@ -226,43 +198,17 @@ class Run:
     def all(self) -> dict[str, Any]:
         """The whole walk."""
         self.ingest()
+        if self.config.enrich.enabled:
+            self.enrich()
         self.encode()
+        self.finetune()
         self.train_retrieval()
+        self.train_search()
         self.index()
         self.train_ranking()
         self.evaluate()
         self.export()
         return self.report()
 
-    def dataset(self) -> Dataset:
-        self._key("ingest")
-        return Dataset.load(self.folder / "ingest")
-
-    def store(self) -> FeatureStore:
-        self._key("encode")
-        return FeatureStore.open(self.folder / "encode")
-
     def _wanted(self, variant: str) -> bool:
         return not variant.startswith("without_") or self.config.retrieval.ablations
-
-    def _key(self, stage: str) -> str:
-        manifest = read_manifest(self.folder / stage)
-        if manifest is None:
-            command = {"retrieval/full": "train-retrieval", "ranking": "train-ranking"}.get(stage, stage)
-            raise StageError(
-                f"{self.folder / stage} is not there yet: run `python -m pipeline {command}` first, or `python -m "
-                f"pipeline run` for every stage."
-            )
-        return manifest["key"]
-
-    def _run(
-        self, name: str, work: Callable[[Path, Path], dict[str, Any]], config: dict[str, Any], inputs: dict[str, str]
-    ) -> StageResult:
-        return run_stage(self.folder, name, work, config=config, inputs=inputs, say=self.say)
-
-
-def quarantined(ingested: Path) -> int:
-    """Rows and cells that ingestion set aside."""
-    import pyarrow.parquet as pq
-
-    return pq.read_metadata(ingested / "quarantine.parquet").num_rows

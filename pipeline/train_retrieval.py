@@ -118,7 +118,7 @@ def train_retrieval(
         seed=config.seed,
     )
     keras.utils.set_random_seed(config.seed)
-    schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities})
+    schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
     task = build_task(dataset, store, TwoTower(schema, tower_config(config, modalities)))
     steps = config.epochs * len(batches)
     schedule = keras.optimizers.schedules.CosineDecay(

@@ -12,7 +12,7 @@ def test_file_and_overrides(tmp_path):
     config = load_config(
         path, ["retrieval.epochs=5", "encoders.text=pack:minilm", "data.min_value=3.5", "retrieval.user_id=false"]
     )
-    assert (config.retrieval.epochs, config.encoders.text, config.data.min_value) == (5, "pack:minilm", 3.5)
+    assert (config.retrieval.epochs, config.encoders.text.spec, config.data.min_value) == (5, "pack:minilm", 3.5)
     assert (
         config.evaluation.mask_splits == ("train",)
         and config.retrieval.learning_rate == 1.0

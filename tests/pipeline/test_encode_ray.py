@@ -1,0 +1,110 @@
+"""The Ray engine with two local workers against the local engine: the same bytes, in the table and in the store."""
+
+import dataclasses
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.schema import MODALITIES
+from pipeline.encode import encode
+from pipeline.encode_local import Encoded
+from pipeline.encode_plan import Batch, Content
+from pipeline.encode_ray import pack, read_batch, unpack, write_batch, write_manifests
+from tests.data.media_files import colour_steps, image_bytes, sound_bytes, video_bytes
+from towers.encoders import describe_encoder
+
+ITEMS = 40
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "media").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(ITEMS):
+        (folder / "media" / f"{number}.png").write_bytes(image_bytes(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)))
+        (folder / "media" / f"{number}.wav").write_bytes(sound_bytes(rng.normal(0, 0.1, 4_000 + 100 * number)))
+    (folder / "media" / "7.png").write_bytes(b"no picture")
+    (folder / "media" / "0.mp4").write_bytes(video_bytes(colour_steps()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def items():
+    numbers = range(ITEMS)
+    columns = {
+        "item_id": ["", *(f"item {number}" for number in numbers)],
+        "title": ["", *(f"Title {number} " + "word " * (number % 7) for number in numbers)],
+        "image": ["", *(f"{number}.png" for number in numbers)],
+        "audio": ["", *(f"{number}.wav" for number in numbers)],
+        "video": ["", "0.mp4", *("" for _ in numbers[1:])],
+        "description": [""] * (ITEMS + 1),
+        "categories": [""] * (ITEMS + 1),
+    }
+    return SimpleNamespace(items=pd.DataFrame(columns))
+
+
+def files_of(folder, *suffixes):
+    found = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.suffix in suffixes}
+    assert found
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_ray_and_local_write_the_same_bytes(source, items, tmp_path):
+    ray = pytest.importorskip("ray")
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))}
+    ray.init(
+        num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False,
+        runtime_env={"env_vars": environment},
+    )  # fmt: skip
+    try:
+        made, stores = {}, {}
+        for engine in ("local", "ray"):
+            stores[engine] = tmp_path / engine / "content"
+            specs = dict.fromkeys(MODALITIES, "signal:")
+            out = tmp_path / engine / "out"
+            made[engine] = encode(source, items, out, specs, stores[engine], batch_size=8, workers=2, engine=engine)
+        assert ray.is_initialized()  # a cluster that was there before the stage is left running
+    finally:
+        ray.shutdown()
+    assert made["ray"].info["encoded"] == made["local"].info["encoded"] == 4 * ITEMS - ITEMS - 1 + 1
+    assert files_of(stores["ray"], ".shard") == files_of(stores["local"], ".shard")
+    assert files_of(tmp_path / "ray" / "out", ".npy", ".parquet") == files_of(tmp_path / "local" / "out", ".npy", ".parquet")
+    assert not list((tmp_path / "ray").rglob(".manifests"))
+
+
+def test_a_batch_survives_the_way_there_and_back():
+    card = describe_encoder("image", "signal:")
+    contents = (Content("image", "a.png"), Content("image", "繁體/b.png"), Content("image", "c.png"))
+    batch = Batch("signal:", card, (b"0" * 16, b"1" * 16, b"\0" * 16), contents, {"image": "image-1/96"})
+    assert read_batch(write_batch(3, batch)) == batch
+    vectors = np.random.default_rng(0).normal(size=(2, card.width)).astype(np.float32)
+    sent = Encoded(batch, np.array([0, 2]), vectors, {1: "broken image"})
+    received = unpack(pack(3, sent), batch)
+    np.testing.assert_array_equal(received.vectors, vectors)
+    assert received.positions.tolist() == [0, 2] and received.refused == {1: "broken image"}
+
+
+@pytest.mark.parametrize(("count", "size", "workers", "expected"), [(40, 8, 2, [8] * 5), (4096, 64, 2, [1024] * 4)])
+def test_manifests_share_the_work_and_hold_whole_batches(tmp_path, count, size, workers, expected):
+    import pyarrow.parquet as pq
+
+    card = describe_encoder("image", "signal:")
+    batch = Batch("signal:", card, (bytes(16),) * size, (Content("image", "a"),) * size, {"image": ""})
+    text = dataclasses.replace(batch, card=describe_encoder("text", "signal:"))
+    files = write_manifests([batch] * (count // size) + [text], tmp_path, workers)
+    rows = [pq.read_table(file).to_pylist() for file in files]
+    assert [sum(len(row["keys"]) for row in group) for group in rows] == [*expected, size]
+    assert [row["number"] for group in rows for row in group] == list(range(count // size + 1))
+
+
+def test_nothing_of_ray_is_imported_unless_chosen():
+    import subprocess
+    import sys
+
+    code = "import sys, pipeline.encode, pipeline.stages, pipeline.encode_ray; print('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
