@@ -62,7 +62,8 @@ class FrameProjection(keras.layers.Layer):
 
     def call(self, features, present):
         projected, weights = self.weigh(features)
-        return ops.where(present[:, None], ops.sum(projected * weights[..., None], axis=1), self.absent)
+        tokens = ops.sum(projected * weights[..., None], axis=1)
+        return ops.where(present[:, None], tokens, ops.convert_to_tensor(self.absent))
 
     def compute_output_shape(self, features_shape, present_shape=None):
         return (features_shape[0], self.width)

@@ -44,7 +44,7 @@ class ModalityProjection(keras.layers.Layer):
 
     def call(self, features, present):
         tokens = self.dense((ops.cast(features, self.compute_dtype) - self.mean) * self.scale)
-        return ops.where(present[:, None], tokens, self.absent)
+        return ops.where(present[:, None], tokens, ops.convert_to_tensor(self.absent))
 
     def compute_output_shape(self, features_shape, present_shape=None):
         return (features_shape[0], self.width)

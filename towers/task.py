@@ -60,14 +60,22 @@ class RetrievalTask(keras.Model):
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype),
         )
 
-    def embed_items(self, rows, training=False):
-        """Item embeddings of catalogue rows. [U] -> [U, D]."""
-        features = {name: ops.take(self.tables[f"features_{name}"], rows, axis=0) for name in self.modalities}
+    def features_of(self, rows):
+        """Content features of catalogue rows. [U] -> {modality: [U, F_m]}."""
+        return {name: ops.take(self.tables[f"features_{name}"], rows, axis=0) for name in self.modalities}
+
+    def embed_items(self, rows, training=False, features=None):
+        """Item embeddings of catalogue rows, from the tables unless `features` are given. [U] -> [U, D]."""
+        features = self.features_of(rows) if features is None else features
         present = ops.take(self.tables["present"], rows, axis=0)
         return self.two_tower.item_tower(rows, features, present, training=training)[0]
 
+    def embed_batch(self, batch, training=False):
+        """Embeddings of a batch's distinct items; fine-tuning encodes some of them here. -> [U, D]."""
+        return self.embed_items(batch["items"], training=training)
+
     def call(self, batch, training=False):
-        embeddings = self.embed_items(batch["items"], training=training)
+        embeddings = self.embed_batch(batch, training=training)
         history = ops.take(embeddings, batch["history"], axis=0)
         profile = ops.take(self.tables["profile"], batch["user"], axis=0)
         queries, _ = self.two_tower.user_tower(batch["user"], profile, history, batch["history"] > 0, training=training)
