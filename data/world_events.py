@@ -26,7 +26,8 @@ def simulate_events(tastes: Tastes, progress: Callable[[int, int], None] | None 
 
     Returns:
         Columns over E events in time order: `user`, `item` (0-based), `timestamp`, `hour` (local), `event` (index in
-        `OUTCOMES`). No pair occurs twice and no event precedes its item's release.
+        `OUTCOMES`), `match` (how well item and user go together, standardised). No pair occurs twice and no event
+        precedes its item's release.
     """
     config = tastes.config
     rng = np.random.default_rng([config.seed, 2])
@@ -73,7 +74,8 @@ def simulate_events(tastes: Tastes, progress: Callable[[int, int], None] | None 
     log = {name: np.concatenate([part[name] for part in days]) for name in days[0]}
     order = np.lexsort((log["item"], log["user"], log["timestamp"]))
     log = {name: column[order] for name, column in log.items()}
-    log["event"] = draw_outcomes(config, rng, log.pop("match"), log.pop("affordability"), log["hour"])
+    log["match"] = (log["match"] - log["match"].mean()) / max(log["match"].std(), 1e-9)
+    log["event"] = draw_outcomes(config, rng, log["match"], log.pop("affordability"), log["hour"])
     return log
 
 

@@ -14,7 +14,6 @@ COUNTRIES = {"BR": -3, "CN": 8, "DE": 1, "GB": 0, "IN": 5, "JP": 9, "NG": 1, "US
 TIERS = ("free", "plus", "collector")
 PRICE_SENSITIVITY = np.array([1.6, 1.0, 0.2])
 """Relative to `price_strength`, in the order of `TIERS`."""
-DOMAINS = ("music", "spoken word")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +24,12 @@ class Tastes:
         style: main style of each item and factor, int8 [I, 4]: the one that is written, painted or played.
         factors: softened one-hot styles, float64 [I, 4, S], each summing to 1.
         appeal: intrinsic appeal of an item, [I].
-        domain: index in `DOMAINS`, [I].
-        price: in shop currency, [I].
+        domain: 0 or 1: which of the two domains, [I].
+        price: in the shop's currency, [I].
         release: day an item comes out, int64 [I]; negative days lie before the log.
         weight: how much each user cares for each factor, strengths included, [U, 4].
         early, late: tastes before and after the drift, [U, 4, S], each summing to 1.
-        lean: pull towards "spoken word" (positive) or "music" (negative), [U].
+        lean: pull towards the second domain (positive) or the first (negative), [U].
         age, country, tier: profile codes, [U].
         join: first day of a user, [U].
     """
@@ -125,7 +124,7 @@ def draw_tastes(config: WorldConfig) -> Tastes:
         style=style,
         factors=factors,
         appeal=rng.normal(0, config.appeal, items),
-        domain=(rng.random(items) < config.spoken_share).astype(np.int64),
+        domain=(rng.random(items) < config.second_share).astype(np.int64),
         price=price,
         release=np.concatenate([before, new]),
         weight=np.array(config.strengths) * np.exp(rng.normal(0, config.weight_spread, (users, count))),

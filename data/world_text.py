@@ -1,219 +1,191 @@
-"""Titles and descriptions of the demo world: six themes told in many phrasings, in English and in Chinese."""
+"""Titles, lyric lines and captions of the generated worlds: six themes told in many wordings, in English and in Chinese."""
 
 from __future__ import annotations
 
 import numpy as np
 
-THEMES = ("sea", "space", "kitchen", "forest animals", "city trains", "castle")
-"""The text styles. Only subject words differ: no phrase hints at a cover, a sound, a domain or a creator."""
+from data.world_words import CHINESE_DEEDS, CHINESE_NAMES, DEEDS, NAMES, THEMES
 
-_PLACES = (
-    ("harbour", "lighthouse", "coral reef", "fishing village", "open ocean", "rocky coast", "ship's deck", "tidal bay"),
-    (
-        "moon",
-        "space station",
-        "observatory",
-        "rings of Saturn",
-        "launch pad",
-        "Milky Way",
-        "Martian desert",
-        "lunar orbit",
-    ),
-    (
-        "bakery",
-        "spice market",
-        "grandmother's kitchen",
-        "village oven",
-        "noodle stall",
-        "dinner table",
-        "pantry",
-        "café",
-    ),
-    (
-        "pine forest",
-        "fox den",
-        "mossy clearing",
-        "beaver pond",
-        "oak tree",
-        "bear cave",
-        "woodland trail",
-        "owl's nest",
-    ),
-    (
-        "subway platform",
-        "central station",
-        "night bus stop",
-        "tram line",
-        "railway bridge",
-        "ticket hall",
-        "avenue",
-        "depot",
-    ),
-    ("castle", "throne room", "drawbridge", "royal court", "dragon's lair", "jousting field", "stone tower", "kingdom"),
-)
-_BEINGS = (
-    ("sailors", "whales", "fishermen", "dolphins", "pearl divers", "lost captains", "seagulls", "lighthouse keepers"),
-    ("astronauts", "comets", "stargazers", "satellites", "cosmonauts", "distant planets", "meteors", "moon walkers"),
-    (
-        "bakers",
-        "hungry cooks",
-        "soup makers",
-        "pastry chefs",
-        "dinner guests",
-        "tea drinkers",
-        "chefs",
-        "spice sellers",
-    ),
-    ("foxes", "wolves", "owls", "badgers", "lonely bears", "squirrels", "deer", "hedgehogs"),
-    (
-        "commuters",
-        "train drivers",
-        "conductors",
-        "late passengers",
-        "taxi drivers",
-        "night guards",
-        "travellers",
-        "porters",
-    ),
-    ("knights", "young queens", "dragons", "old kings", "squires", "sword makers", "royal guards", "court wizards"),
-)
-_THINGS = (
-    ("tides", "anchors", "storm waves", "sails", "seashells", "fishing nets", "salt water", "driftwood"),
-    ("stars", "rockets", "galaxies", "eclipses", "telescopes", "gravity", "spacesuits", "asteroids"),
-    ("warm bread", "cinnamon", "dumplings", "recipes", "honey cake", "garlic", "lemon tea", "apple pie"),
-    ("acorns", "paw prints", "wild berries", "pine needles", "antlers", "mushrooms", "feathers", "burrows"),
-    ("timetables", "last trains", "rails", "rush hour", "train tickets", "crowded carriages", "tunnels", "luggage"),
-    ("crowns", "swords", "shields", "banners", "armour", "royal feasts", "sieges", "tournaments"),
-)
-_SENTENCES = (
-    (
-        "{Beings} and {beings2} cross the {place}, carried along by {thing}.",
-        "It follows {beings} who set sail from the {place} with nothing but {thing}.",
-        "A voyage over the water, past the {place}, where {beings} listen for {thing}.",
-    ),
-    (
-        "{Beings} drift beyond the {place} in a sky full of {thing}.",
-        "A journey through outer space, from the {place} to {thing}, told by {beings}.",
-        "It begins at the {place} with a countdown and ends among {thing} and {beings2}.",
-    ),
-    (
-        "{Beings} meet in the {place} to cook and share {thing}.",
-        "A meal in several courses: {thing}, {thing2}, and {beings} who never leave the {place}.",
-        "It smells of {thing}, fresh from the {place}, where {beings} taste everything twice.",
-    ),
-    (
-        "{Beings} wake in the {place} and go looking for {thing} in the woods.",
-        "It listens to wild animals: {beings} and {beings2}, near the {place}.",
-        "A walk under tall trees, by the {place}, following {thing} left by {beings}.",
-    ),
-    (
-        "{Beings} wait at the {place} while the city counts {thing}.",
-        "Between two stops, {beings} and {beings2} share {thing} in downtown traffic.",
-        "It runs through the city from the {place} to the suburbs, with {thing} and {beings}.",
-    ),
-    (
-        "{Beings} ride to the {place} with {thing} and an oath to keep.",
-        "A medieval legend of {beings} and {beings2}, of {thing} and the {place}.",
-        "Long ago, inside the {place}, {beings} fought over {thing}.",
-    ),
-)
+_TITLE_TELLS = 0.6
+"""Share of titles that name something of the theme; one line of the lyrics always does."""
 _TITLES = (
-    "The {Place}",
-    "{Things} and {Things2}",
-    "{Beings} of the {Place}",
-    "Letters from the {Place}",
-    "{Things} for {Beings}",
-    "What {Beings} Know",
-    "Beyond the {Place}",
-    "One Night with {Beings}",
-    "{Beings}, {Beings2}",
-    "A Short History of {Things}",
+    "The {N}",
+    "{N} and {M}",
+    "Letters from the {N}",
+    "Song for the {N}",
+    "What the {N} Knows",
+    "Beyond the {N}",
+    "One Night by the {N}",
+    "{N}, {M}",
+    "A Short History of the {N}",
+    "Goodbye, {N}",
+    "Waltz of the {N}",
+    "No More {N}",
+    "{N} Blues",
+    "Take Me to the {N}",
 )
-_CLOSINGS = (
-    "Made in one long weekend and left almost untouched.",
-    "The third part of a series that may never end.",
-    "Found in a drawer after many years.",
-    "Best taken in one sitting.",
-    "A small edition with a handwritten note.",
-    "It was started twice and finished once.",
-    "Friends call it their most patient work.",
-    "Includes an alternate ending.",
-    "Nobody expected a second edition.",
-    "Dedicated to everyone who stayed until the end.",
+_LINES = (
+    "and all night long we {d}",
+    "tell me again about the {n}",
+    "we {d}, my love, we {d}",
+    "I dreamt of the {n} and the {m}",
+    "somewhere behind the {n}",
+    "teach me how to {d}",
+    "the {n}, the {n}, and nothing more",
+    "oh, how we used to {d}",
+    "there is a {n} in my heart",
+    "nobody here can {d} like you",
+    "between the {n} and the {m}",
+    "you said we would {d} together",
+    "I gave you the {n}, you gave me the {m}",
+    "let us {d} until it is over",
+    "the {n} remembers your name",
+    "I will wait beside the {n}",
 )
-_CHINESE = (
-    (
-        ("大海", "海湾", "港口", "海岛", "灯塔", "海岸"),
-        ("水手", "渔夫", "海鸟", "船长"),
-        "{b}从{a}出发，看{a2}边的波浪和船。",
-    ),
-    (
-        ("太空", "星空", "月球", "火星", "银河", "宇宙"),
-        ("宇航员", "天文学家", "火箭", "卫星"),
-        "{b}飞向{a}，在{a2}里看星星和行星。",
-    ),
-    (
-        ("厨房", "面包店", "茶馆", "饭桌", "市场", "小吃店"),
-        ("厨师", "面包师", "奶奶", "食客"),
-        "{b}在{a}做饭，{a2}里有面包、米饭和热茶的香味。",
-    ),
-    (
-        ("森林", "松林", "山林", "林中小屋", "树洞", "林间"),
-        ("狐狸", "小熊", "野狼", "小鹿"),
-        "{b}住在{a}，走过{a2}的树木和草地，野生动物都醒了。",
-    ),
-    (
-        ("地铁", "火车站", "电车", "城市", "夜班车", "站台"),
-        ("司机", "乘客", "旅人", "上班的人"),
-        "{b}在{a}等车，列车穿过{a2}和市中心的街道。",
-    ),
-    (
-        ("城堡", "王国", "王宫", "古塔", "王座", "宫殿"),
-        ("国王", "骑士", "女王", "王子"),
-        "{b}守着{a}，中世纪的{a2}里有王冠、宝剑和巨龙。",
-    ),
+_PLAIN = (
+    "oh, don't leave me waiting",
+    "and the years go by so slowly",
+    "I still have your old letter",
+    "sing it one more time",
+    "you never said you were sorry",
+    "hey, hey, what can I do",
+    "and I pretend not to listen",
+    "everybody told me to let go",
+    "nothing lasts, but stay a little longer",
+    "my mother warned me about this",
+    "we were young and sure of everything",
+    "la la la, and the band plays on",
+    "it was easier to lie",
+    "hold me, hold me, hold me now",
+    "I would do it all again",
+    "the summer never felt so long",
+    "you laugh and I forget the words",
+    "someday you will understand",
+    "I only came here to say goodbye",
+    "this is the last verse, I promise",
+    "they don't write songs like this any more",
+    "it's four in the morning again",
+    "and who is going to believe me",
+    "I've been counting on my fingers",
+    "turn the record over",
+    "maybe tomorrow, maybe never",
+    "come back when you are older",
+    "I keep your picture in my coat",
+    "we had a promise, we had a plan",
+    "yes, I know, I know, I know",
 )
-_CHINESE_TITLES = ("{a}旧事", "{a}与{b}", "{b}的{a}", "{a}来信", "{b}之夜", "从{a}到{a2}", "{b}和{a2}的约定", "再见{a}")
-_CHINESE_CLOSINGS = ("限量发行。", "一个周末完成。", "系列的第三部分。", "适合一次听完。", "献给留到最后的人。")
+_PLAIN_TITLES: tuple[tuple[str, ...], tuple[str, ...]] = (
+    ("Slow", "Second", "Old", "Another", "Easy", "Half a", "Last", "Quiet", "Lucky", "Little", "Borrowed", "One More", "Late"),
+    ("Goodbye", "Promise", "Letter", "Excuse", "Reason", "Verse", "Answer", "Secret", "Minute", "Mistake", "Story", "Mood"),
+)
+_CHINESE_PLAIN_TITLES: tuple[tuple[str, ...], tuple[str, ...]] = (
+    ("旧", "小", "第二个", "最后的", "迟到的", "安静的", "偶然的"),
+    ("约定", "理由", "秘密", "回答", "故事", "心情", "告别"),
+)
+_CAPTIONS = (
+    "POV: we {d}",
+    "how to {d} in 3 seconds",
+    "nobody: ... me at the {n}:",
+    "wait for the {n}",
+    "this is why we {d}",
+    "day 12 of learning to {d}",
+    "the {n} and the {m} (part 2)",
+    "my friends when we {d}",
+    "I can't stop looking at the {n}",
+    "rating the {n} and the {m}",
+    "what happens when we {d}?",
+    "{N} vs {M}",
+)
+_CHINESE_CAPTIONS = (
+    "教你三秒{d}",
+    "今天我们{d}",
+    "{n}和{m}，你选哪个",
+    "等等，看那{n}",
+    "第一次{d}",
+    "看完{n}我沉默了",
+    "和朋友{d}的一天",
+    "{n}日常",
+)
+_TAGS = ("#fyp", "#viral", "#foryou", "#mood", "#weekend", "#trend", "#wow", "#2025", "#nofilter", "#oops")
+_CHINESE_TITLES = ("{n}旧事", "{n}与{m}", "{n}来信", "{n}之夜", "再见{n}", "写给{n}的歌", "梦见{n}", "{n}和{m}的约定")
+_CHINESE_LINES = (
+    "我们{d}，直到天亮",
+    "你说要和我一起{d}",
+    "{n}记得你的名字",
+    "我又梦见了{n}和{m}",
+    "教我怎样{d}",
+    "在{n}的旁边等你",
+    "多少年以前，我们{d}",
+    "谁还记得那片{n}",
+)
+_CHINESE_PLAIN = (
+    "别让我一直等",
+    "岁月慢慢走远",
+    "再唱一遍给我听",
+    "我还留着你的信",
+    "你从来没有说抱歉",
+    "我们那时还年轻",
+    "也许明天，也许永远不",
+    "这是最后一段",
+    "夏天从没这么长",
+    "有一天你会明白",
+)
 
 
 def write_text(theme: int, chinese: bool, rng: np.random.Generator) -> tuple[str, str]:
-    """Title and description of one item.
+    """Title and lyrics of one item.
 
     Args:
         theme: index in `THEMES`, the only thing the words tell.
         chinese: language of both strings.
-        rng: chooses among the phrasings.
+        rng: chooses words and phrasings; some lines tell nothing.
 
     Returns:
-        (title, description), neither empty.
+        (title, lines joined by " / "), neither empty.
 
     Example:
-        >>> title, description = write_text(1, False, np.random.default_rng(0))
-        >>> len(title) > 3 and description.endswith(".")
+        >>> title, lyrics = write_text(1, False, np.random.default_rng(0))
+        >>> len(title) > 3 and lyrics.count(" / ")
+        2
+    """
+    if not 0 <= theme < len(THEMES):
+        raise ValueError(f"theme: must be in 0..{len(THEMES) - 1}, received {theme}; see THEMES")
+    frames: tuple[str, ...] = _CHINESE_LINES if chinese else _LINES
+    plain: tuple[str, ...] = _CHINESE_PLAIN if chinese else _PLAIN
+    if rng.random() < _TITLE_TELLS:
+        titles: tuple[str, ...] = _CHINESE_TITLES if chinese else _TITLES
+        title = fill(titles[int(rng.integers(len(titles)))], theme, chinese, rng)
+    else:
+        first, second = _CHINESE_PLAIN_TITLES if chinese else _PLAIN_TITLES
+        between = "" if chinese else " "
+        title = first[int(rng.integers(len(first)))] + between + second[int(rng.integers(len(second)))]
+    lines = [fill(frames[int(rng.integers(len(frames)))], theme, chinese, rng)]
+    lines += [plain[index] for index in rng.choice(len(plain), 2, replace=False)]
+    return title, " / ".join(lines[index] for index in rng.permutation(len(lines)))
+
+
+def write_caption(theme: int, chinese: bool, rng: np.random.Generator) -> str:
+    """Title of a short video: one phrase about the theme, and tags that say nothing.
+
+    Example:
+        >>> "#" in write_caption(2, False, np.random.default_rng(0))
         True
     """
     if not 0 <= theme < len(THEMES):
         raise ValueError(f"theme: must be in 0..{len(THEMES) - 1}, received {theme}; see THEMES")
-    if chinese:
-        places, people, sentence = _CHINESE[theme]
-        a, a2 = (places[i] for i in rng.permutation(len(places))[:2])
-        words = {"a": a, "a2": a2, "b": _pick(rng, people)}
-        return _pick(rng, _CHINESE_TITLES).format(**words), sentence.format(**words) + _pick(rng, _CHINESE_CLOSINGS)
-    beings, beings2 = (_BEINGS[theme][i] for i in rng.permutation(len(_BEINGS[theme]))[:2])
-    thing, thing2 = (_THINGS[theme][i] for i in rng.permutation(len(_THINGS[theme]))[:2])
-    place = _pick(rng, _PLACES[theme])
-    words = {"place": place, "beings": beings, "beings2": beings2, "thing": thing, "thing2": thing2}
-    words |= {"Beings": beings[0].upper() + beings[1:]}
-    headline = {"Place": place, "Beings": beings, "Beings2": beings2, "Things": thing, "Things2": thing2}
-    title = _pick(rng, _TITLES).format(**{name: _headline(word) for name, word in headline.items()})
-    return title, _pick(rng, _SENTENCES[theme]).format(**words) + " " + _pick(rng, _CLOSINGS)
+    frames: tuple[str, ...] = _CHINESE_CAPTIONS if chinese else _CAPTIONS
+    tags = rng.choice(len(_TAGS), int(rng.integers(1, 4)), replace=False)
+    return " ".join([fill(frames[int(rng.integers(len(frames)))], theme, chinese, rng), *(_TAGS[index] for index in tags)])
 
 
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
+def fill(frame: str, theme: int, chinese: bool, rng: np.random.Generator) -> str:
+    """A frame with words of a theme in its places: {n}, {m} names, {N}, {M} with capitals, {d} a deed."""
+    names, deeds = (CHINESE_NAMES, CHINESE_DEEDS) if chinese else (NAMES, DEEDS)
+    first, second = (names[theme][index] for index in rng.choice(len(names[theme]), 2, replace=False))
+    deed = deeds[theme][int(rng.integers(len(deeds[theme])))]
+    return frame.format(n=first, m=second, d=deed, N=_headline(first), M=_headline(second))
 
 
 def _headline(words: str) -> str:
     """Capitals for a title; `str.title` would write "Ship'S"."""
-    return " ".join(word if word == "of" else word[0].upper() + word[1:] for word in words.split(" "))
+    return " ".join(word if word in ("of", "the", "on") else word[0].upper() + word[1:] for word in words.split(" "))

@@ -1,25 +1,33 @@
-"""The demo world keeps its promises: bytes, counts, causes that are visible where they should be, and a true oracle."""
+"""Generated worlds keep their promises: bytes, counts, causes of choice, and a true oracle, whatever the kind."""
 
 import dataclasses
 import hashlib
-import wave
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 from scipy.stats import chi2_contingency
 
-from data.world import WorldConfig, generate_world, item_table, load_oracle
+from data.ingest import IngestOptions, ingest
+from data.world import KINDS, WorldConfig, generate_world, load_oracle, make_scene, world_config
 from data.world_config import DAY, END, STYLES
-from data.world_covers import paint_cover
 from data.world_events import OUTCOMES, calibrated, simulate_events
-from data.world_sound import RATE, play_clip
 from data.world_tastes import draw_tastes
-from data.world_text import _CHINESE, _SENTENCES, THEMES, write_text
 
 SMALL = WorldConfig(items=60, users=40, events=900)
 MIDDLE = WorldConfig(items=600, users=500, events=20_000)
+FACTORS_SEEN = 3
+
+
+def small_world(kind, **changes):
+    return world_config(kind, **{"items": 60, "users": 40, "events": 900, **changes})
+
+
+def tastes_and_items(config):
+    tastes = draw_tastes(config)
+    return tastes, make_scene(tastes, [f"r{index:05d}" for index in range(config.items)]).items
 
 
 def digest(folder):
@@ -28,9 +36,10 @@ def digest(folder):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world") / "small"
-    return folder, generate_world(folder, SMALL)
+def worlds(tmp_path_factory):
+    """Folder and counts of a small world of each kind."""
+    folder = tmp_path_factory.mktemp("worlds")
+    return {kind: (folder / kind, generate_world(folder / kind, small_world(kind))) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -39,63 +48,64 @@ def middle():
     return tastes, simulate_events(tastes)
 
 
-def test_same_seed_same_bytes_and_another_seed_others(small, tmp_path):
-    folder, counts = small
-    assert generate_world(tmp_path / "again", SMALL) == counts
-    assert digest(tmp_path / "again") == digest(folder)
-    generate_world(tmp_path / "other", dataclasses.replace(SMALL, seed=8))
-    other = digest(tmp_path / "other")
-    assert all(
-        other[name] != value
-        for name, value in digest(folder).items()
-        if (name.endswith(("s.parquet", ".npy")) and not name.startswith("oracle/")) or name.endswith("preference.npy")
+def test_another_process_writes_the_same_bytes(worlds, tmp_path):
+    script = (
+        "from pathlib import Path; from data.world import KINDS, generate_world, world_config\n"
+        "for kind in KINDS: "
+        f"generate_world(Path({str(tmp_path)!r}) / kind, world_config(kind, items=60, users=40, events=900))"
     )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    for kind, (folder, _) in worlds.items():
+        assert digest(tmp_path / kind) == digest(folder)
 
 
-def test_folder_holds_what_the_counts_say(small):
-    folder, counts = small
-    events = pd.read_parquet(folder / "interactions.parquet")
-    items = pd.read_parquet(folder / "items.parquet")
-    users = pd.read_parquet(folder / "users.parquet")
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_seed_changes_every_table_and_every_file(worlds, tmp_path, kind):
+    folder, _ = worlds[kind]
+    generate_world(tmp_path / "other", small_world(kind, seed=8))
+    here, other = digest(folder), digest(tmp_path / "other")
+    fixed = {"oracle/users.parquet", "oracle/items.parquet"}  # ids and nothing else
+    assert all(other.get(name) != value for name, value in here.items() if name not in fixed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folder_holds_what_the_counts_say(worlds, kind):
+    folder, counts = worlds[kind]
+    events, items, users = (pd.read_parquet(folder / f"{name}.parquet") for name in ("interactions", "items", "users"))
     assert (counts["users"], counts["items"], counts["events"]) == (40, 60, 900)
     assert (len(users), len(items), len(events)) == (40, 60, 900)
-    assert {name: counts[name] for name in OUTCOMES} == events["event"].value_counts().reindex(
-        OUTCOMES, fill_value=0
+    scene = make_scene(draw_tastes(small_world(kind)), [f"r{index:05d}" for index in range(1, 61)])
+    assert {name: counts[name] for name in scene.outcomes} == events["event"].value_counts().reindex(
+        scene.outcomes, fill_value=0
     ).to_dict()
     assert set(events["user_id"]) == set(users["user_id"])
     assert events["timestamp"].is_monotonic_increasing
     assert events["timestamp"].between(SMALL.start, END - 1).all()
     assert events["hour"].between(0, 23).all()
-    assert (
-        len(list((folder / "media/covers").iterdir()))
-        == items["image"].notna().sum()
-        == 60 - counts["items_without_image"]
-    )
-    assert (
-        len(list((folder / "media/clips").iterdir()))
-        == items["audio"].notna().sum()
-        == 60 - counts["items_without_audio"]
-    )
+    named = pd.concat([items[name] for name in ("image", "audio", "video") if name in items]).dropna()
+    assert all((folder / "media" / name).is_file() for name in named)
+    on_disk = {str(path.relative_to(folder / "media")) for path in (folder / "media").rglob("*") if path.is_file()}
+    assert {name for name in on_disk - set(named) if not name.startswith("midi/")} == set(), "every file belongs to an item"
     assert not list(folder.parent.glob(".*")), "the folder written beside must be gone"
 
 
-def test_media_are_what_the_format_says(small):
-    folder, _ = small
-    items = pd.read_parquet(folder / "items.parquet")
-    with Image.open(folder / "media" / items["image"].dropna().iloc[0]) as cover:
-        assert (cover.format, cover.mode, cover.size) == ("PNG", "RGB", (128, 128))
-    with wave.open(str(folder / "media" / items["audio"].dropna().iloc[0])) as clip:
-        assert (clip.getframerate(), clip.getnchannels(), clip.getsampwidth(), clip.getnframes()) == (
-            16000,
-            1,
-            2,
-            48000,
-        )
-        assert np.abs(np.frombuffer(clip.readframes(48000), "<i2")).max() > 10_000
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_ingested_whole_and_its_oracle_aligns(worlds, tmp_path, kind):
+    folder, _ = worlds[kind]
+    dataset = ingest(folder, tmp_path, IngestOptions(split="global_time"))
+    assert dataset.report["quarantined"] == 0
+    oracle = load_oracle(folder)
+    assert dataset.items["item_id"].tolist()[1:] == oracle.item_ids
+    assert dataset.users["user_id"].tolist()[1:] == oracle.user_ids
+    assert oracle.preference.shape == (40, 60) and np.isfinite(oracle.preference).all()
+    skipped = dataset.events[~dataset.events["positive"]]
+    chosen = dataset.events[dataset.events["positive"]]
+    score = [oracle.preference[part["user"] - 1, part["item"] - 1].mean() for part in (chosen, skipped)]
+    assert score[0] > score[1] and score[0] > oracle.preference.mean()
 
 
-def test_refuses_a_folder_in_use_and_leaves_nothing_after_a_failure(small, tmp_path):
-    folder, _ = small
+def test_refuses_a_folder_in_use_and_leaves_nothing_after_a_failure(worlds, tmp_path):
+    folder, _ = worlds["music"]
     with pytest.raises(FileExistsError, match="out: must not exist"):
         generate_world(folder, SMALL)
 
@@ -108,8 +118,8 @@ def test_refuses_a_folder_in_use_and_leaves_nothing_after_a_failure(small, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_oracle_is_the_preference_written_out(small):
-    folder, _ = small
+def test_oracle_is_the_preference_written_out(worlds):
+    folder, _ = worlds["music"]
     oracle, tastes = load_oracle(folder), draw_tastes(SMALL)
     assert oracle.item_ids == pd.read_parquet(folder / "items.parquet")["item_id"].tolist()
     assert oracle.preference.shape == (40, 60) and oracle.preference.dtype == np.float16
@@ -160,13 +170,15 @@ def test_freshness_and_long_tail(middle):
     assert counts[: MIDDLE.items // 10].sum() > 0.2 * MIDDLE.events
 
 
-def test_factors_are_independent_of_each_other_and_of_every_column(middle):
-    tastes, _ = middle
-    items = item_table(tastes, [f"r{index}" for index in range(MIDDLE.items)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_factors_are_independent_of_each_other_and_of_every_other_column(kind):
+    tastes, items = tastes_and_items(world_config(kind, items=900, users=40, events=900))
     columns = {f"factor {factor}": tastes.style[:, factor] for factor in range(4)}
-    columns |= {"domain": items["domain"], "categories": items["categories"].str.split("|").str[0]}
-    columns |= {"price": pd.qcut(items["price"], 4, labels=False), "missing image": items["image"].isna()}
-    columns |= {"maker": items["creator"].str[-3:].astype(int) % 6}
+    columns |= {"missing text": items["title"].isna(), "day": pd.qcut(tastes.release, 4, labels=False)}
+    columns |= {name: pd.qcut(items[name], 4, labels=False) for name in ("price",) if name in items}
+    columns["maker"] = items[next(name for name in ("creator", "brand", "channel") if name in items)].str[-3:].astype(int) % 6
+    columns |= {"category": items["categories"].str.split("|").str[0], "domain": items["domain"]}
+    columns |= {name: items[name] for name in ("colour", "size") if name in items}
     for factor in range(4):
         for name, column in columns.items():
             if name != f"factor {factor}":
@@ -174,59 +186,24 @@ def test_factors_are_independent_of_each_other_and_of_every_column(middle):
                 assert test.pvalue > 1e-4, (factor, name, test.pvalue)
 
 
-def test_missing_shares_and_languages():
-    config = WorldConfig(items=2000, users=10, events=100)
-    items = item_table(draw_tastes(config), [f"r{index:05d}" for index in range(2000)])
-    absent = items[["title", "image", "audio"]].isna()
+@pytest.mark.parametrize("kind", KINDS)
+def test_shares_of_what_is_missing_and_of_languages(kind):
+    config = world_config(kind, items=2000, users=10, events=100)
+    _, items = tastes_and_items(config)
+    absent = pd.DataFrame({"text": items["title"].isna()})
+    if kind != "video":
+        absent["picture"] = items["image"].isna()
+        absent["third"] = items["audio" if kind == "music" else "material"].isna()
+    else:
+        absent["picture"] = items["video"].isna()
+        assert (items["audio"].notna() == items["video"].isna()).all(), "what has no frames keeps its sound"
     assert (absent.sum(axis=1) <= 1).all()
     assert absent.mean().between(0.06, 0.10).all()
-    assert (items["title"].isna() == items["description"].isna()).all()
+    if kind != "video":
+        assert (items["title"].isna() == items["description"].isna()).all()
     chinese = items["title"].dropna().str.contains("[\u4e00-\u9fff]")
-    assert 0.10 <= chinese.mean() <= 0.14
+    assert abs(chinese.mean() - config.chinese_share) < 0.03
     assert not items["title"].dropna().duplicated().any()
-
-
-def test_themes_share_no_subject_words():
-    """A theme can be told by its words alone: no sentence of one theme is a phrasing of another."""
-    rng = np.random.default_rng(0)
-    for chinese, source in ((False, _SENTENCES), (True, _CHINESE)):
-        seen = [{write_text(theme, chinese, rng)[1] for _ in range(60)} for theme in range(len(source))]
-        assert all(seen[a].isdisjoint(seen[b]) for a in range(len(THEMES)) for b in range(a))
-        assert all(len(texts) > 20 for texts in seen)
-
-
-def test_a_cover_tells_its_style_by_colour():
-    """Nearest centroid over mean and deviation of the colours, fitted on other covers."""
-
-    def colours(style, seed):
-        pixels = paint_cover(style, np.random.default_rng([9, style, seed])) / 255
-        return np.concatenate([pixels.mean((0, 1)), pixels.std((0, 1))])
-
-    centres = np.array([np.mean([colours(style, seed) for seed in range(12)], 0) for style in range(STYLES)])
-    hits = [
-        np.argmin(((centres - colours(style, seed)) ** 2).sum(1)) == style
-        for style in range(6)
-        for seed in range(20, 32)
-    ]
-    assert np.mean(hits) > 0.85
-
-
-def test_a_clip_tells_its_style_by_its_spectrum():
-    """Nearest centroid over the mean and deviation of log band energies, fitted on other clips."""
-
-    def bands(style, seed):
-        clip = play_clip(style, np.random.default_rng([9, style, seed])) / 32768
-        assert len(clip) == 3 * RATE
-        power = np.abs(np.fft.rfft(clip[: 93 * 512].reshape(93, 512) * np.hanning(512))) ** 2
-        edges = np.unique(np.geomspace(2, 256, 20).astype(int))
-        energy = np.log(np.add.reduceat(power[:, : edges[-1]], edges[:-1], axis=1) + 1e-6)
-        return np.concatenate([energy.mean(0), energy.std(0)])
-
-    centres = np.array([np.mean([bands(style, seed) for seed in range(12)], 0) for style in range(STYLES)])
-    hits = [
-        np.argmin(((centres - bands(style, seed)) ** 2).sum(1)) == style for style in range(6) for seed in range(20, 32)
-    ]
-    assert np.mean(hits) > 0.85
 
 
 def recall(scores, seen, users, items, k):
@@ -239,30 +216,33 @@ def recall(scores, seen, users, items, k):
     return float(np.mean(values))
 
 
-def test_oracle_beats_popularity_and_every_visible_factor_counts_on_cold_items(middle):
-    tastes, log = middle
-    day = (log["timestamp"] - MIDDLE.start) / DAY
-    test, positive = day >= 0.85 * MIDDLE.days, log["event"] != OUTCOMES.index("skip")
-    seen = np.zeros((MIDDLE.users, MIDDLE.items), bool)
+@pytest.mark.parametrize("kind", KINDS)
+def test_oracle_beats_popularity_and_every_visible_factor_counts_on_cold_items(kind):
+    config = world_config(kind, items=600, users=500, events=20_000)
+    tastes = draw_tastes(config)
+    log = simulate_events(tastes)
+    day = (log["timestamp"] - config.start) / DAY
+    test, positive = day >= 0.85 * config.days, log["event"] != OUTCOMES.index("skip")
+    seen = np.zeros((config.users, config.items), bool)
     seen[log["user"][~test], log["item"][~test]] = True
     users, items = log["user"][test & positive], log["item"][test & positive]
-    preference = tastes.preference(MIDDLE.oracle_day)
-    counts = np.bincount(log["item"][(day < 0.7 * MIDDLE.days) & positive], minlength=MIDDLE.items)
+    preference = tastes.preference(config.oracle_day)
+    counts = np.bincount(log["item"][(day < 0.7 * config.days) & positive], minlength=config.items)
     oracle = recall(preference, seen, users, items, 20)
     popularity = recall(np.broadcast_to(counts, seen.shape), seen, users, items, 20)
     assert oracle > 0.3 and popularity < 0.3 * oracle
 
-    cold = tastes.release[items] >= 0.7 * MIDDLE.days
+    cold = tastes.release[items] >= 0.7 * config.days
     assert cold.mean() > 0.15
     factors = tastes.factors
     cold_recall = []
     for dropped in (None, 0, 1, 2):
-        shown = [factor for factor in range(3) if factor != dropped]
-        taste = tastes.weight[:, shown, None] * tastes.taste(MIDDLE.oracle_day)[:, shown]
+        shown = [factor for factor in range(FACTORS_SEEN) if factor != dropped]
+        taste = tastes.weight[:, shown, None] * tastes.taste(config.oracle_day)[:, shown]
         content = np.einsum("ufs,ifs->ui", taste, factors[:, shown])
         cold_recall.append(recall(content, seen, users[cold], items[cold], 40))
     full = recall(preference, seen, users[cold], items[cold], 40)
-    assert cold_recall[0] > 0.65 * full
+    assert cold_recall[0] > 0.6 * full
     assert all(without < 0.92 * cold_recall[0] for without in cold_recall[1:])
 
 
@@ -281,16 +261,11 @@ def test_calibrated_meets_its_share():
         ({"events": 40 * 30 + 1}, "events: must be at most users"),
         ({"items": 5}, "items: half of them"),
         ({"skip_share": 1.5}, "skip_share"),
-        ({"missing_text": 0.6, "missing_cover": 0.6}, "missing_"),
+        ({"missing_text": 0.6, "missing_picture": 0.6}, "missing_"),
         ({"days": 0}, "days: must be at least 1"),
+        ({"kind": "zoo"}, "kind: must be among"),
     ],
 )
 def test_impossible_worlds_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(SMALL, **change)
-
-
-@pytest.mark.parametrize("make", [paint_cover, play_clip, lambda style, rng: write_text(style, False, rng)])
-def test_unknown_styles_are_refused(make):
-    with pytest.raises(ValueError, match=r"must be in 0\.\.5, received 6"):
-        make(6, np.random.default_rng(0))
