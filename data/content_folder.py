@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import fcntl
 import json
 import os
@@ -35,8 +34,7 @@ def register(root: Path, encoder: StoredEncoder) -> None:
         raise ContentStoreError(f"store: cannot make {folder} ({error.strerror}); choose another folder") from error
     known = read_card(folder)
     if known is None:
-        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        content = {**dataclasses.asdict(encoder), "dtype": "float16", "created": created}
+        content = {**dataclasses.asdict(encoder), "dtype": "float16"}  # no date: equal vectors make equal stores
         write_durably(folder / ENCODER_FILE, [json.dumps(content, indent=2, ensure_ascii=False).encode()])
     elif known.width != encoder.width:
         raise ValueError(

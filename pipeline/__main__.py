@@ -9,15 +9,15 @@ import os
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import dataclasses
-import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pipeline.config import Config, ConfigError, load_config
+from pipeline.convert_command import convert
+from pipeline.features_command import features_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Triptych: raw media in, ranked items out. `run` walks every stage; each stage is also a command of its own.",
 )
+app.add_typer(features_app, name="features")
+app.command()(convert)
 
 ConfigOption = Annotated[
     Path | None,
@@ -57,96 +59,34 @@ def settings(config: Path | None, overrides: list[str] | None) -> Config:
 @app.command()
 def world(
     out: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist yet.")] = DEFAULT_DATA,
+    kind: Annotated[
+        Literal["music", "shop", "video"],
+        typer.Option(help="A record shop (the demo), a shop of goods with photos and reviews, or a feed of short videos."),
+    ] = "music",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
-    items: Annotated[int, typer.Option(help="Tracks in the shop.")] = 1500,
-    users: Annotated[int, typer.Option(help="Customers.")] = 2500,
-    events: Annotated[int, typer.Option(help="Views, likes, purchases and skips.")] = 120_000,
+    items: Annotated[
+        int | None, typer.Option(help="Tracks, goods or videos; 1,500, 900 and 600 unless said otherwise.")
+    ] = None,
+    users: Annotated[int | None, typer.Option(help="People; 2,500, 1,500 and 1,200.")] = None,
+    events: Annotated[int | None, typer.Option(help="Views, likes, purchases, skips; 120,000, 60,000 and 48,000.")] = None,
 ) -> None:
-    """Generate the demo world: a record shop with covers, clips, customers and a known truth.
+    """Generate a world with media, customers and a known truth: a record shop, a shop of goods, or a feed of videos.
 
-    Example: python -m pipeline world --seed 7 --out runs/world
+    Example: python -m pipeline world --kind shop --seed 7 --out runs/shop-world
     """
-    from data.world import WorldConfig, generate_world
+    from data.world import generate_world, world_config
     from pipeline.progress import progress_bar
 
+    try:
+        settings_of_world = world_config(kind, seed=seed, items=items, users=users, events=events)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     with progress_bar("world") as progress:
-        counts = generate_world(out, WorldConfig(seed=seed, items=items, users=users, events=events), progress)
+        counts = generate_world(out, settings_of_world, progress)
     typer.echo(
         f"{out}: "
         + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if isinstance(value, int))
     )
-
-
-@app.command()
-def convert(
-    source: Annotated[Path, typer.Option("--source", help="Folder of the other format.")],
-    out: Annotated[Path, typer.Option("--out", help="Dataset folder to write; must not exist yet.")],
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format", help="movielens (.dat, .csv or 100k), mmrec (.inter + .npy), or table (any CSV or Parquet log)."
-        ),
-    ] = "table",
-    interactions: Annotated[str, typer.Option(help="table: file of the log.")] = "interactions.parquet",
-    items: Annotated[str | None, typer.Option(help="table: file of the catalogue.")] = None,
-    users: Annotated[str | None, typer.Option(help="table: file of the profiles.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="table: ours=theirs for the log, items.ours=theirs, users.ours=theirs.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="table: the log's column with a published split (0, 1, 2).")] = None,
-    event: Annotated[str | None, typer.Option(help="table: the kind of every event, where the log has none.")] = None,
-    media: Annotated[list[str] | None, typer.Option(help="table: image=posters/{item_id}.jpg and the like.")] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(help="table: ready-made vectors, audio=vectors.npy:ids.npy (without ids, row k is item k)."),
-    ] = None,
-    catalogue: Annotated[str, typer.Option(help="table: all items, or only those with events.")] = "all",
-    split_code: Annotated[
-        list[str] | None, typer.Option(help="table: codes of --split, such as train=0 valid=1 test=2 (the default).")
-    ] = None,
-    delimiter: Annotated[str, typer.Option(help="table: of CSV files.")] = ",",
-    encoding: Annotated[str, typer.Option(help="table: of CSV files.")] = "utf-8",
-) -> None:
-    """Convert another format into a dataset folder, whole or not at all.
-
-    Example: python -m pipeline convert --format movielens --source ml-1m --out runs/ml1m-data
-    """
-    from data.readers_mmrec import convert_mmrec
-    from data.readers_movielens import convert_movielens
-    from data.readers_table import TableOptions, convert_table, parse_columns, parse_pairs
-    from pipeline.stage import StageError, publish
-
-    if out.exists() and any(out.iterdir()):
-        raise StageError(f"--out: {out} is not empty; choose another folder.")
-    writing = out.with_name(f".writing-{out.name}")
-    shutil.rmtree(writing, ignore_errors=True)
-    if format_ == "movielens":
-        conversion = convert_movielens(source, writing)
-    elif format_ == "mmrec":
-        conversion = convert_mmrec(source, writing)
-    elif format_ == "table":
-        options = TableOptions(
-            interactions=interactions,
-            items=items,
-            users=users,
-            columns=parse_columns(column or []),
-            split=split,
-            event=event,
-            media=parse_pairs("media", media or []),
-            features=parse_pairs("features", features or []),
-            catalogue=catalogue,
-            delimiter=delimiter,
-            encoding=encoding,
-        )
-        if split_code:
-            options = dataclasses.replace(options, split_codes=parse_pairs("split-code", split_code))
-        conversion = convert_table(source, writing, options)
-    else:
-        raise StageError(f"--format: must be movielens, mmrec or table, received {format_!r}.")
-    publish(writing, out)
-    typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in conversion.counts.items()))
-    for reason, count in conversion.left_out.items():
-        typer.echo(f"  left out: {count:,} {reason}")
 
 
 @app.command()
@@ -176,12 +116,19 @@ def _stage_command(name: str, method: str, text: str) -> None:
 
 
 _stage_command("ingest", "ingest", "Validate, number and split the events; bad rows go to ingest/quarantine.parquet.")
-_stage_command("encode", "encode", "Turn texts, pictures and sound into feature vectors.")
+_stage_command("enrich", "enrich", "Let a language model write about items whose own text is weak (settings: [enrich]).")
+_stage_command("encode", "encode", "Turn texts, pictures, sound and video into feature vectors.")
+_stage_command(
+    "finetune",
+    "finetune",
+    "Train encoders inside the item tower (encoders.<modality>.train) and fill the features again.",
+)
 _stage_command(
     "train-retrieval",
     "train_retrieval",
     "Train the user and the item tower (and the variants that the report compares).",
 )
+_stage_command("train-search", "train_search", "Train the tower from typed questions to items, on the catalogue's words.")
 _stage_command("index", "index", "Build the exact and the approximate index and measure what approximation costs.")
 _stage_command(
     "train-ranking",
@@ -229,6 +176,22 @@ def recommend(
 
 
 @app.command()
+def search(
+    query: Annotated[str, typer.Option("--query", help="What to look for, in any language the text encoder reads.")],
+    out: OutOption = DEFAULT_OUT,
+    k: Annotated[int, typer.Option(help="How many items.")] = 10,
+) -> None:
+    """Ask the newest release's `search` signature one question.
+
+    Example: python -m pipeline search --query "slow piano at night" --out runs/demo
+    """
+    from pipeline.search_stage import search_run
+
+    for place, found in enumerate(search_run(out, query, k), start=1):
+        typer.echo(f"{place:3d}  {found.score:7.3f}  {found.item_id}  {found.title}  {found.description[:60]}")
+
+
+@app.command()
 def demo(
     data: DataOption = DEFAULT_DATA,
     out: OutOption = DEFAULT_OUT,
@@ -249,11 +212,12 @@ def demo(
 def main() -> None:
     """Run the command line; what a user can mend is a message, not a traceback."""
     from data.dataset import DatasetError
+    from data.durable_file import ContentStoreError
     from pipeline.stage import StageError
 
     try:
         app()
-    except (ConfigError, StageError, DatasetError, FileNotFoundError, FileExistsError) as error:
+    except (ConfigError, StageError, DatasetError, ContentStoreError, FileNotFoundError, FileExistsError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 

@@ -60,7 +60,7 @@ class EncodersConfig(Section):
     video: EncoderSection = EncoderSection()
     batch_size: int = pydantic.Field(64, ge=1)
     workers: int = pydantic.Field(2, ge=1)
-    """Processes that decode media while the encoder runs."""
+    """Processes that decode media while the encoder runs (local), or actors that decode and encode (ray)."""
     engine: Literal["local", "ray"] = "local"
     """`ray` spreads encoding over a cluster; see requirements-scale.txt."""
     store: str = ""

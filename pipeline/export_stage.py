@@ -1,22 +1,30 @@
-"""From a finished run to a release: the towers, the index and the ranker with everything a request may name."""
+"""From a finished run to a release: towers, index, ranker and encoders with everything a request may name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.dataset import Dataset
+from data.features import FeatureStore
+from data.schema import MODALITIES
 from pipeline.config import Config
 from pipeline.examples import interactions, positive_histories
 from pipeline.stage import read_manifest
+from pipeline.store_encoders import store_encoders
 from ranking.serving_form import RankingServingForm
 from serving.export import export_release
+from serving.export_item_encoder import ItemEncoderModule
+from serving.export_search import SearchModule, search_table
 from serving.index_build import load_index
+from serving.raw_encoder import UnsupportedEncoderError
 from serving.release import ReleaseError, list_releases, verify_release
 from serving.request_history import ServingTables
-from towers.two_tower import load_two_tower
+from towers.search import WEIGHTS, load_search_tower
+from towers.two_tower import TwoTower, load_two_tower
 
 EVERYTHING = ("train", "valid", "test")
 
@@ -38,13 +46,27 @@ def serving_tables(dataset: Dataset, ingested: Path, history_length: int) -> Ser
     )
 
 
-def export_stage(dataset: Dataset, run: Path, config: Config) -> dict[str, Any]:
+def export_stage(
+    dataset: Dataset,
+    run: Path,
+    config: Config,
+    *,
+    store: FeatureStore | None = None,
+    search: bool = False,
+) -> dict[str, Any]:
     """Publish the next version under `<run>/releases`, unless the newest one already holds exactly these models.
 
     A kill between publishing and the stage's own manifest therefore never leaves two releases of the same thing.
+
+    Args:
+        store: the features that the towers read; with it, and where these are encoded from content, the release takes
+            raw items (`item_encoder`).
+        search: whether the search stage's tower, if one was trained, is released beside them; needs `store`.
     """
     releases, folder = run / "releases", run / "retrieval" / "full"
-    made_from = {name: (read_manifest(run / name) or {})["key"] for name in ("retrieval/full", "index", "ranking")}
+    stages = ["retrieval/full", "index", "ranking", *(["search"] if search else [])]
+    made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
+    made_from["raw"] = "" if store is None else "item_encoder"
     versions = list_releases(releases) if releases.is_dir() else []
     if versions:
         try:
@@ -54,6 +76,9 @@ def export_stage(dataset: Dataset, run: Path, config: Config) -> dict[str, Any]:
         if newest is not None and newest.manifest["details"].get("made_from") == made_from:
             return {"version": newest.version, "fingerprint": newest.fingerprint, "published_before": True}
     two_tower = load_two_tower(folder)
+    encoders = {} if store is None else store_encoders(store, config.encoders, run)
+    item_encoder = make_item_encoder(two_tower, encoders)
+    searching = make_search(run, store, np.load(folder / "item_embeddings.npy"), encoders) if search else None
     release = export_release(
         releases,
         versions[-1] + 1 if versions else 1,
@@ -62,6 +87,38 @@ def export_stage(dataset: Dataset, run: Path, config: Config) -> dict[str, Any]:
         index=load_index(run / "index", "exact"),
         approximate_index=None if config.index.kind == "exact" else load_index(run / "index", config.index.kind),
         ranker=RankingServingForm.load(run / "ranking" / "serving_form"),
-        details={"made_from": made_from},
+        item_encoder=item_encoder,
+        search=searching,
+        counts={"raw_modalities": len(item_encoder.encoders)} if item_encoder else {},
+        details={"made_from": made_from, "encoders": {name: encoder.name for name, encoder in encoders.items()}},
     )
-    return {"version": release.version, "fingerprint": release.fingerprint, "published_before": False}
+    return {
+        "version": release.version,
+        "fingerprint": release.fingerprint,
+        "published_before": False,
+        "item_encoder": item_encoder is not None,
+        "search": searching is not None,
+    }
+
+
+def make_item_encoder(two_tower: TwoTower, encoders: Mapping[str, Any]) -> ItemEncoderModule | None:
+    """The graph from raw content to embeddings; None where no modality is encoded from content."""
+    if not encoders:
+        return None
+    module = ItemEncoderModule(two_tower.item_tower, two_tower.schema.modalities, encoders)
+    return module if module.encoders else None
+
+
+def make_search(
+    run: Path, store: FeatureStore | None, embeddings: np.ndarray, encoders: Mapping[str, Any]
+) -> SearchModule | None:
+    """The graph from questions to items; None where no tower was trained or the text encoder has no graph."""
+    if store is None or "text" not in encoders or not (run / "search" / WEIGHTS).is_file():
+        return None
+    tower = load_search_tower(run / "search")
+    present = np.asarray(store.present)[:, MODALITIES.index("text")]
+    table = search_table(tower, embeddings, store.table("text"), present)
+    try:
+        return SearchModule(run / "ingest" / "item_ids.txt", encoders["text"], tower, table)
+    except UnsupportedEncoderError:
+        return None

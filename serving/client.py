@@ -1,17 +1,17 @@
-"""The two-stage recommendation over a model server: retrieve, then rank."""
+"""Recommendation, search and the encoding of new items over a model server."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from serving.model_client import DEADLINE_SECONDS, ModelClient
 
-__all__ = ["ModelClient", "RankedItem", "Recommendation", "Recommender"]
+__all__ = ["EncodedItems", "FoundItem", "ModelClient", "NewItem", "RankedItem", "Recommendation", "Recommender"]
 
 
 class RankedItem(NamedTuple):
@@ -42,20 +42,96 @@ class Recommendation:
     versions: dict[str, int]
 
 
+class FoundItem(NamedTuple):
+    """One item found by a search."""
+
+    item_id: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class NewItem:
+    """The raw content of an item that no training has seen.
+
+    Attributes:
+        title, description: text, HTML entities resolved.
+        categories: "a|b".
+        image: an encoded picture; empty = none.
+        audio: float32 [S], mono at 16 kHz; empty = none.
+        video_frames: encoded pictures of frames, evenly spaced.
+        vectors: float32 [F_m] of the modalities whose vectors a release takes ready-made.
+    """
+
+    title: str = ""
+    description: str = ""
+    categories: str = ""
+    image: bytes = b""
+    audio: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+    video_frames: Sequence[bytes] = ()
+    vectors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedItems:
+    """Answer of `item_encoder`.
+
+    Attributes:
+        embeddings: float32 [B, D], to be compared with the index's.
+        present: bool [B, M].
+        vectors: float32 [B, F_m] of each modality, zeros where absent.
+        version: of the model that answered.
+    """
+
+    embeddings: np.ndarray
+    present: np.ndarray
+    vectors: dict[str, np.ndarray]
+    version: int
+
+
 def _strings(values: Sequence[str]) -> np.ndarray:
     array = np.empty((1, len(values)), object)
     array[0, :] = list(values)
     return array
 
 
+def item_inputs(items: Sequence[NewItem]) -> dict[str, np.ndarray]:
+    """The inputs of `item_encoder` for some new items."""
+
+    def column(values: list) -> np.ndarray:
+        array = np.empty(len(values), object)
+        array[:] = values
+        return array
+
+    audio = np.zeros((len(items), max((len(item.audio) for item in items), default=0)), np.float32)
+    frames = np.full((len(items), max((len(item.video_frames) for item in items), default=0)), b"", object)
+    for place, item in enumerate(items):
+        audio[place, : len(item.audio)] = item.audio
+        # Frames are taken evenly from the whole row, so a shorter video is stretched over it.
+        count = len(item.video_frames)
+        for column_place in range(frames.shape[1] if count else 0):
+            frames[place, column_place] = item.video_frames[column_place * count // frames.shape[1]]
+    inputs = {
+        **{name: column([getattr(item, name) for item in items]) for name in ("title", "description", "categories")},
+        "image_bytes": column([item.image for item in items]),
+        "audio": audio,
+        "audio_length": np.array([len(item.audio) for item in items], np.int32),
+        "video_frames_bytes": frames,
+    }
+    for name in sorted({name for item in items for name in item.vectors}):
+        width = max(len(item.vectors[name]) for item in items if name in item.vectors)
+        rows = [np.asarray(item.vectors.get(name, np.zeros(width)), np.float32) for item in items]
+        inputs[f"{name}_vector"] = np.stack(rows)
+    return inputs
+
+
 class Recommender:
-    """Retrieves candidates, then ranks them, on one model server.
+    """Recommends (retrieves candidates, then ranks them), searches and encodes new items on one model server.
 
     Args:
         target: "host:port" of the gRPC port, or a client to share.
-        label: version label that both models are asked for, so that their releases move together; None = the highest
+        label: version label that all models are asked for, so that their releases move together; None = the highest
             version.
-        deadline: seconds for each of the two calls.
+        deadline: seconds for each call.
     """
 
     def __init__(
@@ -146,3 +222,38 @@ class Recommender:
         return Recommendation(
             user_id, items, seconds, {retrieval_model: retrieval_version, ranking_model: ranking_version}
         )
+
+    def search(
+        self, query: str, k: int = 10, *, exclude_item_ids: Sequence[str] = (), search_model: str = "search"
+    ) -> list[FoundItem]:
+        """The k items that a typed question asks for, best first; none for a question without words.
+
+        Raises:
+            ValueError: k below 1.
+            ServingError: what the server answered; NOT_FOUND where the release has no search.
+        """
+        if k < 1:
+            raise ValueError(f"k: must be at least 1, got {k}")
+        inputs = {
+            "query": np.array([query], object),
+            "exclude_item_ids": _strings(exclude_item_ids),
+            "k": np.array(k, np.int32),
+        }
+        answer = self.client.predict(search_model, inputs, label=self._label, deadline=self._deadline)
+        pairs = zip(answer["item_ids"][0], answer["scores"][0], strict=True)
+        return [FoundItem(item_id.decode(), float(score)) for item_id, score in pairs if item_id]
+
+    def encode_items(self, items: Sequence[NewItem], *, encoder_model: str = "item_encoder") -> EncodedItems:
+        """Embeddings of items by their content alone, seconds after they appear.
+
+        Raises:
+            ValueError: no items.
+            ServingError: what the server answered; NOT_FOUND where the release takes no raw items.
+        """
+        if not items:
+            raise ValueError("items: need at least one, got none")
+        answer, version = self.client.predict_version(
+            encoder_model, item_inputs(items), label=self._label, deadline=self._deadline
+        )
+        vectors = {name.removesuffix("_vector"): answer[name] for name in answer if name.endswith("_vector")}
+        return EncodedItems(answer["embedding"], answer["present"], vectors, version)

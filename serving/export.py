@@ -1,4 +1,4 @@
-"""Putting a release together: both retrieval models, the ranking model, warm-up records, configs, manifest."""
+"""Putting a release together: the models of ids, the models of raw content, warm-up records, configs, manifest."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from serving.export_item_encoder import ItemEncoderModule
 from serving.export_ranking import RankingModule
 from serving.export_retrieval import RetrievalModule
+from serving.export_search import SearchModule
 from serving.index import CandidateIndex
 from serving.models_config import ModelEntry, write_models_config, write_monitoring_config
+from serving.raw_requests import item_encoder_requests, search_requests
 from serving.release import Release, publish, verify_release
 from serving.request_history import ServingTables
 from serving.warmup import write_warmup
 
 RETRIEVAL, RETRIEVAL_SCANN, RANKING = "retrieval", "retrieval_scann", "ranking"
+ITEM_ENCODER, SEARCH = "item_encoder", "search"
 WARM_UP_SIZES = (1, 8)
 """Batch sizes that the records warm; a graph has no static shapes, so others run at the same speed."""
 
@@ -31,6 +35,8 @@ def export_release(
     index: CandidateIndex,
     approximate_index: CandidateIndex | None,
     ranker: Any,
+    item_encoder: ItemEncoderModule | None = None,
+    search: SearchModule | None = None,
     k: int = 100,
     counts: Mapping[str, int] | None = None,
     details: Mapping[str, Any] | None = None,
@@ -38,8 +44,8 @@ def export_release(
 ) -> Release:
     """Writes `<releases>/<version>/`, whole or not at all. The same inputs give the same files and fingerprint.
 
-    `models.config` names the models that the stock TF Serving image can load; `models_scann.config` adds
-    `retrieval_scann` for a server that has ScaNN's operations.
+    `models.config` names the models that the stock TF Serving image can load, whose operations are TensorFlow's own and
+    tensorflow-text's; `models_scann.config` adds `retrieval_scann` for a server that has ScaNN's operations.
 
     Args:
         releases: the folder of releases. version: a number not yet published.
@@ -47,6 +53,7 @@ def export_release(
         user_tower, index, approximate_index: see `RetrievalModule`; without the approximate index, `retrieval_scann`
             is left out.
         ranker: see `RankingModule`.
+        item_encoder, search: the models of raw content; left out where None.
         k: candidates a warm-up request asks for and ranks.
         counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
             equal.
@@ -56,24 +63,31 @@ def export_release(
         ReleaseError: the version exists already. ValueError: tables, tower and index do not belong together.
     """
     say = say or (lambda line: None)
-    chosen = {RETRIEVAL: index, **({RETRIEVAL_SCANN: approximate_index} if approximate_index is not None else {})}
     facts = {"users": len(tables.profile) - 1, "items": index.item_rows - 1, **(counts or {})}
+    retrieval, ranking = retrieval_requests(tables, k), ranking_requests(tables, k)
+    # A model is made when its turn comes: their weights never stand in memory together.
+    models: dict[str, tuple[Callable[[], Any], list[dict[str, np.ndarray]]]] = {
+        RETRIEVAL: (lambda: RetrievalModule(tables, user_tower, index), retrieval)
+    }
+    if approximate_index is not None:
+        models[RETRIEVAL_SCANN] = (lambda: RetrievalModule(tables, user_tower, approximate_index), retrieval)
+    models[RANKING] = (lambda: RankingModule(tables, ranker), ranking)
+    if item_encoder is not None:
+        widths = {name: item_encoder.widths[name] for name in item_encoder.vector_inputs}
+        models[ITEM_ENCODER] = (lambda: item_encoder, item_encoder_requests(WARM_UP_SIZES, widths))
+    if search is not None:
+        models[SEARCH] = (lambda: search, search_requests(WARM_UP_SIZES, k))
     with publish(Path(releases), version, counts=facts, details=dict(details or {})) as staging:
-        for name, one in chosen.items():
+        for name, (make, requests) in models.items():
             start = time.perf_counter()
             folder = staging / name / str(version)
-            RetrievalModule(tables, user_tower, one).save(folder)
-            write_warmup(folder, name, retrieval_requests(tables, k))
-            say(f"{name}: {one.kind} index, {time.perf_counter() - start:.1f} s")
-        start = time.perf_counter()
-        folder = staging / RANKING / str(version)
-        RankingModule(tables, ranker).save(folder)
-        write_warmup(folder, RANKING, ranking_requests(tables, k))
-        say(f"{RANKING}: {time.perf_counter() - start:.1f} s")
-        entries = {
-            name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in (*chosen, RANKING)
-        }
-        write_models_config(staging / "models.config", [entries[RETRIEVAL], entries[RANKING]])
+            make().save(folder)
+            write_warmup(folder, name, requests)
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            say(f"{name}: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
+        entries = {name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in models}
+        stock = [entry for name, entry in entries.items() if name != RETRIEVAL_SCANN]
+        write_models_config(staging / "models.config", stock)
         if RETRIEVAL_SCANN in entries:
             write_models_config(staging / "models_scann.config", list(entries.values()))
         write_monitoring_config(staging / "monitoring.config")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import shutil
@@ -11,17 +12,21 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf import text_format
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 
 NUMBERED = re.compile(
-    r"(__(?:inference|forward|backward)_[\w.<>/-]*?_|PartitionedCall-|\bcond_(?:true|false)_|\bwhile_(?:cond|body)_)(\d+)(?![\w.])"
+    r"(__(?:inference|forward|backward)_[\w.<>/-]*?_|PartitionedCall-|"
+    r"\b\w*(?:cond(?:_\d+)?|Guard)_(?:true|false)_|\b\w*while(?:_\d+)?_(?:cond|body)_|\b\w*_branch\d+_)(\d+)"
+    r"(?=___|(?![\w.]))"
 )
 """Names that TensorFlow numbers by a counter of the process."""
 
-CAPTURED = re.compile(r'(key: "_user_specified_name"\s+value \{\s+s: ")\d+"')
-"""Captured variables are called by the same counter."""
+CAPTURED = "_user_specified_name"
+"""The attribute that calls captured variables by the same counter."""
+
+LONGEST_NAME = 1024
+"""Bytes above which a value is content, such as a tokenizer's model, and holds no such name."""
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -53,12 +58,22 @@ def write_saved_model(module: tf.Module, folder: str | Path, signatures: Mapping
 
 
 def _normalise(folder: Path) -> None:
-    file = folder / "saved_model.pb"
-    text = text_format.MessageToString(_read(folder))
-    ranks = {number: rank for rank, number in enumerate(sorted({int(found[2]) for found in NUMBERED.finditer(text)}))}
-    text = NUMBERED.sub(lambda found: f"{found[1]}{ranks[int(found[2])]}", text)
-    text = CAPTURED.sub(r'\1captured"', text)
-    saved = text_format.Parse(text, saved_model_pb2.SavedModel())
+    file, saved = folder / "saved_model.pb", _read(folder)
+    numbers: set[int] = set()
+
+    @functools.cache
+    def collect(name: str) -> str:
+        numbers.update(int(found[2]) for found in NUMBERED.finditer(name))
+        return name
+
+    _rename(saved, collect)
+    ranks = {number: rank for rank, number in enumerate(sorted(numbers))}
+
+    @functools.cache
+    def renumber(name: str) -> str:
+        return NUMBERED.sub(lambda found: f"{found[1]}{ranks[int(found[2])]}", name)
+
+    _rename(saved, renumber)
     for meta_graph in saved.meta_graphs:
         meta_graph.graph_def.library.function.sort(key=lambda function: function.signature.name)
     data = saved.SerializeToString(deterministic=True)
@@ -66,6 +81,48 @@ def _normalise(folder: Path) -> None:
     stamp = fingerprint_pb2.FingerprintDef.FromString(fingerprinting.CreateFingerprintDef(str(folder)))
     stamp.uuid = str(int(hashlib.sha256(data).hexdigest()[:16], 16))
     (folder / "fingerprint.pb").write_bytes(stamp.SerializeToString(deterministic=True))
+
+
+def _rename(message: Any, rename: Callable[[str], str]) -> None:
+    """Passes every string of a message through a function, short values of bytes and map keys too."""
+    for field, value in message.ListFields():
+        repeated = field.is_repeated
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            _rename_map(field.message_type.fields_by_name["value"], value, rename)
+        elif field.message_type is not None:
+            for one in value if repeated else [value]:
+                _rename(one, rename)
+        elif field.type in (field.TYPE_STRING, field.TYPE_BYTES):
+            for place, one in enumerate(value) if repeated else [(None, value)]:
+                new = _renamed(one, rename)
+                if new == one:
+                    continue
+                if repeated:
+                    value[place] = new
+                else:
+                    setattr(message, field.name, new)
+
+
+def _rename_map(held: Any, entries: Any, rename: Callable[[str], str]) -> None:
+    for key in list(entries):
+        if held.message_type is None:
+            if isinstance(key, str):
+                value = entries.pop(key)
+                entries[rename(key)] = rename(value) if isinstance(value, str) else value
+            continue
+        _rename(entries[key], rename)
+        if key == CAPTURED and entries[key].s.isdigit():
+            entries[key].s = b"captured"
+        elif isinstance(key, str) and rename(key) != key:
+            entries[rename(key)].CopyFrom(entries[key])
+            del entries[key]
+
+
+def _renamed(value: str | bytes, rename: Callable[[str], str]) -> str | bytes:
+    if len(value) > LONGEST_NAME:
+        return value
+    # Latin-1 keeps every byte.
+    return rename(value) if isinstance(value, str) else rename(value.decode("latin-1")).encode("latin-1")
 
 
 def _read(folder: Path) -> saved_model_pb2.SavedModel:

@@ -23,6 +23,8 @@ from tests.serving.independent import run_capi
 
 SETTINGS = [
     "encoders.text=signal:",
+    "encoders.image=signal:",
+    "encoders.audio=signal:",
     "retrieval.epochs=3",
     "retrieval.width=16",
     "retrieval.history_length=10",

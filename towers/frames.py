@@ -6,12 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from towers.fusion import principal_whitening
+
 
 @keras.saving.register_keras_serializable("triptych")
 class FrameProjection(keras.layers.Layer):
     """Project every frame and add them up by how much each one says; stands where `ModalityProjection` does.
 
-    Formula: with `h_t = ((x_t - mean) * scale) W + b` for the frames t = 1..T of an item,
+    Formula: with `h_t = ((x_t - mean) P) W + b` for the frames t = 1..T of an item (P as in `ModalityProjection`),
     `a = softmax_t(v . tanh(h_t U))` and `y = sum_t a_t h_t` where `present`, the learned absent token elsewhere.
     Attention pooling after Ilse et al., *Attention-based Deep Multiple Instance Learning*, ICML 2018. With v = 0 at the
     start it is the mean of the frames. The order of frames does not matter.
@@ -19,6 +21,7 @@ class FrameProjection(keras.layers.Layer):
     Args:
         width: D.
         frames: T.
+        rank: R at most; 0 = as many components as a frame has numbers.
 
     Shapes: features [B, T * F] (frames side by side), present [B] bool -> tokens [B, D].
 
@@ -26,9 +29,9 @@ class FrameProjection(keras.layers.Layer):
         ValueError: a width of features that T does not divide.
     """
 
-    def __init__(self, width: int, frames: int, **kwargs):
+    def __init__(self, width: int, frames: int, rank: int = 0, **kwargs):
         super().__init__(**kwargs)
-        self.width, self.frames = width, frames
+        self.width, self.frames, self.rank = width, frames, rank
         self.dense = keras.layers.Dense(width, name="dense")
         self.hidden = keras.layers.Dense(width, activation="tanh", name="hidden")
         self.attention = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="attention")
@@ -38,26 +41,28 @@ class FrameProjection(keras.layers.Layer):
             raise ValueError(f"features: the width must be a multiple of {self.frames} frames, received {features_shape}")
         frame_width = features_shape[-1] // self.frames
         self.mean = self.add_weight(shape=(frame_width,), initializer="zeros", trainable=False, name="mean")
-        self.scale = self.add_weight(shape=(frame_width,), initializer="ones", trainable=False, name="scale")
+        kept = min(self.rank or frame_width, frame_width)
+        self.whitening = self.add_weight(
+            shape=(frame_width, kept), initializer="identity", trainable=False, name="whitening"
+        )
         self.absent = self.add_weight(
             shape=(self.width,), initializer=keras.initializers.RandomNormal(0.0, 0.05), name="absent"
         )
-        self.dense.build((None, self.frames, frame_width))
+        self.dense.build((None, self.frames, kept))
         self.hidden.build((None, self.frames, self.width))
         self.attention.build((None, self.frames, self.width))
 
-    def adapt(self, mean, scale) -> None:
-        """Set the standardisation from the moments of the flattened table: one mean and scale for all frames.
-
-        `feature_moments` divides by the root of the width it sees, T * F; the root of T gives a frame its own.
-        """
-        self.mean.assign(np.reshape(mean, (self.frames, -1)).mean(axis=0))
-        self.scale.assign(np.reshape(scale, (self.frames, -1)).mean(axis=0) * np.sqrt(self.frames))
+    def adapt(self, table, present) -> None:
+        """Fix mean and whitening by all frames of the present items: table [N, T * F], present [N]."""
+        rows = np.asarray(table)[np.asarray(present)].reshape(-1, self.mean.shape[0])
+        mean, whitening = principal_whitening(rows, self.whitening.shape[1])
+        self.mean.assign(mean)
+        self.whitening.assign(whitening)
 
     def weigh(self, features):
         """Projected frames [B, T, D] and their weights [B, T], which add up to 1."""
         frames = ops.reshape(ops.cast(features, self.compute_dtype), (-1, self.frames, self.mean.shape[0]))
-        projected = self.dense((frames - self.mean) * self.scale)
+        projected = self.dense(ops.matmul(frames - self.mean, self.whitening))
         return projected, ops.softmax(self.attention(self.hidden(projected))[..., 0], axis=-1)
 
     def call(self, features, present):
@@ -69,4 +74,4 @@ class FrameProjection(keras.layers.Layer):
         return (features_shape[0], self.width)
 
     def get_config(self):
-        return {**super().get_config(), "width": self.width, "frames": self.frames}
+        return {**super().get_config(), "width": self.width, "frames": self.frames, "rank": self.rank}

@@ -7,75 +7,92 @@ a learned absent token, so that "no cover" is information rather than a vector o
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import ops
 
 
 @keras.saving.register_keras_serializable("triptych")
 class ModalityProjection(keras.layers.Layer):
-    """Standardise one modality's features and project them to the embedding width.
+    """Whiten one modality's features to their leading components and project these to the embedding width.
 
-    Formula: `y = ((x - mean) * scale) W + b` where `present`, and the learned absent token elsewhere. `mean` [F_m] and
-    `scale` [F_m] are fixed by `adapt` from the training table and travel with the weights.
+    Formula: `y = ((x - mean) P) W + b` where `present`, and the learned absent token elsewhere. `mean` [F_m] and `P`
+    [F_m, R] are fixed by `adapt` from the training table and travel with the weights; see `principal_whitening`.
 
     Args:
         width: D.
+        rank: R at most; the tower sees no more components than that. 0 = as many as there are.
 
     Shapes: features [B, F_m], present [B] bool -> tokens [B, D].
     """
 
-    def __init__(self, width: int, **kwargs):
+    def __init__(self, width: int, rank: int = 0, **kwargs):
         super().__init__(**kwargs)
-        self.width = width
+        self.width, self.rank = width, rank
         self.dense = keras.layers.Dense(width, name="dense")
 
     def build(self, features_shape, present_shape=None):
         feature_width = features_shape[-1]
+        kept = min(self.rank or feature_width, feature_width)
         self.mean = self.add_weight(shape=(feature_width,), initializer="zeros", trainable=False, name="mean")
-        self.scale = self.add_weight(shape=(feature_width,), initializer="ones", trainable=False, name="scale")
+        self.whitening = self.add_weight(
+            shape=(feature_width, kept), initializer="identity", trainable=False, name="whitening"
+        )
         self.absent = self.add_weight(
             shape=(self.width,), initializer=keras.initializers.RandomNormal(0.0, 0.05), name="absent"
         )
-        self.dense.build((None, feature_width))
+        self.dense.build((None, kept))
 
-    def adapt(self, mean, scale) -> None:
-        """Set the standardisation; see `feature_moments` for where the numbers come from."""
+    def adapt(self, table, present) -> None:
+        """Fix mean and whitening by a table [N, F_m] and which of its rows are present [N]."""
+        mean, whitening = principal_whitening(np.asarray(table)[np.asarray(present)], self.whitening.shape[1])
         self.mean.assign(mean)
-        self.scale.assign(scale)
+        self.whitening.assign(whitening)
 
     def call(self, features, present):
-        tokens = self.dense((ops.cast(features, self.compute_dtype) - self.mean) * self.scale)
+        centred = ops.cast(features, self.compute_dtype) - self.mean
+        tokens = self.dense(ops.matmul(centred, self.whitening))
         return ops.where(present[:, None], tokens, ops.convert_to_tensor(self.absent))
 
     def compute_output_shape(self, features_shape, present_shape=None):
         return (features_shape[0], self.width)
 
     def get_config(self):
-        return {**super().get_config(), "width": self.width}
+        return {**super().get_config(), "width": self.width, "rank": self.rank}
 
 
-def feature_moments(table, present):
-    """Mean and scale that give a modality unit *total* variance over its present rows.
+def principal_whitening(rows, rank: int, *, sample: int = 50_000, seed: int = 0):
+    """Mean and projection to the leading principal components, each with the same variance, 1 in all together.
 
-    Formula: `mean_f`, `scale_f = 1 / sqrt(var_f + eps) / sqrt(F_m)` with eps a hundredth of the mean variance, so that
-    a
-    constant column is not blown up, and a wide modality does not shout down a narrow one.
+    Formula: with `cov(x) = V diag(v) V'`, largest first, `P = V_R diag(1 / sqrt(R (v_r + eps)))`, eps a thousandth of
+    the mean variance kept, so that components without content are not blown up. Raw vectors of a pretrained encoder
+    share large common directions and have far more columns than a catalogue has items to learn from; in the whitened
+    leading components a linear projection generalises to items that it has not seen.
 
-    Shapes: table [N, F_m], present [N] bool -> mean [F_m], scale [F_m] (float32 NumPy).
+    Args:
+        rows: [N, F], the present ones only. rank: R, at most F. sample: rows looked at; seed: of the sample.
+
+    Returns: mean [F], projection [F, R], float32 NumPy; components that the rows do not have are zeros.
 
     Example:
-        >>> import numpy as np
-        >>> mean, scale = feature_moments(np.array([[0., 2.], [2., 2.], [9., 9.]]), np.array([True, True, False]))
-        >>> mean.tolist()
-        [1.0, 2.0]
+        >>> mean, projection = principal_whitening(np.array([[0.0, 2.0], [2.0, 2.0]]), 1)
+        >>> mean.tolist(), np.abs(projection).round(2).tolist()
+        ([1.0, 2.0], [[1.0], [0.0]])
     """
-    import numpy as np
-
-    rows = np.asarray(table)[np.asarray(present)].astype(np.float32)
+    width = rows.shape[1]
+    if len(rows) > sample:
+        rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False))]
     if not len(rows):
-        return np.zeros(table.shape[1], np.float32), np.ones(table.shape[1], np.float32)
-    variance = rows.var(axis=0)
-    floor = 0.01 * float(variance.mean()) + 1e-12
-    return rows.mean(axis=0), (1.0 / np.sqrt(variance + floor) / np.sqrt(table.shape[1])).astype(np.float32)
+        return np.zeros(width, np.float32), np.eye(width, rank, dtype=np.float32)
+    values = np.asarray(rows, np.float64)
+    mean = values.mean(axis=0)
+    values -= mean
+    variances, directions = np.linalg.eigh(values.T @ values / len(values))
+    variances, directions = np.maximum(variances[::-1][:rank], 0.0), directions[:, ::-1][:, :rank]
+    # The sign of a direction is arbitrary; fixed, it is the same on every machine.
+    directions = directions * np.where(directions[np.abs(directions).argmax(axis=0), np.arange(rank)] < 0, -1.0, 1.0)
+    floor = 1e-3 * variances.mean()
+    scale = np.where(variances > 1e-9 * variances[0], 1.0 / np.sqrt(rank * (variances + floor + 1e-30)), 0.0)
+    return mean.astype(np.float32), (directions * scale).astype(np.float32)
 
 
 @keras.saving.register_keras_serializable("triptych")

@@ -44,9 +44,9 @@ class ItemTower(keras.layers.Layer):
         )
         self.known = self.add_weight(shape=(schema.item_rows,), initializer="zeros", trainable=False, name="known")
         self.projections = {
-            name: FrameProjection(width, schema.frames[name], name=f"project_{name}")
+            name: FrameProjection(width, schema.frames[name], config.content_rank, name=f"project_{name}")
             if name in schema.frames
-            else ModalityProjection(width, name=f"project_{name}")
+            else ModalityProjection(width, config.content_rank, name=f"project_{name}")
             for name in self.modalities
         }
         rates = [config.id_dropout] + [config.modality_dropout] * len(self.modalities)

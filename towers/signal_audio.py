@@ -49,7 +49,7 @@ class SignalAudioEncoder:
         self._mel = tf.constant(mel)
         self._pitch = tf.constant(_pitch_classes())
         self._frequency = tf.constant(np.linspace(0, 1, FRAME // 2 + 1, dtype=np.float32))
-        self._function = tf.function(self._statistics, input_signature=[tf.TensorSpec([None, self.size], tf.float32)])
+        self._function = tf.function(self.statistics, input_signature=[tf.TensorSpec([None, self.size], tf.float32)])
 
     @classmethod
     def card(cls, seconds: float = 5.0) -> EncoderCard:
@@ -64,7 +64,7 @@ class SignalAudioEncoder:
             raise ValueError(f"batch: must be [B, {self.size}] samples, received {clips.shape}")
         return self._function(clips).numpy()
 
-    def _statistics(self, clips: Any) -> Any:
+    def statistics(self, clips: Any) -> Any:
         tf = self._tf
         power = tf.abs(tf.signal.stft(clips, FRAME, HOP)) ** 2 / FRAME  # [B, T, F]
         log_mel = tf.math.log(tf.matmul(power, self._mel) + TINY) / np.log(10.0)  # [B, T, mel]

@@ -46,9 +46,9 @@ class SignalImageEncoder:
             raise ValueError(f"size: must be a multiple of 4 of at least 16, received {size}")
         card = self.card(size)
         self.size, self.width, self.fingerprint = card.size, card.width, card.fingerprint
-        self._linear = _srgb_to_linear(np.arange(256) / 255.0).astype(np.float32)
-        self._sectors = _polar_sectors(size)
-        self._window = np.outer(np.hanning(size), np.hanning(size)).astype(np.float32)
+        self.linear = _srgb_to_linear(np.arange(256) / 255.0).astype(np.float32)
+        self.sectors = _polar_sectors(size)
+        self.window = np.outer(np.hanning(size), np.hanning(size)).astype(np.float32)
 
     @classmethod
     def card(cls, size: int = 96) -> EncoderCard:
@@ -62,7 +62,7 @@ class SignalImageEncoder:
         expected = (self.size, self.size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             raise ValueError(f"batch: must be uint8 [B, {expected}], received {images.dtype} {images.shape}")
-        lab = _lab(self._linear[images])
+        lab = _lab(self.linear[images])
         parts = [
             *_colour_histograms(images.astype(np.float32) / 255.0),
             _moments(lab),
@@ -75,9 +75,9 @@ class SignalImageEncoder:
 
     def _spectrum(self, light: np.ndarray) -> np.ndarray:
         """Log power shares [B, BANDS * SECTORS] of the windowed, centred lightness [B, H, W]."""
-        centred = (light - light.mean(axis=(1, 2), keepdims=True)) * self._window
+        centred = (light - light.mean(axis=(1, 2), keepdims=True)) * self.window
         power = np.abs(np.fft.rfft2(centred)).astype(np.float32) ** 2
-        pooled = power.reshape(len(light), -1) @ self._sectors
+        pooled = power.reshape(len(light), -1) @ self.sectors
         shares = pooled / (pooled.sum(axis=1, keepdims=True) + 1e-6)
         return 0.2 * np.log(shares + 1e-4) + 0.7
 

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from towers.fusion import feature_moments
 from towers.losses import in_batch_softmax_loss
 from towers.two_tower import TwoTower
 
@@ -47,7 +46,7 @@ class RetrievalTask(keras.Model):
         }
         two_tower.item_tower.known.assign((counts > 0).astype(np.float32))
         for column, name in enumerate(self.modalities):
-            two_tower.item_tower.projections[name].adapt(*feature_moments(features[name], present[:, column]))
+            two_tower.item_tower.projections[name].adapt(features[name], present[:, column])
         self.built = True
 
     def _table(self, values, dtype: str, name: str):

@@ -3,8 +3,9 @@ of ours.
 
     python tests/serving/capi.py MODEL_FOLDER INPUTS.npz OUTPUTS.npz [SIGNATURE]
 
-INPUTS.npz holds one array an input alias; strings are NumPy text arrays. OUTPUTS.npz gets one array an output alias,
-strings as text. Several requests in one process: give the aliases a prefix of their number, "0/x", "1/x".
+INPUTS.npz holds one array an input alias; strings are NumPy text arrays, bytes that are no UTF-8 as lone surrogates.
+OUTPUTS.npz gets one array an output alias, strings as text. Several requests in one process: give the aliases a prefix
+of their number, "0/x", "1/x".
 """
 
 from __future__ import annotations
@@ -110,8 +111,11 @@ class Runner:
         self.library.TF_Dim.restype = ctypes.c_int64
         self.status = ctypes.c_void_p(self.library.TF_NewStatus())
         file = Path(folder) / "saved_model.pb"
-        if file.is_file() and b"Scann>" in file.read_bytes():
-            operations = package_folder("scann") / "scann_ops" / "cc" / "_scann_ops.so"
+        graph = file.read_bytes() if file.is_file() else b""
+        libraries = [package_folder("scann") / "scann_ops" / "cc" / "_scann_ops.so"] if b"Scann>" in graph else []
+        if b"NormalizeUTF8" in graph:  # every graph that takes raw text cleans it so
+            libraries += sorted((package_folder("tensorflow_text") / "python" / "ops").glob("*.so"))
+        for operations in libraries:
             self.library.TF_LoadLibrary(str(operations).encode(), self.status)
             self.check("TF_LoadLibrary")
         self.graph = ctypes.c_void_p(self.library.TF_NewGraph())
@@ -151,7 +155,7 @@ class Runner:
         data = self.library.TF_TensorData(tensor)
         if dtype == STRING:
             for place, text in enumerate(array.ravel()):
-                value = str(text).encode()
+                value = str(text).encode("utf-8", "surrogateescape")
                 string = ctypes.c_void_p(data + place * STRING_BYTES)
                 self.library.TF_StringInit(string)
                 self.library.TF_StringCopy(string, value, ctypes.c_size_t(len(value)))

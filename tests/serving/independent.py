@@ -48,5 +48,8 @@ def _text(value: np.ndarray) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "OS":
         return array
-    texts = [entry.decode() if isinstance(entry, bytes) else str(entry) for entry in array.ravel()]
+    # Encoded pictures are no UTF-8; what does not decode comes back as it was (but for zeros at a string's end).
+    texts = [
+        entry.decode("utf-8", "surrogateescape") if isinstance(entry, bytes) else str(entry) for entry in array.ravel()
+    ]
     return np.array(texts, "U").reshape(array.shape)

@@ -7,7 +7,6 @@ import pytest
 from data.schema import Schema
 from towers.config import TowerConfig
 from towers.frames import FrameProjection
-from towers.fusion import feature_moments
 from towers.item import ItemTower
 
 
@@ -32,7 +31,7 @@ def test_pooling_equals_the_loop():
             continue
         projected, logits = [], []
         for frame in features[row].reshape(3, 4):
-            hidden = ((frame - values["mean"]) * values["scale"]) @ values["dense/kernel"] + values["dense/bias"]
+            hidden = (frame - values["mean"]) @ values["whitening"] @ values["dense/kernel"] + values["dense/bias"]
             projected.append(hidden)
             told = np.tanh(hidden @ values["hidden/kernel"] + values["hidden/bias"])
             logits.append(float(told @ values["attention/kernel"][:, 0]))
@@ -51,13 +50,13 @@ def test_untrained_is_the_mean_and_order_does_not_matter():
     np.testing.assert_allclose(forwards, backwards, rtol=1e-4, atol=1e-6)
 
 
-def test_standardisation_gives_a_frame_unit_total_variance():
-    table = np.random.default_rng(3).normal(2.0, 3.0, (4000, 12))
-    layer = FrameProjection(5, 3)
+def test_whitening_is_of_single_frames():
+    table = np.random.default_rng(3).normal(2.0, 3.0, (4000, 12)) * np.tile([5.0, 1.0, 1.0, 1.0], 3)
+    layer = FrameProjection(5, 3, rank=2)
     layer.build((None, 12))
-    layer.adapt(*feature_moments(table, np.ones(4000, bool)))
-    standard = (table.reshape(-1, 4) - np.asarray(layer.mean)) * np.asarray(layer.scale)
-    assert abs(standard.var(axis=0).sum() - 1) < 0.05 and np.abs(standard.mean(axis=0)).max() < 0.05
+    layer.adapt(table, np.ones(4000, bool))
+    frames = (table.reshape(-1, 4) - np.asarray(layer.mean)) @ np.asarray(layer.whitening)
+    np.testing.assert_allclose(np.cov(frames, rowvar=False), np.eye(2) / 2, atol=0.01)
 
 
 def test_attention_learns_which_frame_tells():

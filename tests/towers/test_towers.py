@@ -9,7 +9,7 @@ from data.batches import RetrievalBatches
 from data.histories import Histories
 from data.schema import Schema
 from towers.config import TowerConfig
-from towers.fusion import GatedFusion, ModalityDropout, feature_moments, unit_length
+from towers.fusion import GatedFusion, ModalityDropout, ModalityProjection, principal_whitening, unit_length
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower, load_two_tower
 
@@ -138,12 +138,27 @@ def test_modality_dropout_keeps_one_and_is_off_outside_training():
         ModalityDropout((1.0,))
 
 
-def test_moments_ignore_absent_rows_and_give_unit_total_variance():
+def test_whitening_ignores_absent_rows_and_gives_equal_components():
     rng = np.random.default_rng(0)
-    table, present = rng.normal(3, 5, size=(500, 7)), np.ones(500, bool)
+    table, present = rng.normal(3, 5, size=(500, 7)) * np.array([9, 5, 1, 1, 1, 1, 0]), np.ones(500, bool)
     table[:50], present[:50] = 1e6, False
-    mean, scale = feature_moments(table, present)
-    assert ((table[present] - mean) * scale).var(axis=0).sum() == pytest.approx(1.0, rel=0.02)
+    mean, projection = principal_whitening(table[present], 3)
+    whitened = (table[present] - mean) @ projection
+    np.testing.assert_allclose(np.cov(whitened, rowvar=False), np.eye(3) / 3, atol=0.01)
+    # The first component is the direction of the largest variance, which is the first column's.
+    assert abs(np.corrcoef(whitened[:, 0], table[present][:, 0])[0, 1]) > 0.95
+    layer = ModalityProjection(4, rank=3)
+    layer.build((None, 7))
+    layer.adapt(table, present)
+    np.testing.assert_allclose(np.asarray(layer.whitening), projection, rtol=1e-5)
+    assert layer.dense.kernel.shape == (3, 4)
+
+
+def test_whitening_of_a_constant_or_nothing_is_finite():
+    for rows in (np.ones((5, 3)), np.zeros((0, 3)), np.eye(3)[:1]):
+        mean, projection = principal_whitening(rows, 2)
+        assert np.isfinite(mean).all() and np.isfinite(projection).all() and projection.shape == (3, 2)
+        assert np.abs((rows - mean) @ projection).max(initial=0) < 1e-3
 
 
 def test_unit_length_of_zero_has_finite_gradient():
