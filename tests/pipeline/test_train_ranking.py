@@ -9,7 +9,7 @@ import pytest
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import EVENT_CODES, TEST, TRAIN, VALID, Schema
+from data.schema import EVENT_CODES, MODALITIES, TEST, TRAIN, VALID, Schema
 from pipeline.evaluate_ranking import evaluate_ranking, rank_requests
 from pipeline.examples import make_requests
 from pipeline.ranking_lists import retrieve_fold, search_released
@@ -67,7 +67,7 @@ def store(tmp_path_factory):
     table = np.random.default_rng(1).normal(size=(ITEMS + 1, 6)).astype(np.float16)
     table[0] = 0
     np.save(folder / "image.npy", table)
-    present = np.zeros((ITEMS + 1, 3), bool)
+    present = np.zeros((ITEMS + 1, len(MODALITIES)), bool)
     present[1:, 1] = True
     np.save(folder / "present.npy", present)
     (folder / "widths.json").write_text(json.dumps({"image": 6}))

@@ -125,7 +125,7 @@ def test_a_version_lives_until_its_last_request_is_done(model_store: Path, store
 def test_a_running_graph_survives_the_swap(model_store: Path, store: Path):
     with LocalServer(store / "models.config", poll_seconds=0.02) as server, ModelClient(server.target) as client:
         found: list[tuple[dict[str, np.ndarray], int]] = []
-        inputs = {"x": X, "n": np.array(20_000, np.int32)}
+        inputs = {"x": X, "n": np.array(150_000, np.int32)}
         slow = threading.Thread(
             target=lambda: found.append(client.predict_version(NAME, inputs, signature_name="spin", deadline=60))
         )
