@@ -33,8 +33,9 @@ class DataConfig(Section):
 class RetrievalConfig(Section):
     width: int = pydantic.Field(64, ge=2)
     history_length: int = pydantic.Field(40, ge=1)
-    content_rank: int = pydantic.Field(32, ge=0)
-    """Leading whitened components of each modality's vectors that the item tower sees; 0 = all. More items, more rank."""
+    content_rank: int = pydantic.Field(0, ge=0)
+    """Leading whitened components of each modality's vectors that the item tower sees; 0 = one for every 40 items. A
+    modality that has no more columns than that keeps them as they are."""
     id_dropout: float = pydantic.Field(0.3, ge=0, lt=1)
     modality_dropout: float = pydantic.Field(0.2, ge=0, lt=1)
     user_id: bool = True

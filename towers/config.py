@@ -14,7 +14,7 @@ class TowerConfig:
         width: D, the embedding width.
         history_length: L, the recent items that the user tower attends to.
         item_id, user_id: whether an id embedding is used at all.
-        content_rank: leading components of a modality's vectors that the item tower sees; 0 = all.
+        content_rank: leading components of a modality's vectors that the item tower sees; 0 = one for every 40 items.
         id_dropout: share of training steps in which an item's id is hidden from its tower.
         modality_dropout: the same for each content modality.
         user_id_dropout: share of training steps in which the user is treated as unknown.
@@ -27,7 +27,7 @@ class TowerConfig:
     history_length: int = 20
     item_id: bool = True
     user_id: bool = True
-    content_rank: int = 32
+    content_rank: int = 0
     id_dropout: float = 0.3
     modality_dropout: float = 0.1
     user_id_dropout: float = 0.3

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from towers.fusion import principal_whitening
+from towers.fusion import standardisation
 
 
 @keras.saving.register_keras_serializable("triptych")
@@ -55,7 +55,7 @@ class FrameProjection(keras.layers.Layer):
     def adapt(self, table, present) -> None:
         """Fix mean and whitening by all frames of the present items: table [N, T * F], present [N]."""
         rows = np.asarray(table)[np.asarray(present)].reshape(-1, self.mean.shape[0])
-        mean, whitening = principal_whitening(rows, self.whitening.shape[1])
+        mean, whitening = standardisation(rows, self.whitening.shape[1])
         self.mean.assign(mean)
         self.whitening.assign(whitening)
 

@@ -13,14 +13,14 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("triptych")
 class ModalityProjection(keras.layers.Layer):
-    """Whiten one modality's features to their leading components and project these to the embedding width.
+    """Standardise one modality's features, or their leading components, and project them to the embedding width.
 
     Formula: `y = ((x - mean) P) W + b` where `present`, and the learned absent token elsewhere. `mean` [F_m] and `P`
-    [F_m, R] are fixed by `adapt` from the training table and travel with the weights; see `principal_whitening`.
+    [F_m, R] are fixed by `adapt` from the training table and travel with the weights; see `standardisation`.
 
     Args:
         width: D.
-        rank: R at most; the tower sees no more components than that. 0 = as many as there are.
+        rank: R at most; the tower sees no more components than that. 0, or F_m and more = the columns as they are.
 
     Shapes: features [B, F_m], present [B] bool -> tokens [B, D].
     """
@@ -44,7 +44,7 @@ class ModalityProjection(keras.layers.Layer):
 
     def adapt(self, table, present) -> None:
         """Fix mean and whitening by a table [N, F_m] and which of its rows are present [N]."""
-        mean, whitening = principal_whitening(np.asarray(table)[np.asarray(present)], self.whitening.shape[1])
+        mean, whitening = standardisation(np.asarray(table)[np.asarray(present)], self.whitening.shape[1])
         self.mean.assign(mean)
         self.whitening.assign(whitening)
 
@@ -58,6 +58,31 @@ class ModalityProjection(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "width": self.width, "rank": self.rank}
+
+
+def standardisation(rows, rank: int):
+    """Mean and projection that give rows [N, F] a total variance of 1.
+
+    With `rank` below F, `principal_whitening`. Otherwise the columns stay apart: `P = diag(1 / sqrt(F (var_f + eps)))`,
+    eps a hundredth of the mean variance, so that a constant column is not blown up. Whitening all components would
+    weigh the last, which are noise, like the first.
+
+    Returns: mean [F], projection [F, R], float32 NumPy.
+
+    Example:
+        >>> mean, projection = standardisation(np.array([[0.0, 2.0], [2.0, 2.0]]), 2)
+        >>> mean.tolist(), projection.astype(float).round(2).tolist()
+        ([1.0, 2.0], [[0.71, 0.0], [0.0, 10.0]])
+    """
+    width = rows.shape[1]
+    if rank < width:
+        return principal_whitening(rows, rank)
+    if not len(rows):
+        return np.zeros(width, np.float32), np.eye(width, dtype=np.float32)
+    values = np.asarray(rows, np.float32)
+    variance = values.var(axis=0)
+    scale = 1.0 / np.sqrt(variance + 0.01 * variance.mean() + 1e-12) / np.sqrt(width)
+    return values.mean(axis=0), np.diag(scale).astype(np.float32)
 
 
 def principal_whitening(rows, rank: int, *, sample: int = 50_000, seed: int = 0):

@@ -10,6 +10,10 @@ from towers.config import TowerConfig
 from towers.frames import FrameProjection
 from towers.fusion import GatedFusion, ModalityDropout, ModalityProjection, unit_length
 
+ITEMS_PER_COMPONENT, FEWEST_COMPONENTS = 40, 16
+"""How many components of a modality a catalogue can teach the meaning of. With fewer items a component, the tower learns
+items by heart: on the demo (1,500 items) all 1,280 columns find .46 of validation's never-seen items, 37 components .56."""
+
 
 @keras.saving.register_keras_serializable("triptych")
 class ItemTower(keras.layers.Layer):
@@ -43,10 +47,11 @@ class ItemTower(keras.layers.Layer):
             name="id_absent",
         )
         self.known = self.add_weight(shape=(schema.item_rows,), initializer="zeros", trainable=False, name="known")
+        rank = config.content_rank or max(FEWEST_COMPONENTS, schema.item_rows // ITEMS_PER_COMPONENT)
         self.projections = {
-            name: FrameProjection(width, schema.frames[name], config.content_rank, name=f"project_{name}")
+            name: FrameProjection(width, schema.frames[name], rank, name=f"project_{name}")
             if name in schema.frames
-            else ModalityProjection(width, config.content_rank, name=f"project_{name}")
+            else ModalityProjection(width, rank, name=f"project_{name}")
             for name in self.modalities
         }
         rates = [config.id_dropout] + [config.modality_dropout] * len(self.modalities)
