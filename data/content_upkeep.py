@@ -21,7 +21,7 @@ from data.content_shard import (
     read_shard,
     write_shard,
 )
-from data.durable_file import sync_folder
+from data.durable_file import sync
 
 COMPACT_BYTES = 64 * 2**20
 """Size of the shards that `collect_garbage` writes."""
@@ -219,7 +219,7 @@ def _rewrite(
     for shard in shards:
         if shard.path not in written:
             shard.path.unlink(missing_ok=True)
-    sync_folder(folder)
+    sync(folder)
     return size
 
 

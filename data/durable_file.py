@@ -27,7 +27,7 @@ def write_durably(final: Path, parts: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(writing, final)
-        sync_folder(final.parent)
+        sync(final.parent)
     except OSError as error:
         writing.unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -40,9 +40,9 @@ def write_durably(final: Path, parts: Iterable[bytes]) -> None:
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -24,13 +24,13 @@ from pipeline.config import Config
 from pipeline.examples import positive_histories
 from pipeline.finetune_batches import EncoderInputs, FinetuneBatches
 from pipeline.finetune_loop import run_epochs
-from pipeline.train_retrieval import Progress, train_retrieval
+from pipeline.train_retrieval import Progress, task_tables, train_retrieval
 from towers.encoders import make_encoder, resolve_spec
 from towers.finetune import TrainableEncoder
 from towers.finetune_optimizer import TwoRateAdamW
 from towers.finetune_task import FinetuneTask
 from towers.finetuned_encoder import TunedDescription, save_tuned
-from towers.two_tower import TwoTower, load_two_tower
+from towers.two_tower import load_two_tower
 
 TOWER_EPOCHS = 3
 """Epochs of the towers alone before the encoders join; they cost seconds, since vectors are gathered and not made."""
@@ -89,7 +89,8 @@ def finetune(
         modalities=store.modalities,
         progress=lambda what, done, total: progress("towers", done, total),
     )
-    task = build_task(dataset, store, load_two_tower(towers), encoders)
+    two_tower = load_two_tower(towers)
+    task = FinetuneTask(two_tower, encoders, **task_tables(dataset, store, two_tower))
     batches = FinetuneBatches(
         RetrievalBatches(
             positive_histories(dataset, ("train",)),
@@ -161,21 +162,6 @@ def trainable_encoders(config: Config, store: FeatureStore) -> dict[str, Trainab
             mixed_precision=config.encoders.finetune.mixed_precision,
         )
     return encoders
-
-
-def build_task(
-    dataset: Dataset, store: FeatureStore, two_tower: TwoTower, encoders: dict[str, TrainableEncoder]
-) -> FinetuneTask:
-    """The towers with the store's tables and the encoders that learn."""
-    columns = [MODALITIES.index(name) for name in two_tower.schema.modalities]
-    return FinetuneTask(
-        two_tower,
-        encoders,
-        features={name: np.asarray(store.table(name)) for name in two_tower.schema.modalities},
-        present=np.asarray(store.present)[:, columns],
-        profile=dataset.profile,
-        counts=dataset.counts,
-    )
 
 
 def make_optimizer(

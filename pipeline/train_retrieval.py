@@ -68,16 +68,18 @@ def tower_config(config: RetrievalConfig, modalities: tuple[str, ...]) -> TowerC
 
 def build_task(dataset: Dataset, store: FeatureStore, two_tower: TwoTower) -> RetrievalTask:
     """The towers with the tables of the modalities they read on the device."""
-    schema = two_tower.schema
-    columns = [MODALITIES.index(name) for name in schema.modalities]
-    features = {name: np.asarray(store.table(name)) for name in schema.modalities}
-    return RetrievalTask(
-        two_tower,
-        features=features,
-        present=np.asarray(store.present)[:, columns],
-        profile=dataset.profile,
-        counts=dataset.counts,
-    )
+    return RetrievalTask(two_tower, **task_tables(dataset, store, two_tower))
+
+
+def task_tables(dataset: Dataset, store: FeatureStore, two_tower: TwoTower) -> dict[str, Any]:
+    """What a `RetrievalTask` gathers from: features and present mask of the modalities, profile, counts."""
+    modalities = two_tower.schema.modalities
+    return {
+        "features": {name: np.asarray(store.table(name)) for name in modalities},
+        "present": np.asarray(store.present)[:, [MODALITIES.index(name) for name in modalities]],
+        "profile": dataset.profile,
+        "counts": dataset.counts,
+    }
 
 
 def validation_ndcg(task: RetrievalTask, requests: Requests, profile: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.durable_file import sync
 from serving.models_config import CONTAINER_ROOT, read_models_config
 
 MANIFEST = "manifest.json"
@@ -209,15 +210,6 @@ def latest_release(releases: Path) -> Path:
     return releases / str(numbers[-1])
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 @contextlib.contextmanager
 def publish(
     releases: Path,
@@ -249,17 +241,9 @@ def publish(
         yield staging
         write_manifest(staging, version=version, counts=counts, details=details)
         verify_release(staging)
-        _sync(staging)
+        for path in [*staging.rglob("*"), staging]:
+            sync(path)
         staging.rename(target)
-        _sync_entry(releases)
+        sync(releases)  # makes the rename itself durable
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync_entry(folder: Path) -> None:
-    """Makes a rename in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
