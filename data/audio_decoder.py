@@ -13,7 +13,7 @@ from data.midi_decoder import synthesize_midi
 from data.video_decoder import decode_sound_track
 from data.waveform import check_sound, fit_clip, middle
 
-PREPROCESSING_VERSION = f"audio-1 {midi_decoder.PREPROCESSING_VERSION} {video_decoder.PREPROCESSING_VERSION}"
+PREPROCESSING_VERSION = f"audio-2 {midi_decoder.PREPROCESSING_VERSION} {video_decoder.PREPROCESSING_VERSION}"
 """Enters the key of every stored sound vector; raise its first part when decoded samples change."""
 AUDIO_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "MP3"})
 FIRST_BYTES = (b"fLaC", b"OggS", b"ID3")

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from data.media import HIGHEST_RATE, LOWEST_RATE, MAX_CHANNELS, SAMPLE_RATE, MediaError
+from data.resample import resample
 
 LARGEST_DIVISOR = 2_000
 """Of the resampling ratio: every rate in use is exact, an odd one is off by less than one part in a million."""
@@ -63,10 +64,8 @@ def fit_clip(wave: np.ndarray, rate: int, samples: int) -> np.ndarray:
         raise MediaError(f"broken audio: {bad} samples are NaN or infinite; export it as 16-bit PCM")
     wave = np.clip(wave, -LOUDEST, LOUDEST)
     if rate != SAMPLE_RATE:
-        from scipy.signal import resample_poly  # a second to import: not before it is needed
-
         ratio = Fraction(SAMPLE_RATE, rate).limit_denominator(LARGEST_DIVISOR)
-        wave = resample_poly(wave, ratio.numerator, ratio.denominator)
+        wave = resample(wave, ratio.numerator, ratio.denominator)
     clip = np.zeros(samples, np.float32)
     length = min(samples, len(wave))
     clip[:length] = np.clip(wave[:length], -LOUDEST, LOUDEST)
