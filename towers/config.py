@@ -20,6 +20,17 @@ class TowerConfig:
         user_id_dropout: share of training steps in which the user is treated as unknown.
         dropout: rate inside the user tower's hidden layer.
         temperature: the softmax temperature at the start; it is learned from there.
+        fusion: how an item's modalities become one vector: `gated`, `concat`, `weighted`, `attention`, `bottleneck`.
+        fusion_weights: fixed coefficients of `weighted`, the id first, or one for all; empty = learned.
+        bottleneck_tokens, fusion_layers: of `bottleneck`.
+        domain_adapters: width of a residual adapter for each item domain, where items have one; 0 = none.
+        item_hidden: whether a residual hidden layer follows the fusion.
+        feature_noise, feature_dropout: of content vectors in training, see `FeatureNoise`.
+        history: how a user's recent items become one vector: `mean`, `attention`, `transformer`, or `sum`, which leaves
+            hidden layers out altogether.
+        history_layers, history_block: layers of `transformer`, and how far back its lower ones look.
+        attention_heads: of `transformer` and `bottleneck`; must divide the width.
+        event_dropout: share of training steps in which a history's event kinds and times are hidden.
         seed: of the initial weights and of every dropout.
     """
 
@@ -33,7 +44,24 @@ class TowerConfig:
     user_id_dropout: float = 0.3
     dropout: float = 0.1
     temperature: float = 0.1
+    fusion: str = "gated"
+    fusion_weights: tuple[float, ...] = ()
+    bottleneck_tokens: int = 4
+    fusion_layers: int = 1
+    domain_adapters: int = 0
+    item_hidden: bool = True
+    feature_noise: float = 0.0
+    feature_dropout: float = 0.0
+    history: str = "attention"
+    history_layers: int = 2
+    history_block: int = 64
+    attention_heads: int = 2
+    event_dropout: float = 0.5
     seed: int = 7
+
+    def __post_init__(self) -> None:
+        # JSON knows lists alone.
+        object.__setattr__(self, "fusion_weights", tuple(self.fusion_weights))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)

@@ -31,7 +31,7 @@ def test_pooling_equals_the_loop():
             continue
         projected, logits = [], []
         for frame in features[row].reshape(3, 4):
-            hidden = (frame - values["mean"]) @ values["whitening"] @ values["dense/kernel"] + values["dense/bias"]
+            hidden = (frame - values["mean"]) * values["whitening"] @ values["dense/kernel"] + values["dense/bias"]
             projected.append(hidden)
             told = np.tanh(hidden @ values["hidden/kernel"] + values["hidden/bias"])
             logits.append(float(told @ values["attention/kernel"][:, 0]))

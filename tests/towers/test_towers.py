@@ -9,7 +9,8 @@ from data.batches import RetrievalBatches
 from data.histories import Histories
 from data.schema import Schema
 from towers.config import TowerConfig
-from towers.fusion import GatedFusion, ModalityDropout, ModalityProjection, principal_whitening, unit_length
+from towers.fusion import GatedFusion, ModalityDropout, unit_length
+from towers.projection import ModalityProjection, principal_whitening
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower, load_two_tower
 
