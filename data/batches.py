@@ -55,17 +55,21 @@ class RetrievalBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.histories.items) / self.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Batches of one epoch, in an order that depends on (seed, number) alone."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from step `start` on, in an order that depends on (seed, number) alone.
+
+        Those before `start` are skipped without being made, so training goes on at once where it was interrupted.
+        """
         rng = np.random.default_rng([self.seed, number])
         histories = self.histories if self.ordered else self.histories.shuffled(rng)
         order = rng.permutation(len(histories.items))
-        for start in range(0, len(order), self.batch_size):
-            yield self._batch(histories, order[start : start + self.batch_size])
+        for first in range(start * self.batch_size, len(order), self.batch_size):
+            yield self._batch(histories, order[first : first + self.batch_size])
 
     def _batch(self, histories: Histories, positions: np.ndarray) -> Batch:
-        window = histories.before if self.ordered else histories.others
-        history = window(positions, self.history_length)
+        choose = histories.places_before if self.ordered else histories.places_of_others
+        places = choose(positions, self.history_length)
+        history = histories.items_at(places)
         short = self.batch_size - len(positions)
         target = np.pad(histories.items[positions], (0, short))
         history = np.pad(history, ((0, short), (0, 0)))
@@ -76,7 +80,16 @@ class RetrievalBatches:
             "target": target_index,
             "history": history_index,
             "weight": np.pad(np.ones(len(positions), np.float32), (0, short)),
+            **self._events(histories, positions, places),
         }
+
+    def _events(self, histories: Histories, positions: np.ndarray, places: np.ndarray) -> Batch:
+        """Kinds and time gaps of the history's events, as long as the history; nothing where kinds are not kept."""
+        if histories.kinds is None:
+            return {}
+        events = histories.events_at(places, histories.timestamps[positions] if self.ordered else None)
+        short = self.batch_size - len(positions)
+        return {name: np.pad(values, ((0, short), (0, 0))) for name, values in events.items()}
 
     def _compact(self, target: np.ndarray, history: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self.capacity == self.item_rows:  # the whole catalogue is no larger than a batch: rows are their own index

@@ -5,72 +5,111 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-STATE, VARIABLES = "state.json", "variables.npz"
+from data.durable_file import sync
+
+STATE, VARIABLES, EXTRA = "state.json", "variables.npz", "extra.npz"
 
 
 class Checkpoint:
-    """One folder that always holds the last finished epoch, even if the process is killed while it writes the next.
+    """One folder that always holds the last state saved, even if the process is killed while it writes the next.
 
     Args:
         folder: created when missing; belongs to this checkpoint alone.
-        variables: what to keep, in a fixed order (trained weights, optimizer slots, a copy of the best weights).
+        variables: what to keep, in a fixed order (see `training_variables`).
     """
 
-    def __init__(self, folder: Path, variables: list[keras.Variable]):
-        self.folder, self.variables = folder, variables
+    def __init__(self, folder: Path, variables: Sequence[keras.Variable]):
+        self.folder, self.variables = folder, list(variables)
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: dict[str, Any], extra: dict[str, np.ndarray] | None = None) -> None:
-        """Write variables and `state` (JSON) beside the last checkpoint, then swap a pointer to it."""
-        name = f"epoch-{state['epoch']:05d}"
-        writing, final = self.folder / f".{name}", self.folder / name
+        """Write variables and `state` (JSON) beside the last checkpoint, then put it in its place.
+
+        Args:
+            state: where the loop stands.
+            extra: further arrays (the best weights so far); None keeps those of the last checkpoint, without writing
+                them again.
+        """
+        last = self._last()
+        number = int(last.name.removeprefix("save-")) + 1 if last else 0
+        writing, final = self.folder / f".save-{number:08d}", self.folder / f"save-{number:08d}"
         shutil.rmtree(writing, ignore_errors=True)
-        shutil.rmtree(final, ignore_errors=True)
         writing.mkdir()
         arrays = {
             f"v{number}": keras.ops.convert_to_numpy(variable.value) for number, variable in enumerate(self.variables)
         }
-        arrays |= {f"extra_{key}": value for key, value in (extra or {}).items()}
         np.savez(writing / VARIABLES, allow_pickle=False, **arrays)
+        if extra is not None:
+            np.savez(writing / EXTRA, allow_pickle=False, **extra)
+        elif last and (last / EXTRA).is_file():
+            os.link(last / EXTRA, writing / EXTRA)
         (writing / STATE).write_text(json.dumps(state))
+        for path in writing.iterdir():
+            sync(path)
         os.rename(writing, final)
-        for old in self.folder.glob("epoch-*"):
+        sync(self.folder)
+        for old in self.folder.glob("save-*"):
             if old != final:
                 shutil.rmtree(old)
 
     def restore(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """Load the last finished epoch into the variables; None when there is none.
+        """Load the last state saved into the variables; returns `state` and `extra`, or None when there is none.
 
         Errors: ValueError when the checkpoint belongs to a model of another shape.
         """
-        finished = sorted(self.folder.glob("epoch-*"))
-        if not finished:
+        last = self._last()
+        if last is None:
             return None
-        with np.load(finished[-1] / VARIABLES) as arrays:
+        with np.load(last / VARIABLES) as arrays:
+            if len(arrays.files) != len(self.variables):
+                raise ValueError(
+                    f"checkpoint {last}: the model has {len(self.variables)} variables, the file holds "
+                    f"{len(arrays.files)}. Remove the checkpoint folder to start over."
+                )
             for number, variable in enumerate(self.variables):
                 value = arrays[f"v{number}"]
                 if value.shape != tuple(variable.shape):
                     raise ValueError(
-                        f"checkpoint {finished[-1]}: variable {variable.path} has shape {tuple(variable.shape)}, "
+                        f"checkpoint {last}: variable {variable.path} has shape {tuple(variable.shape)}, "
                         f"the file holds {value.shape}. Remove the checkpoint folder to start over."
                     )
                 variable.assign(value)
-            extra = {key.removeprefix("extra_"): arrays[key] for key in arrays.files if key.startswith("extra_")}
-        return json.loads((finished[-1] / STATE).read_text()), extra
+        extra: dict[str, np.ndarray] = {}
+        if (last / EXTRA).is_file():
+            with np.load(last / EXTRA) as arrays:
+                extra = {key: arrays[key] for key in arrays.files}
+        return json.loads((last / STATE).read_text()), extra
+
+    def _last(self) -> Path | None:
+        return max(self.folder.glob("save-*"), default=None)
 
 
-def snapshot(variables: list[keras.Variable]) -> dict[str, np.ndarray]:
+def training_variables(task: keras.Model, constant: Iterable[keras.Variable] = ()) -> list[keras.Variable]:
+    """Everything that training changes: weights, generators of dropout, statistics, metrics, the optimizer's slots.
+
+    Args:
+        task: compiled, its optimizer built.
+        constant: variables that no step changes (tables of features), which a checkpoint need not hold.
+    """
+    left_out = {id(variable) for variable in constant}
+    kept = {id(variable): variable for variable in [*task.variables, *task.metrics_variables, *task.optimizer.variables]}
+    return [variable for key, variable in kept.items() if key not in left_out]
+
+
+def snapshot(variables: Sequence[keras.Variable]) -> dict[str, np.ndarray]:
     """A copy of the weights by their place: the best epoch so far, to be kept beside the current one."""
-    return {str(place): keras.ops.convert_to_numpy(variable.value) for place, variable in enumerate(variables)}
+    # A copy, since on a CPU NumPy would see the very memory that the next step writes to.
+    return {str(place): np.array(keras.ops.convert_to_numpy(variable.value)) for place, variable in enumerate(variables)}
 
 
-def put_back(variables: list[keras.Variable], arrays: dict[str, np.ndarray]) -> None:
+def put_back(variables: Sequence[keras.Variable], arrays: dict[str, np.ndarray]) -> None:
     """Assign what `snapshot` took."""
     for place, variable in enumerate(variables):
         variable.assign(arrays[str(place)])

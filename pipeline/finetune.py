@@ -19,12 +19,13 @@ from data.batches import RetrievalBatches
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import MODALITIES
-from pipeline.checkpoint import Checkpoint
+from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import Config
+from pipeline.epochs import Progress
 from pipeline.examples import positive_histories
 from pipeline.finetune_batches import EncoderInputs, FinetuneBatches
 from pipeline.finetune_loop import run_epochs
-from pipeline.train_retrieval import Progress, task_tables, train_retrieval
+from pipeline.train_retrieval import task_tables, train_retrieval
 from towers.encoders import make_encoder, resolve_spec
 from towers.finetune import TrainableEncoder
 from towers.finetune_optimizer import TwoRateAdamW
@@ -107,7 +108,7 @@ def finetune(
     optimizer = make_optimizer(task, encoders, config, steps=section.epochs * len(batches))
     task.compile(optimizer=optimizer, jit_compile=compiles_well(encoders))
     before = {name: np.asarray(store.table(name)) for name in encoders}
-    checkpoint = Checkpoint(checkpoints / "encoders", task.trainable_variables + optimizer.variables)
+    checkpoint = Checkpoint(checkpoints / "encoders", training_variables(task, constant_variables(task, encoders)))
     log = run_epochs(task, batches, dataset, checkpoint, config, progress)
     task.two_tower.save_to(towers)
     np.save(towers / "item_embeddings.npy", task.all_item_embeddings())
@@ -162,6 +163,13 @@ def trainable_encoders(config: Config, store: FeatureStore) -> dict[str, Trainab
             mixed_precision=config.encoders.finetune.mixed_precision,
         )
     return encoders
+
+
+def constant_variables(task: FinetuneTask, encoders: Mapping[str, TrainableEncoder]) -> list[keras.Variable]:
+    """What no step changes: tables of what is not tuned, and the frozen weights of the encoders."""
+    tuned = {f"features_{name}" for name in encoders}
+    tables = [table for name, table in task.tables.items() if name not in tuned]
+    return tables + [weight for encoder in encoders.values() for weight in encoder.model.non_trainable_weights]
 
 
 def make_optimizer(

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
@@ -118,9 +117,9 @@ class FinetuneBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Batches of one epoch."""
-        for step, batch in enumerate(self.batches.epoch(number)):
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from step `start` on."""
+        for step, batch in enumerate(self.batches.epoch(number, start), start):
             rng = np.random.default_rng([self.seed, number, step])
             for name, inputs in self.inputs.items():
                 drawn = draw_items(batch, inputs.has, self.drawn[name], rng)
@@ -169,17 +168,3 @@ def shorten(inputs: dict[str, np.ndarray], tokens: int) -> dict[str, np.ndarray]
     for name, values in inputs.items():
         shortened[name][cut, -1] = values[cut, lengths[cut] - 1]
     return shortened
-
-
-def batches_of(batches: FinetuneBatches, epoch: int):
-    """The epoch's batches in the form `fit` takes, prepared ahead by tf.data where TensorFlow trains."""
-    if keras.backend.backend() != "tensorflow":
-        return ((batch,) for batch in batches.epoch(epoch))
-    import tensorflow as tf
-
-    sample = next(batches.epoch(0))
-    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in sample.items()}
-    source = tf.data.Dataset.from_generator(
-        lambda: ((batch,) for batch in batches.epoch(epoch)), output_signature=(signature,)
-    )
-    return source.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(4)

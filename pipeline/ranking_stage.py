@@ -11,9 +11,9 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.config import Config
+from pipeline.epochs import Progress
 from pipeline.queries import embed_queries
 from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
-from pipeline.train_retrieval import Progress
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
 from serving.index_build import load_index

@@ -14,12 +14,12 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
+from pipeline.epochs import NonFiniteLossError, Progress
 from pipeline.evaluate_ranking import rank_requests
 from pipeline.examples import make_requests
 from pipeline.metrics import expected_calibration_error, log_loss, mean_over_users, ndcg_at_k
 from pipeline.ranker_setup import batches, build_ranker, hold_out_users, learnable_heads, unique_size
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
-from pipeline.train_retrieval import NonFiniteLossError, Progress
 from ranking.calibration import apply_calibration, fit_calibration
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists

@@ -1,13 +1,10 @@
-"""Train one variant of the two towers: epochs of in-batch softmax, judged on validation NDCG@20, resumable by the
-epoch."""
+"""Train one variant of the two towers: epochs of in-batch softmax, judged on validation NDCG@20, resumable to the
+batch."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,9 @@ from data.batches import RetrievalBatches
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import MODALITIES
-from pipeline.checkpoint import Checkpoint, put_back, snapshot
+from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
+from pipeline.epochs import LoopSettings, Progress, train_epochs
 from pipeline.examples import Requests, make_requests, positive_histories
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.queries import embed_queries
@@ -27,30 +25,6 @@ from pipeline.top_k import dot_product_scores, top_k
 from towers.config import TowerConfig
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower
-
-Progress = Callable[[str, int, int], None]
-"""(what, done, total): called after every step of long work."""
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite; the message says where and what usually helps."""
-
-
-class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Stop at the very step whose loss is not finite, before a checkpoint could keep it."""
-
-    def __init__(self, epoch: int, progress: Progress, done: int, total: int):
-        super().__init__()
-        self.epoch, self.progress, self.done, self.total = epoch, progress, done, total
-
-    def on_train_batch_end(self, batch, logs=None):
-        loss = float((logs or {})["loss"])
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"retrieval: the loss is {loss} in epoch {self.epoch}, step {batch}. Lower retrieval.learning_rate, "
-                f"raise retrieval.temperature, or look for infinite values in the feature tables (`<run>/encode`)."
-            )
-        self.progress("training", self.done + batch + 1, self.total)
 
 
 def tower_config(config: RetrievalConfig, modalities: tuple[str, ...]) -> TowerConfig:
@@ -103,9 +77,8 @@ def train_retrieval(
     """Train, keep the epoch with the best validation NDCG@20, and write towers, item embeddings and history to `out`.
 
     Args:
-        out: a folder to fill; the caller renames it. checkpoints: outlives a kill; an interrupted run resumes from it
-        and ends with
-            the same weights, since batches and dropout of an epoch depend on (seed, epoch) alone.
+        out: a folder to fill; the caller renames it.
+        checkpoints: outlives a kill; an interrupted run goes on from it and ends with the same weights.
         modalities: the content the item tower may see; empty for the ids-only model.
 
     Errors: NonFiniteLossError; ValueError when the train split holds no positive event.
@@ -130,39 +103,15 @@ def train_retrieval(
     task.compile(optimizer=optimizer, jit_compile=True)
     optimizer.build(task.trainable_variables)
     requests = validation_requests(dataset, config)
-    checkpoint = Checkpoint(checkpoints, task.trainable_variables + optimizer.variables)
-    log: list[dict[str, float]] = []
-    best: dict[str, np.ndarray] = {}
-    if (restored := checkpoint.restore()) is not None:
-        state, best = restored
-        log = state["log"]
-    for epoch in range(len(log), config.epochs):
-        if stalled(log, config.patience):
-            break
-        start = time.perf_counter()
-        task.reseed(config.seed * 100_003 + epoch)
-        callback = StopOnNonFiniteLoss(epoch, progress, epoch * len(batches), steps)
-        fit_log = task.fit(
-            batches_of(batches, epoch),
-            steps_per_epoch=len(batches),
-            epochs=1,
-            shuffle=False,
-            verbose=0,
-            callbacks=[callback],
-        ).history
-        quality = validation_ndcg(task, requests, dataset.profile)
-        log.append(
-            {
-                "epoch": epoch,
-                "loss": float(fit_log["loss"][0]),
-                "valid_ndcg@20": quality,
-                "seconds": time.perf_counter() - start,
-            }
-        )
-        if quality >= max(row["valid_ndcg@20"] for row in log):
-            best = snapshot(task.trainable_variables)
-        checkpoint.save({"epoch": epoch, "log": log}, best)
-    put_back(task.trainable_variables, best)
+    checkpoint = Checkpoint(checkpoints, training_variables(task, constant=task.tables.values()))
+    log = train_epochs(
+        task,
+        batches,
+        lambda: validation_ndcg(task, requests, dataset.profile),
+        checkpoint,
+        loop_settings(config),
+        progress,
+    )
     write_outputs(task, log, out)
     chosen = max(log, key=lambda row: row["valid_ndcg@20"])
     return {
@@ -188,21 +137,15 @@ def validation_requests(dataset: Dataset, config: RetrievalConfig) -> Requests:
     return requests
 
 
-def stalled(log: list[dict[str, float]], patience: int) -> bool:
-    """Whether the last `patience` epochs all fell short of the best before them."""
-    if len(log) <= patience:
-        return False
-    values = [row["valid_ndcg@20"] for row in log]
-    return max(values[-patience:]) < max(values[:-patience])
-
-
-def batches_of(batches: RetrievalBatches, epoch: int):
-    """The epoch's batches in the form `fit` takes: through tf.data where TensorFlow trains, as they are elsewhere."""
-    if keras.backend.backend() == "tensorflow":
-        from data.tfdata import prefetch
-
-        return prefetch(batches, epoch)
-    return ((batch,) for batch in batches.epoch(epoch))
+def loop_settings(config: RetrievalConfig) -> LoopSettings:
+    """How long to train the towers and how often to save."""
+    return LoopSettings(
+        epochs=config.epochs,
+        patience=config.patience,
+        seed=config.seed * 100_003,
+        advice="Lower retrieval.learning_rate, raise retrieval.temperature, or look for infinite values in the feature "
+        "tables (`<run>/encode`)",
+    )
 
 
 def write_outputs(task: RetrievalTask, log: list[dict[str, float]], out: Path) -> None:

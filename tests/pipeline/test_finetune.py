@@ -14,10 +14,10 @@ from data.features import FeatureWriter
 from data.ingest import IngestOptions, ingest
 from pipeline.config import load_config
 from pipeline.encode_plan import find_content
+from pipeline.epochs import NonFiniteLossError
 from pipeline.examples import positive_histories
 from pipeline.finetune import finetune, trainable_encoders
 from pipeline.finetune_batches import EncoderInputs, FinetuneBatches, draw_items, shorten
-from pipeline.train_retrieval import NonFiniteLossError
 from towers.encoders import describe_encoder, make_encoder
 
 WORDS = ["slow", "blue", "loud", "drum", "piano", "night", "rain", "folk"]

@@ -10,12 +10,12 @@ import pytest
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import EVENT_CODES, MODALITIES, TEST, TRAIN, VALID, Schema
+from pipeline.epochs import NonFiniteLossError
 from pipeline.evaluate_ranking import evaluate_ranking, rank_requests
 from pipeline.examples import make_requests
 from pipeline.ranking_lists import retrieve_fold, search_released
 from pipeline.top_k import select_top_k
 from pipeline.train_ranking import train_ranking
-from pipeline.train_retrieval import NonFiniteLossError
 from ranking.config import RankingConfig
 from ranking.model import Ranker
 from ranking.serving_form import RankingServingForm

@@ -9,8 +9,9 @@ import pytest
 from data.features import FeatureWriter
 from data.ingest import IngestOptions, ingest
 from pipeline.config import EvaluationConfig, RetrievalConfig
+from pipeline.epochs import NonFiniteLossError
 from pipeline.evaluate import evaluate_retrieval
-from pipeline.train_retrieval import NonFiniteLossError, train_retrieval
+from pipeline.train_retrieval import train_retrieval
 
 CONFIG = RetrievalConfig(width=8, history_length=4, batch_size=64, epochs=3, patience=3, learning_rate=0.01)
 

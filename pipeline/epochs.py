@@ -1,0 +1,219 @@
+"""Epochs of any training task: fit, judge on the validation split, keep the best, resumable to the batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from pipeline.checkpoint import Checkpoint, put_back, snapshot
+from pipeline.feed import Batches, Feed, feed_of
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total): called as long work goes on."""
+
+CHECK_STEPS = 50
+"""Steps between two looks at the loss; a look waits for the device, and a loss that is not finite stays so."""
+PROGRESS_SECONDS = 0.1
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite; the message says where and what usually helps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """How long to train and how often to save.
+
+    Attributes:
+        epochs: at most so many.
+        patience: stop after this many epochs without a better validation figure.
+        seed: the dropout of epoch e draws from seed + e, so runs of other seeds should lie further apart than epochs.
+        checkpoint_steps, checkpoint_seconds: save inside an epoch too, after so many steps or seconds; 0 = never.
+        metric: name of the validation figure in the log.
+        name: of the training, for messages. advice: what to do when the loss is not finite.
+    """
+
+    epochs: int
+    patience: int
+    seed: int
+    checkpoint_steps: int = 0
+    checkpoint_seconds: float = 0.0
+    metric: str = "valid_ndcg@20"
+    name: str = "retrieval"
+    advice: str = "Lower the learning rate"
+
+
+def train_epochs(
+    task: keras.Model,
+    batches: Batches,
+    validate: Callable[[], float],
+    checkpoint: Checkpoint,
+    settings: LoopSettings,
+    progress: Progress,
+    *,
+    feed: Feed | None = None,
+    refresh: Callable[[], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train until the epochs or the patience are used up; leave the best epoch's weights in the task.
+
+    An interrupted run goes on after the last state saved and ends with the weights of an undisturbed one: batches
+    depend on (seed, epoch, step), and the generators of dropout, the running loss and the optimizer are in the
+    checkpoint. Where the optimizer keeps a moving average (`use_ema`), the average is judged and kept.
+
+    Args:
+        task: compiled, optimizer built, with `reseed(seed)` for its dropout; its loss is called "loss".
+        batches: `len()` steps an epoch, `epoch(number, start)`. feed: another way to read them than `feed_of`.
+        validate: judges the task as it stands; more is better.
+        checkpoint: of `training_variables(task)`.
+        refresh: called after each epoch before `validate`, and after the best weights are put back: what depends on the
+            weights (vectors of encoders that learn) is made anew.
+
+    Returns: the log, one row an epoch: epoch, every metric of the task, the validation figure, seconds.
+
+    Raises: NonFiniteLossError, at most `CHECK_STEPS` after the step it happened at and before it could be saved.
+    """
+    feed, steps, weights, average = feed or feed_of(batches), len(batches), task.trainable_variables, Average(task)
+    log: list[dict[str, float]] = []
+    best: dict[str, np.ndarray] = {}
+    first, step, spent = 0, 0, 0.0
+    if (restored := checkpoint.restore()) is not None:
+        state, best = restored
+        log, first, step, spent = state["log"], state["epoch"], state["step"], state["seconds"]
+    for epoch in range(first, settings.epochs):
+        if stalled([row[settings.metric] for row in log], settings.patience):
+            break
+        begun = time.perf_counter() - spent
+        if step == 0:
+            task.reseed(settings.seed + epoch)
+
+        def save(done: int, epoch: int = epoch, begun: float = begun) -> None:
+            checkpoint.save({"epoch": epoch, "step": done, "log": log, "seconds": time.perf_counter() - begun})
+
+        watch = StepWatch(task, epoch, step, steps, settings, progress, save)
+        task.fit(
+            feed(epoch, step), steps_per_epoch=steps - step, epochs=1, shuffle=False, verbose=0, callbacks=watch
+        )
+        with average.in_place():
+            if refresh:
+                refresh()
+            quality = validate()
+            better = quality >= max((row[settings.metric] for row in log), default=-math.inf)
+            if better:
+                best = snapshot(weights)
+        seconds = time.perf_counter() - begun
+        log.append({"epoch": epoch, **watch.metrics, settings.metric: quality, "seconds": seconds})
+        checkpoint.save({"epoch": epoch + 1, "step": 0, "log": log, "seconds": 0.0}, best if better else None)
+        step, spent = 0, 0.0
+    put_back(weights, best)
+    if refresh:
+        refresh()
+    return log
+
+
+class StepWatch(keras.callbacks.CallbackList):
+    """What happens between two steps of one epoch: next to nothing, and now and then progress, a check, a checkpoint.
+
+    A list of callbacks and not one of them, because Keras's own list turns every metric into a Python number after
+    every step and so makes the device wait for Python, and Python for the device.
+    """
+
+    def __init__(
+        self,
+        task: keras.Model,
+        epoch: int,
+        start: int,
+        steps: int,
+        settings: LoopSettings,
+        progress: Progress,
+        save: Callable[[int], None],
+    ):
+        super().__init__([], add_history=True, model=task)
+        self.task, self.epoch, self.start, self.steps = task, epoch, start, steps
+        self.settings, self.progress, self.save = settings, progress, save
+        self.total = settings.epochs * steps
+        self.metrics: dict[str, float] = {}
+        self._kept = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in task.metrics_variables]
+        self._saved = self._shown = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.start:  # `fit` has just set the running loss to zero; it goes on where it was saved
+            for variable, value in zip(self.task.metrics_variables, self._kept, strict=True):
+                variable.assign(value)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        return
+
+    def on_train_batch_end(self, batch, logs=None):
+        done, now = self.start + batch + 1, time.monotonic()
+        settings = self.settings
+        due = done < self.steps and (
+            (settings.checkpoint_steps and done % settings.checkpoint_steps == 0)
+            or (settings.checkpoint_seconds and now - self._saved >= settings.checkpoint_seconds)
+        )
+        if due or done % CHECK_STEPS == 0:
+            self._check(logs["loss"], done)
+        if due:
+            if keras.backend.backend() == "jax":
+                self.task.jax_state_sync()
+            self.save(done)
+            self._saved = time.monotonic()
+        if now - self._shown >= PROGRESS_SECONDS or done == self.steps:
+            self._shown = now
+            self.progress("training", self.epoch * self.steps + done, self.total)
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.metrics = {name: float(value) for name, value in logs.items()}
+        self._check(self.metrics["loss"], self.steps)
+
+    def _check(self, loss: Any, done: int) -> None:
+        if not math.isfinite(float(loss)):
+            raise NonFiniteLossError(
+                f"{self.settings.name}: the loss is {float(loss)} in epoch {self.epoch}, by step {done}. "
+                f"{self.settings.advice}."
+            )
+
+
+class Average:
+    """The moving average of the weights that an optimizer with `use_ema` keeps, put in their place for a while.
+
+    `fit` would leave the average in the weights after every call, that is, after every epoch: training would go on
+    from it. Here the weights stay what the optimizer made of them.
+    """
+
+    def __init__(self, task: keras.Model):
+        optimizer = task.optimizer
+        self.weights = task.trainable_variables
+        self.on = getattr(optimizer, "inner_optimizer", optimizer).use_ema
+        self._assign = type(optimizer).finalize_variable_values.__get__(optimizer)
+        optimizer.finalize_variable_values = lambda variables: None
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within, the weights are their average, if there is one; afterwards what they were."""
+        if not self.on:
+            yield
+            return
+        raw = snapshot(self.weights)
+        self._assign(self.weights)
+        try:
+            yield
+        finally:
+            put_back(self.weights, raw)
+
+
+def stalled(values: list[float], patience: int) -> bool:
+    """Whether the last `patience` values all fell short of the best before them.
+
+    Example:
+        >>> stalled([0.1, 0.3, 0.2, 0.2], 2), stalled([0.1, 0.3, 0.2, 0.3], 2)
+        (True, False)
+    """
+    return len(values) > patience and max(values[-patience:]) < max(values[:-patience])

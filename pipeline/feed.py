@@ -1,0 +1,92 @@
+"""What `keras.Model.fit` reads an epoch from: batches made ahead while the device works, whatever the backend."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import keras
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+Feed = Callable[[int, int], Iterable]
+"""(epoch, first step) -> what `fit` takes: one-tuples of batches, or a `tf.data.Dataset` of them."""
+
+AHEAD = 4
+"""Batches made before they are asked for."""
+
+
+class Batches(Protocol):
+    """Training batches of one epoch, in an order that depends on the number of the epoch alone."""
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        ...
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from step `start` on; those before it are skipped without being made."""
+        ...
+
+
+def feed_of(batches: Batches) -> Feed:
+    """The usual feed: through tf.data where TensorFlow trains, from a thread elsewhere (nothing imports TensorFlow)."""
+    if keras.backend.backend() == "tensorflow":
+        return lambda epoch, start: as_dataset(batches.epoch(epoch, start), len(batches) - start)
+    return lambda epoch, start: ((batch,) for batch in made_ahead(batches.epoch(epoch, start)))
+
+
+def as_dataset(batches: Iterator[Batch], steps: int):
+    """An iterator of `steps` batches, all of one shape, as a `tf.data.Dataset` of one-tuples that can be read once."""
+    import tensorflow as tf
+
+    first = next(batches)
+    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}
+    rest = itertools.chain([first], batches)
+    source = tf.data.Dataset.from_generator(lambda: ((batch,) for batch in rest), output_signature=(signature,))
+    return source.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(AHEAD)
+
+
+def made_ahead(batches: Iterator[Batch], ahead: int = AHEAD) -> Iterator[Batch]:
+    """The same batches in the same order, made by a thread that is at most `ahead` of them before the reader.
+
+    Whatever making a batch raises is raised where the batch would have come. A reader that leaves early ends the thread.
+
+    Example:
+        >>> [int(batch["user"][0]) for batch in made_ahead({"user": np.array([n])} for n in range(3))]
+        [0, 1, 2]
+    """
+    ready: queue.Queue = queue.Queue(ahead)
+    left = threading.Event()
+
+    def put(item) -> bool:
+        while not left.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put((batch, None)):
+                    return
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+
+    threading.Thread(target=work, name="batches", daemon=True).start()
+    try:
+        while True:
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            yield batch
+    finally:
+        left.set()
