@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,17 @@ def train_epochs(
     if refresh:
         refresh()
     return log
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and, where it trains, TensorFlow: initial weights without a seed of their own draw from these.
+
+    `keras.utils.set_random_seed` would import TensorFlow on every backend.
+    """
+    if keras.backend.backend() == "tensorflow":
+        keras.utils.set_random_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 class StepWatch(keras.callbacks.CallbackList):
