@@ -70,14 +70,14 @@ def main() -> None:
     )
     parser.add_argument("--items", type=int, default=2000, help="items of the catalogue (default 2000)")
     parser.add_argument("--rounds", type=int, default=1, help="parts that the catalogue is measured in (default 1)")
-    parser.add_argument("--quick", action="store_true", help="384 items in 1 round")
+    parser.add_argument("--quick", action="store_true", help="256 items in 1 round")
     parser.add_argument("--signal", action="store_true", help="the encoders without weights")
     parser.add_argument("--workers", type=int, default=2, help="decoding processes (default 2)")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures or clips of one encoder call (default 64)")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     if options.quick:
-        options.items, options.rounds = min(options.items, 384), 1
+        options.items, options.rounds = min(options.items, 256), 1
     with tempfile.TemporaryDirectory(prefix="encode-") as folder:
         print(json.dumps(measure(Path(folder), options)))
 

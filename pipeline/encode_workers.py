@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -23,8 +24,8 @@ from pipeline.encode_plan import Batch
 from pipeline.encode_worker import READY
 from towers.encoder_card import EncoderCard
 
-AHEAD = 3
-"""Batches decoded ahead of the encoder: what bounds the memory."""
+AHEAD_BYTES = 256 * 2**20
+"""Decoded contents that may wait for the encoder: what bounds the memory, but for one batch that is always ahead."""
 CHUNK = 8
 """Files given to a worker at once: enough to hide the way there and back, few enough to share a batch among workers."""
 FILE_SECONDS = 60.0
@@ -152,11 +153,14 @@ class DecodePool:
         self._waited = False
 
     def decode(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Decoded]]:
-        """Batches with their decoded contents, in order, at most `AHEAD` of them ahead; texts come without any."""
+        """Batches with their decoded contents, in order, about `AHEAD_BYTES` of them ahead; texts come without any."""
         pending: deque[tuple[Batch, list[Future[Decoded]]]] = deque()
+        waiting = 0
         for batch in batches:
             pending.append((batch, self._submit(batch)))
-            if len(pending) > AHEAD:
+            waiting += decoded_bytes(batch)
+            while len(pending) > 1 and waiting > AHEAD_BYTES:
+                waiting -= decoded_bytes(pending[0][0])
                 yield self._finished(*pending.popleft())
         while pending:
             yield self._finished(*pending.popleft())
@@ -234,6 +238,14 @@ class DecodePool:
             np.frombuffer(answer, dtype, offset=1).reshape(shape) if answer[:1] == b"A" else answer[1:].decode()
             for answer in worker.decode(requests)
         ]
+
+
+def decoded_bytes(batch: Batch) -> int:
+    """Memory that a batch takes once it is decoded; texts need no decoding."""
+    if batch.card.modality == "text":
+        return 0
+    _, shape, dtype = decoder_arguments(batch.card)
+    return len(batch.keys) * math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def decoder_arguments(card: EncoderCard) -> tuple[list[int], tuple[int, ...], type]:

@@ -13,8 +13,9 @@ import pytest
 
 from data.content_key import content_key
 from data.image_decoder import decode_image
+from pipeline import encode_workers
 from pipeline.encode_plan import Batch, Content, preprocessing
-from pipeline.encode_workers import AHEAD, DecodePool, DecodeWorker
+from pipeline.encode_workers import DecodePool, DecodeWorker, decoded_bytes
 from tests.data.media_files import image_bytes
 from towers.encoders import describe_encoder
 
@@ -50,7 +51,9 @@ def test_order_and_values_are_those_of_the_plain_loop(tmp_path):
     np.testing.assert_array_equal(np.stack(arrays), np.stack([decode_image(content, CARD.size) for content in contents]))
 
 
-def test_no_more_than_a_few_batches_are_decoded_ahead(tmp_path):
+@pytest.mark.parametrize(("bound", "ahead"), [(3 * 96 * 96 * 3, 3), (0, 1)])
+def test_what_is_decoded_ahead_is_bounded_by_its_bytes(tmp_path, monkeypatch, bound, ahead):
+    monkeypatch.setattr(encode_workers, "AHEAD_BYTES", bound)
     taken = []
 
     def watched():
@@ -59,8 +62,9 @@ def test_no_more_than_a_few_batches_are_decoded_ahead(tmp_path):
             yield batch
 
     with DecodePool(tmp_path) as pool:
-        for done, _ in enumerate(pool.decode(watched()), start=1):
-            assert len(taken) <= done + AHEAD
+        most = max(len(taken) - done for done, _ in enumerate(pool.decode(watched()), start=1))
+    assert most == ahead  # beside the one in the encoder
+    assert decoded_bytes(taken[0]) == 96 * 96 * 3
 
 
 @pytest.mark.parametrize("place", [0, 3, 8])
