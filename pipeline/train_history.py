@@ -1,0 +1,119 @@
+"""Train the linear towers that learn: item vectors with content whose sum over a history finds the rest of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from data.dataset import Dataset
+from data.features import FeatureStore
+from data.history_batches import HistoryBatches
+from pipeline.checkpoint import Checkpoint, training_variables
+from pipeline.epochs import LoopSettings, Progress, train_epochs
+from pipeline.examples import positive_histories
+from pipeline.linear_config import LinearSection
+from pipeline.linear_judge import LinearJudge
+from pipeline.train_retrieval import task_tables
+from towers.config import TowerConfig
+from towers.history_task import HistoryTask
+from towers.linear import LinearTower
+from towers.two_tower import TwoTower
+
+FINAL_RATE = 0.05
+"""Share of the learning rate that is left at the end."""
+
+
+def history_tower_config(section: LinearSection) -> TowerConfig:
+    """A linear item tower: unit(id + the modalities' projections); ids are never hidden, contents are."""
+    return TowerConfig(
+        width=section.width,
+        history="sum",
+        user_id=False,
+        id_dropout=0.0,
+        modality_dropout=section.modality_dropout,
+        fusion="weighted",
+        fusion_weights=(1.0,),
+        item_hidden=False,
+        temperature=section.softmax_temperature,
+        seed=section.seed,
+    )
+
+
+def train_history(
+    dataset: Dataset,
+    store: FeatureStore,
+    judge: LinearJudge,
+    out: Path,
+    checkpoints: Path,
+    section: LinearSection,
+    *,
+    loss: str,
+    modalities: tuple[str, ...],
+    progress: Progress,
+) -> tuple[LinearTower, dict[str, Any]]:
+    """Train with the loss `elsa` or `softmax`, keep the epoch with the best validation NDCG@20, save the tower to `out`.
+
+    Args:
+        judge: of the validation split. checkpoints: a folder of this training alone; an interrupted one resumes from it.
+        modalities: the content that the item tower reads.
+
+    Returns: the tower, and the figures of the training.
+    """
+    rate, dropout = (
+        (section.elsa_learning_rate, section.elsa_dropout)
+        if loss == "elsa"
+        else (section.softmax_learning_rate, section.softmax_dropout)
+    )
+    rows = np.flatnonzero(dataset.counts)
+    batches = HistoryBatches(
+        positive_histories(dataset, ("train",)),
+        rows,
+        item_rows=dataset.schema.item_rows,
+        users_per_batch=section.users_per_batch,
+        seed=section.seed,
+    )
+    keras.utils.set_random_seed(section.seed)
+    schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
+    two_tower = TwoTower(schema, history_tower_config(section))
+    task = HistoryTask(
+        two_tower,
+        loss=loss,
+        rows=rows,
+        dropout=dropout,
+        seed=section.seed + 200,
+        **task_tables(dataset, store, two_tower),
+    )
+    steps = section.epochs * len(batches)
+    schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=FINAL_RATE * rate)
+    task.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=True)
+    task.optimizer.build(task.trainable_variables)
+
+    def tower() -> LinearTower:
+        items = task.all_item_embeddings()
+        return LinearTower(items, items)
+
+    log = train_epochs(
+        task,
+        batches,
+        lambda: judge.ndcg(judge.scores(tower())),
+        Checkpoint(checkpoints, training_variables(task, constant=task.tables.values())),
+        LoopSettings(
+            epochs=section.epochs,
+            patience=section.patience,
+            seed=section.seed * 100_003,
+            name=f"linear.{loss}",
+            advice=f"Lower linear.{loss}_learning_rate, or look for infinite values in the feature tables",
+        ),
+        progress,
+    )
+    two_tower.save_to(out)
+    best = max(log, key=lambda row: row["valid_ndcg@20"])
+    return tower(), {
+        "epochs": len(log),
+        "best_epoch": best["epoch"],
+        "valid_ndcg@20": best["valid_ndcg@20"],
+        "seconds": sum(row["seconds"] for row in log),
+    }
