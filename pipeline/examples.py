@@ -40,8 +40,8 @@ class Requests:
         )
 
 
-def positive_histories(dataset: Dataset, splits: tuple[str, ...]) -> Histories:
-    """Positive events of the named splits, grouped by user."""
+def positive_histories(dataset: Dataset, splits: tuple[str, ...], *, kinds: bool = False) -> Histories:
+    """Positive events of the named splits, grouped by user; with the kinds of events where they are asked for."""
     events = dataset.events
     chosen = events[events["positive"] & events["split"].isin([SPLIT_CODES[name] for name in splits])]
     return Histories.from_events(
@@ -49,6 +49,7 @@ def positive_histories(dataset: Dataset, splits: tuple[str, ...]) -> Histories:
         chosen["item"].to_numpy(),
         chosen["timestamp"].to_numpy(),
         user_rows=dataset.schema.user_rows,
+        kinds=chosen["event"].to_numpy() + 1 if kinds else None,
     )
 
 

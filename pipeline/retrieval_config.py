@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pydantic
 
-from pipeline.config_section import Section
+from pipeline.side_losses_config import SideLossesConfig
+from pipeline.towers_config import TowersSection
+from pipeline.training_config import TrainingSection
 
 
-class RetrievalConfig(Section):
+class RetrievalConfig(TowersSection, TrainingSection):
     width: int = pydantic.Field(64, ge=2)
     history_length: int = pydantic.Field(40, ge=1)
     content_rank: int = pydantic.Field(0, ge=0)
@@ -29,3 +31,5 @@ class RetrievalConfig(Section):
     ablations: bool = True
     """Also train once without each modality, for the ablation in the report."""
     seed: int = 7
+    side: SideLossesConfig = SideLossesConfig()
+    """Terms beside the main loss."""

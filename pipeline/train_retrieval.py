@@ -14,17 +14,19 @@ import numpy as np
 from data.batches import RetrievalBatches
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
+from data.schema import MODALITIES, Schema
 from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
-from pipeline.epochs import LoopSettings, Progress, train_epochs
+from pipeline.epochs import LoopSettings, Progress, seed_everything, train_epochs
 from pipeline.examples import Requests, make_requests, positive_histories
 from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.optimizer import computing_in, make_optimizer
 from pipeline.queries import embed_queries
+from pipeline.side_losses import make_side_losses
 from pipeline.top_k import dot_product_scores, top_k
 from towers.config import TowerConfig
 from towers.task import RetrievalTask
-from towers.two_tower import TwoTower
+from towers.two_tower import TwoTower, load_two_tower
 
 
 def tower_config(config: RetrievalConfig, modalities: tuple[str, ...]) -> TowerConfig:
@@ -38,6 +40,14 @@ def tower_config(config: RetrievalConfig, modalities: tuple[str, ...]) -> TowerC
     if not modalities:
         shared["id_dropout"] = 0.0
     return TowerConfig(**shared)
+
+
+def new_towers(dataset: Dataset, schema: Schema, config: TowerConfig) -> TwoTower:
+    """Untrained towers that know the domain of every item, where they have adapters for domains."""
+    two_tower = TwoTower(schema, config)
+    if two_tower.item_tower.adapters is not None:
+        two_tower.item_tower.domain.assign(dataset.attributes[:, list(schema.attributes).index("domain")])
+    return two_tower
 
 
 def build_task(dataset: Dataset, store: FeatureStore, two_tower: TwoTower) -> RetrievalTask:
@@ -83,7 +93,7 @@ def train_retrieval(
 
     Errors: NonFiniteLossError; ValueError when the train split holds no positive event.
     """
-    histories = positive_histories(dataset, ("train",))
+    histories = positive_histories(dataset, ("train",), kinds=config.history == "transformer")
     batches = RetrievalBatches(
         histories,
         item_rows=dataset.schema.item_rows,
@@ -92,14 +102,13 @@ def train_retrieval(
         ordered=dataset.schema.has_timestamps,
         seed=config.seed,
     )
-    keras.utils.set_random_seed(config.seed)
+    seed_everything(config.seed)
     schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
-    task = build_task(dataset, store, TwoTower(schema, tower_config(config, modalities)))
-    steps = config.epochs * len(batches)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, alpha=0.02, warmup_target=config.learning_rate, warmup_steps=min(200, steps // 10)
-    )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=1.0)
+    with computing_in(config.precision):
+        two_tower = new_towers(dataset, schema, tower_config(config, modalities))
+    side = make_side_losses(dataset, two_tower, config.side)
+    task = RetrievalTask(two_tower, **task_tables(dataset, store, two_tower), side=side)
+    optimizer = make_optimizer(config, config.epochs * len(batches))
     task.compile(optimizer=optimizer, jit_compile=True)
     optimizer.build(task.trainable_variables)
     requests = validation_requests(dataset, config)
@@ -112,6 +121,10 @@ def train_retrieval(
         loop_settings(config),
         progress,
     )
+    task.two_tower.save_to(out)
+    if config.precision != "float32":
+        # What is served computes in float32, whatever it was trained in.
+        task = build_task(dataset, store, load_two_tower(out))
     write_outputs(task, log, out)
     chosen = max(log, key=lambda row: row["valid_ndcg@20"])
     return {
@@ -143,14 +156,15 @@ def loop_settings(config: RetrievalConfig) -> LoopSettings:
         epochs=config.epochs,
         patience=config.patience,
         seed=config.seed * 100_003,
+        checkpoint_steps=config.checkpoint_steps,
+        checkpoint_seconds=config.checkpoint_seconds,
         advice="Lower retrieval.learning_rate, raise retrieval.temperature, or look for infinite values in the feature "
         "tables (`<run>/encode`)",
     )
 
 
 def write_outputs(task: RetrievalTask, log: list[dict[str, float]], out: Path) -> None:
-    """Towers, the item embeddings every later stage reads, and the learning curve (JSON and TensorBoard)."""
-    task.two_tower.save_to(out)
+    """The item embeddings every later stage reads, and the learning curve (JSON and TensorBoard)."""
     np.save(out / "item_embeddings.npy", task.all_item_embeddings())
     (out / "history.json").write_text(json.dumps(log, indent=2))
     if keras.backend.backend() == "tensorflow":

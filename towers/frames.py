@@ -35,7 +35,7 @@ class FrameProjection(keras.layers.Layer):
         super().__init__(**kwargs)
         self.width, self.frames, self.rank = width, frames, rank
         self.blur = {"noise": noise, "drop": drop, "seed": seed}
-        self.augmentation = FeatureNoise(**self.blur) if noise or drop else None
+        self.augmentation = FeatureNoise(noise, drop, seed) if noise or drop else None
         self.dense = keras.layers.Dense(width, name="dense")
         self.hidden = keras.layers.Dense(width, activation="tanh", name="hidden")
         self.attention = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="attention")

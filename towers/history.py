@@ -58,8 +58,8 @@ class HistoryTransformer(keras.layers.Layer):
         length: L at most. width: D. layers, heads: of the transformer. block: reach of the lower layers.
         dropout: rate in the feed-forward parts. seed: of the weights.
 
-    Shapes: history [B, L, D] (most recent first), mask [B, L] bool (padding last), kinds and buckets int32 [B, L] or None
-    (unknown) -> pooled [B, D], 0 for an empty history.
+    Shapes: history [B, L, D] (most recent first), history_mask [B, L] bool (padding last), kinds and buckets int32 [B, L]
+    or None (unknown) -> pooled [B, D], 0 for an empty history.
     """
 
     def __init__(
@@ -90,15 +90,15 @@ class HistoryTransformer(keras.layers.Layer):
             part.build((None, None, width))
         self.built = True
 
-    def call(self, history, mask, kinds=None, buckets=None, training=False):
+    def call(self, history, history_mask, kinds=None, buckets=None, training=False):
         steps = history.shape[1]
         tokens = history + self.position[:steps]
         tokens = tokens + (self.kind[0] if kinds is None else ops.take(self.kind, kinds, axis=0))
         tokens = tokens + (self.gap[0] if buckets is None else ops.take(self.gap, buckets, axis=0))
         for part in self.blocks[:-1]:
-            tokens = causal_attention(part, tokens, mask, self.block, training=training)
-        latest = self.blocks[-1](tokens[:, :1], mask=mask[:, None, :], context=tokens, training=training)[:, 0]
-        return latest * ops.cast(ops.any(mask, axis=1, keepdims=True), latest.dtype)
+            tokens = causal_attention(part, tokens, history_mask, self.block, training=training)
+        latest = self.blocks[-1](tokens[:, :1], allowed=history_mask[:, None, :], context=tokens, training=training)[:, 0]
+        return latest * ops.cast(ops.any(history_mask, axis=1, keepdims=True), latest.dtype)
 
 
 def causal_attention(layer: TransformerBlock, tokens, mask, block: int, training=False):
@@ -120,7 +120,7 @@ def causal_attention(layer: TransformerBlock, tokens, mask, block: int, training
     )
     allowed = ops.logical_and(reach[None], keys_mask[:, None, :])
     context = ops.concatenate([queries, older], axis=1)
-    changed = layer(queries, mask=allowed, context=context, training=training)
+    changed = layer(queries, allowed=allowed, context=context, training=training)
     return ops.reshape(changed, (-1, count * size, width))[:, :length]
 
 

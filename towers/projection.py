@@ -29,7 +29,7 @@ class ModalityProjection(keras.layers.Layer):
         super().__init__(**kwargs)
         self.width, self.rank = width, rank
         self.blur = {"noise": noise, "drop": drop, "seed": seed}
-        self.augmentation = FeatureNoise(**self.blur) if noise or drop else None
+        self.augmentation = FeatureNoise(noise, drop, seed) if noise or drop else None
         self.dense = keras.layers.Dense(width, name="dense")
 
     def build(self, features_shape, present_shape=None):

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from towers.losses import in_batch_softmax_loss
+from towers.side_losses import SideLosses, side_loss
 from towers.two_tower import TwoTower
 
 
@@ -22,14 +23,16 @@ class RetrievalTask(keras.Model):
         features: {modality: [N + 1, F_m]}, present: [N + 1, M] bool in the order of the schema's modalities.
         profile: [user rows, P] int32.
         counts: [N + 1] positive training events an item; gives both log Q and which ids are known.
+        side: terms beside the main loss; None = none.
 
     Inputs (a dict, see `data.batches`): user [B], items [U], target [B], history [B, L] (both index `items`), weight
-    [B].
+    [B]; optional kind and gap [B, L] of the history's events.
     """
 
-    def __init__(self, two_tower: TwoTower, *, features, present, profile, counts):
+    def __init__(self, two_tower: TwoTower, *, features, present, profile, counts, side: SideLosses | None = None):
         super().__init__(name="retrieval_task")
         self.two_tower = two_tower
+        self.side = side
         self.modalities = tuple(two_tower.schema.modalities)
         counts = np.asarray(counts, np.float64)
         # An item never drawn as a positive is never an in-batch negative, so its log Q is never read: any finite value
@@ -43,6 +46,7 @@ class RetrievalTask(keras.Model):
                 f"features_{name}": self._table(features[name], "float16", f"features_{name}")
                 for name in self.modalities
             },
+            **({} if side is None else side.tables),
         }
         two_tower.item_tower.known.assign((counts > 0).astype(np.float32))
         for column, name in enumerate(self.modalities):
@@ -77,14 +81,17 @@ class RetrievalTask(keras.Model):
         embeddings = self.embed_batch(batch, training=training)
         history = ops.take(embeddings, batch["history"], axis=0)
         profile = ops.take(self.tables["profile"], batch["user"], axis=0)
-        queries, _ = self.two_tower.user_tower(batch["user"], profile, history, batch["history"] > 0, training=training)
+        events = {"kind": batch["kind"], "gap": batch["gap"]} if "kind" in batch else None
+        queries, _ = self.two_tower.user_tower(
+            batch["user"], profile, history, batch["history"] > 0, training=training, events=events
+        )
         return {"queries": queries, "candidates": ops.take(embeddings, batch["target"], axis=0)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         rows = ops.take(x["items"], x["target"])
         # Padding rows of the last batch carry weight 0 as queries; as candidates they are masked for everybody.
         padding = ops.logical_and(x["weight"][None, :] == 0, ops.ones_like(x["weight"][:, None], dtype="bool"))
-        return in_batch_softmax_loss(
+        loss = in_batch_softmax_loss(
             y_pred["queries"],
             y_pred["candidates"],
             candidate_rows=rows,
@@ -93,6 +100,7 @@ class RetrievalTask(keras.Model):
             weights=x["weight"],
             masked=padding,
         )
+        return loss if self.side is None else loss + side_loss(self.side, self, x, y_pred, training)
 
     def reseed(self, seed: int) -> None:
         """Set every dropout's generator from one number, so that a resumed epoch draws what an undisturbed one
