@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.features import FeatureWriter
-from data.ingest import IngestOptions, ingest
 from pipeline.config import EvaluationConfig, RetrievalConfig
 from pipeline.epochs import NonFiniteLossError
 from pipeline.evaluate import evaluate_retrieval
 from pipeline.train_retrieval import train_retrieval
+from tests.pipeline.training_world import make_world
 
 CONFIG = RetrievalConfig(width=8, history_length=4, batch_size=64, epochs=3, patience=3, learning_rate=0.01)
 
@@ -22,28 +21,7 @@ def silent(what, done, total):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Thirty users, twenty items, taste given by the item's vector; two items appear only in the test days."""
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(20, 5)).astype("float32")
-    tastes = rng.normal(size=(30, 5))
-    rows = []
-    for user in range(30):
-        order = np.argsort(-(vectors @ tastes[user]))[:12]
-        for step, item in enumerate(rng.permutation(order)):
-            if item < 18 or step > 10:
-                rows.append((f"u{user}", f"i{item}", 1_600_000_000 + step * 86_400 + user))
-    source, ingested, store = folder / "source", folder / "ingest", folder / "encode"
-    for path in (source, ingested, store):
-        path.mkdir()
-    pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_parquet(source / "interactions.parquet")
-    pd.DataFrame({"item_id": [f"i{item}" for item in range(20)]}).to_parquet(source / "items.parquet")
-    dataset = ingest(source, ingested, IngestOptions())
-    writer = FeatureWriter(store, dataset.schema.item_rows)
-    writer.add("text", 5)
-    ids = [int(item[1:]) for item in dataset.items["item_id"][1:]]
-    writer.put("text", np.arange(1, 21), vectors[ids])
-    return source, dataset, writer.close()
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def train(world, folder, config=CONFIG, modalities=("text",), checkpoints=None):
