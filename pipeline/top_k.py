@@ -1,20 +1,27 @@
 """Exact top-k over the whole catalogue, a block of users at a time.
 
-Memory is one block of scores, [block, N + 1], whatever the number of users. Items a user has already seen are masked,
-row 0 is never returned, and equal scores are ordered by row, so the same scores always give the same list.
+Memory is a block of scores a thread, [block, N + 1], whatever the number of users. Items a user has already seen are
+masked, row 0 is never returned, and equal scores are ordered by row, so the same scores always give the same list.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import threadpoolctl
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.interactions import Interactions
 
 ScoreBlock = Callable[[slice], NDArray[np.floating]]
-"""slice into the B users -> scores [b, N + 1] of that block; -inf excludes an item. Fresh array: it is written into."""
+"""slice into the B users -> scores [b, N + 1] of that block; -inf excludes an item. Fresh array: it is written into.
+Blocks are asked for from several threads at once: it must not keep state between calls."""
+
+BLOCK = 64
+"""Users scored at a time: with 50,000 items their scores (13 MB) still come from the processor's cache when searched."""
 
 
 def dot_product_scores(queries: NDArray[np.floating], items: NDArray[np.floating]) -> ScoreBlock:
@@ -32,8 +39,9 @@ def top_k(
     seen: Interactions | None,
     k: int,
     *,
-    block: int = 512,
+    block: int = BLOCK,
     allowed: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The k best unseen items of each user, best first, ties by the lower row.
 
@@ -44,6 +52,7 @@ def top_k(
         k: how many to keep.
         block: users scored at a time; a block holds block × (N + 1) scores.
         allowed: bool [N + 1], restricts the catalogue (for instance to items never seen in training); None is all.
+        threads: blocks worked on at once; None is one a processor.
 
     Returns:
         rows int32 [B, k] and scores float32 [B, k]; a user with fewer than k items left is padded with row 0 and -inf.
@@ -57,10 +66,13 @@ def top_k(
         >>> rows.tolist(), values.tolist()
         ([[2, 3], [2, 0]], [[5.0, 5.0], [2.0, -inf]])
     """
-    count = len(np.asarray(users))
-    rows, scores = np.zeros((count, k), np.int32), np.full((count, k), -np.inf, np.float32)
-    for part, part_rows, part_scores in stream_top_k(score_block, users, seen, k, block=block, allowed=allowed):
-        rows[part], scores[part] = part_rows, part_scores
+    user_rows = np.asarray(users, dtype=np.int64)
+    rows, scores = np.zeros((len(user_rows), k), np.int32), np.full((len(user_rows), k), -np.inf, np.float32)
+
+    def work(part: slice) -> None:
+        rows[part], scores[part] = select_top_k(masked_scores(score_block, part, user_rows, seen, allowed), k)
+
+    for_each_block(work, _blocks(len(user_rows), block, k), threads)
     return rows, scores
 
 
@@ -70,25 +82,57 @@ def stream_top_k(
     seen: Interactions | None,
     k: int,
     *,
-    block: int = 512,
+    block: int = BLOCK,
     allowed: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.float32]]]:
-    """`top_k` one block at a time, for large outputs: yields (slice into users, rows [b, k], scores [b, k])."""
-    if k < 1 or block < 1:
-        raise ValueError(f"k, block: must be >= 1, received k={k} and block={block}")
+    """`top_k` one block at a time, for outputs too large to keep: yields (slice into users, rows [b, k], scores [b, k])."""
     user_rows = np.asarray(users, dtype=np.int64)
-    for start in range(0, len(user_rows), block):
-        part = slice(start, min(start + block, len(user_rows)))
-        # Own and writable: a view of a model's cached table must not be masked in place.
-        scores = np.require(score_block(part), None, ["W", "O"])
-        _check_block(scores, part, allowed)
-        scores[:, 0] = -np.inf
-        if allowed is not None:
-            scores[:, ~allowed] = -np.inf
-        if seen is not None:
-            masked = seen.select(user_rows[part])
-            scores[masked.users, masked.rows] = -np.inf
-        yield part, *select_top_k(scores, k)
+    for part in _blocks(len(user_rows), block, k):
+        yield part, *select_top_k(masked_scores(score_block, part, user_rows, seen, allowed), k)
+
+
+def for_each_block(work: Callable[[slice], None], parts: list[slice], threads: int | None = None) -> None:
+    """Call `work(part)` for every part, several at once; each call multiplies matrices on one processor of its own.
+
+    Whole blocks side by side keep every processor busy in the search as well, where a multiplication spread over the
+    processors would leave all but one idle afterwards.
+
+    Args:
+        work: writes its result where no other part's goes. threads: None is one a processor this process may use.
+
+    >>> squares = np.zeros(4)
+    >>> for_each_block(lambda part: squares.__setitem__(part, np.arange(4)[part] ** 2), [slice(0, 2), slice(2, 4)], 2)
+    >>> squares.tolist()
+    [0.0, 1.0, 4.0, 9.0]
+    """
+    threads = min(len(parts), len(os.sched_getaffinity(0)) if threads is None else threads)
+    if threads <= 1:
+        for part in parts:
+            work(part)
+        return
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work, part) for part in parts]:
+            done.result()
+
+
+def masked_scores(
+    score_block: ScoreBlock,
+    part: slice,
+    users: NDArray[np.int64],
+    seen: Interactions | None,
+    allowed: NDArray[np.bool_] | None,
+) -> NDArray[np.floating]:
+    """The scores of one block, -inf for row 0, for what the user has seen and for what is not allowed. [b, N + 1]"""
+    # Own and writable: a view of a model's cached table must not be masked in place.
+    scores = np.require(score_block(part), None, ["C", "W", "O"])
+    _check_block(scores, part, allowed)
+    scores[:, 0] = -np.inf
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    if seen is not None:
+        masked = seen.select(users[part])
+        scores[masked.users, masked.rows] = -np.inf
+    return scores
 
 
 def select_top_k(scores: NDArray[np.floating], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -102,9 +146,9 @@ def select_top_k(scores: NDArray[np.floating], k: int) -> tuple[NDArray[np.int32
     >>> rows.tolist(), values.tolist()
     ([[1, 2]], [[7.0, 7.0]])
     """
-    lines = len(scores)
-    candidates = _find_candidates(scores, k)
-    line, column = np.nonzero(candidates)
+    lines, width = scores.shape
+    # The flat search is ten times as fast as NumPy's search of a table.
+    line, column = np.divmod(np.flatnonzero(_find_candidates(scores, k)), width)
     value = scores[line, column]
     order = np.lexsort((-value, line))  # stable: within a line and a score, columns stay ascending
     line, column, value = line[order], column[order], value[order]
@@ -122,7 +166,7 @@ def _find_candidates(scores: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
     smallest = np.finfo(scores.dtype).min  # below it only -inf: excluded entries
     if width <= k:
         return scores >= smallest
-    size = max(1, width // (8 * k))
+    size = max(1, min(32, width // (8 * k)))
     groups = width // size
     maxima = scores[:, : groups * size].reshape(lines, size, groups).max(axis=1)
     floor = np.partition(maxima, groups - k, axis=1)[:, groups - k] if groups >= k else np.full(lines, smallest)
@@ -136,6 +180,12 @@ def _find_candidates(scores: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
         room = k - np.count_nonzero(above, axis=1)[:, None]
         candidates[crowded] = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room))
     return candidates
+
+
+def _blocks(count: int, block: int, k: int) -> list[slice]:
+    if k < 1 or block < 1:
+        raise ValueError(f"k, block: must be >= 1, received k={k} and block={block}")
+    return [slice(start, min(start + block, count)) for start in range(0, count, block)]
 
 
 def _check_block(scores: NDArray, part: slice, allowed: NDArray[np.bool_] | None) -> None:

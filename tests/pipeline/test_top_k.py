@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.interactions import Interactions
-from pipeline.top_k import dot_product_scores, select_top_k, stream_top_k, top_k
+from pipeline.top_k import dot_product_scores, for_each_block, select_top_k, stream_top_k, top_k
 
 
 def sort_everything(scores, seen, allowed, k):
@@ -32,15 +33,16 @@ def sort_everything(scores, seen, allowed, k):
     block=st.integers(1, 10),
     levels=st.sampled_from([1, 2, 7, 10_000]),
     hidden=st.sampled_from([0.0, 0.5, 0.99]),
+    threads=st.integers(1, 3),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_equal_to_a_full_sort_with_ties_masks_and_few_items(users, width, k, block, levels, hidden, seed):
+def test_equal_to_a_full_sort_with_ties_masks_and_few_items(users, width, k, block, levels, hidden, threads, seed):
     rng = np.random.default_rng(seed)
     scores = rng.integers(levels, size=(users, width)).astype(np.float32) - levels // 2
     owner, row = np.nonzero(rng.random((users, width)) < hidden)
     seen = Interactions.from_pairs(owner, row, users)
     allowed = rng.random(width) >= hidden / 2
-    rows, values = top_k(lambda part: scores[part], np.arange(users), seen, k, block=block, allowed=allowed)
+    rows, values = top_k(lambda part: scores[part], np.arange(users), seen, k, block=block, allowed=allowed, threads=threads)
     expected_rows, expected_values = sort_everything(scores, seen, allowed, k)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_array_equal(values, expected_values)
@@ -90,6 +92,26 @@ def test_stream_holds_one_block_at_a_time():
     next(stream)
     assert asked == [slice(0, 2)]
     assert [part for part, _, _ in stream] == [slice(2, 4), slice(4, 5)]
+
+
+def test_stream_equals_the_whole():
+    scores = np.random.default_rng(3).normal(size=(9, 50)).astype(np.float32)
+    rows, values = top_k(lambda part: scores[part], np.arange(9), None, k=5, block=2, threads=2)
+    for part, part_rows, part_values in stream_top_k(lambda part: scores[part], np.arange(9), None, k=5, block=4):
+        np.testing.assert_array_equal(part_rows, rows[part])
+        np.testing.assert_array_equal(part_values, values[part])
+
+
+def test_an_error_in_one_thread_reaches_the_caller_and_threads_of_the_matrix_library_are_restored():
+    before = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+
+    def fails(part):
+        if part.start:
+            raise RuntimeError(f"broken at {part.start}")
+
+    with pytest.raises(RuntimeError, match="broken at 2"):
+        for_each_block(fails, [slice(0, 2), slice(2, 4)], threads=2)
+    assert [pool["num_threads"] for pool in threadpoolctl.threadpool_info()] == before
 
 
 def test_no_users_give_no_lists():
