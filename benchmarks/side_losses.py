@@ -108,9 +108,10 @@ def compare(runs: list[dict[str, float]], plain: list[dict[str, float]]) -> dict
     }
     for name in FIGURES:
         differences = np.array([run[name] - base[name] for run, base in zip(runs, plain, strict=True)])
-        error = float(differences.std(ddof=1) / len(differences) ** 0.5) if len(differences) > 1 else float("nan")
-        mean = float(differences.mean())
-        verdict = "better" if mean > 2 * error else "worse" if mean < -2 * error else "no difference seen"
+        mean, error, verdict = float(differences.mean()), 0.0, "one seed"
+        if len(differences) > 1:
+            error = float(differences.std(ddof=1) / len(differences) ** 0.5)
+            verdict = "better" if mean > 2 * error else "worse" if mean < -2 * error else "no difference seen"
         result[f"difference_{name}"] = {"mean": round(mean, 5), "error": round(error, 5), "verdict": verdict}
     return result
 
