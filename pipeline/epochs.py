@@ -18,6 +18,8 @@ from pipeline.feed import Batches, Feed, feed_of
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total): called as long work goes on."""
+AfterEpoch = Callable[[list[dict[str, float]]], None]
+"""(log so far): called when an epoch has been judged and saved; what it raises ends the training."""
 
 CHECK_STEPS = 50
 """Steps between two looks at the loss; a look waits for the device, and a loss that is not finite stays so."""
@@ -61,6 +63,7 @@ def train_epochs(
     *,
     feed: Feed | None = None,
     refresh: Callable[[], None] | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> list[dict[str, float]]:
     """Train until the epochs or the patience are used up; leave the best epoch's weights in the task.
 
@@ -75,6 +78,7 @@ def train_epochs(
         checkpoint: of `training_variables(task)`.
         refresh: called after each epoch before `validate`, and after the best weights are put back: what depends on the
             weights (vectors of encoders that learn) is made anew.
+        after_epoch: for whoever watches, such as a search that gives up on poor settings.
 
     Returns: the log, one row an epoch: epoch, every metric of the task, the validation figure, seconds.
 
@@ -112,6 +116,8 @@ def train_epochs(
         log.append({"epoch": epoch, **watch.metrics, settings.metric: quality, "seconds": seconds})
         checkpoint.save({"epoch": epoch + 1, "step": 0, "log": log, "seconds": 0.0}, best if better else None)
         step, spent = 0, 0.0
+        if after_epoch:
+            after_epoch(log)
     put_back(weights, best)
     if refresh:
         refresh()

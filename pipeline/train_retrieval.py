@@ -17,7 +17,7 @@ from data.features import FeatureStore
 from data.schema import MODALITIES, Schema
 from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
-from pipeline.epochs import LoopSettings, Progress, seed_everything, train_epochs
+from pipeline.epochs import AfterEpoch, LoopSettings, Progress, seed_everything, train_epochs
 from pipeline.examples import Requests, make_requests, positive_histories
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.optimizer import computing_in, make_optimizer
@@ -83,6 +83,7 @@ def train_retrieval(
     *,
     modalities: tuple[str, ...],
     progress: Progress,
+    after_epoch: AfterEpoch | None = None,
 ) -> dict[str, Any]:
     """Train, keep the epoch with the best validation NDCG@20, and write towers, item embeddings and history to `out`.
 
@@ -90,6 +91,7 @@ def train_retrieval(
         out: a folder to fill; the caller renames it.
         checkpoints: outlives a kill; an interrupted run goes on from it and ends with the same weights.
         modalities: the content the item tower may see; empty for the ids-only model.
+        after_epoch: called with the log so far; what it raises ends the training.
 
     Errors: NonFiniteLossError; ValueError when the train split holds no positive event.
     """
@@ -120,6 +122,7 @@ def train_retrieval(
         checkpoint,
         loop_settings(config),
         progress,
+        after_epoch=after_epoch,
     )
     task.two_tower.save_to(out)
     if config.precision != "float32":
