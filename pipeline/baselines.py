@@ -1,7 +1,8 @@
 """The models every learned one is measured against: popularity, item-kNN and EASE, from interactions alone.
 
-All three have one contract: `fit(train, items)` learns from item sets, `score(histories)` gives every item a score for
-a block of users known only by their item sets. None masks anything; `top_k` does that for every model alike.
+All have one contract: `fit(train, items)` learns from item sets, `score(histories)` gives every item a score for a block
+of users known only by their item sets. None masks anything; `top_k` does that for every model alike. More models behind
+the contract: `pipeline.baselines_factors`, `pipeline.baselines_content`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ class Baseline(Protocol):
         """Learns from the training sets of all user rows; `items` is N, without row 0."""
         ...
 
-    def score(self, histories: Interactions) -> NDArray[np.float32]:
-        """float32 [B, N + 1]: a score for every item row, given B users' item sets; a fresh array."""
+    def score(self, histories: Interactions, users: ArrayLike | None = None) -> NDArray[np.float32]:
+        """float32 [B, N + 1]: a score for every item row, given B users' item sets; a fresh array.
+
+        `users`: int [B], their rows in the training sets, for models that learn a vector a user; others look at the sets
+        alone.
+        """
         ...
 
 
@@ -45,7 +50,7 @@ def score_users(model: Baseline, histories: Interactions, users: ArrayLike) -> S
         [[0.0, 1.0, 2.0, 0.0]]
     """
     rows = np.asarray(users, dtype=np.int64)
-    return lambda block: model.score(histories.select(rows[block]))
+    return lambda block: model.score(histories.select(rows[block]), rows[block])
 
 
 def choose_on_validation(
@@ -81,7 +86,7 @@ class Popularity:
         self.counts = np.bincount(train.rows, minlength=items + 1).astype(np.float32)
         return self
 
-    def score(self, histories: Interactions) -> NDArray[np.float32]:
+    def score(self, histories: Interactions, users: ArrayLike | None = None) -> NDArray[np.float32]:
         return np.tile(self.counts, (len(histories), 1))
 
 
@@ -130,7 +135,7 @@ class ItemKNN:
         self.similarity = scipy.sparse.vstack(parts).T.tocsr()
         return self
 
-    def score(self, histories: Interactions) -> NDArray[np.float32]:
+    def score(self, histories: Interactions, users: ArrayLike | None = None) -> NDArray[np.float32]:
         return (to_sparse(histories, self.similarity.shape[0]) @ self.similarity).toarray()
 
 
@@ -173,7 +178,7 @@ class EASE:
         self.weights = weights.astype(np.float32)
         return self
 
-    def score(self, histories: Interactions) -> NDArray[np.float32]:
+    def score(self, histories: Interactions, users: ArrayLike | None = None) -> NDArray[np.float32]:
         scores = np.zeros((len(histories), self.width), np.float32)
         scores[:, self.active] = to_sparse(histories, self.width)[:, self.active] @ self.weights
         return scores

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from pipeline.baselines import EASE, ItemKNN, Popularity, choose_on_validation, score_users, to_sparse
+from pipeline.baselines_factors import BPR, ImplicitALS
 from pipeline.interactions import Interactions
 from pipeline.metrics import ndcg_at_k, recall_at_k
 from pipeline.top_k import top_k
 
 USERS, ITEMS = 60, 40
 MODELS = [Popularity(), ItemKNN(neighbours=20, shrinkage=1.0), EASE(regularisation=5.0)]
-PERSONAL = MODELS[1:]
+PERSONAL = [*MODELS[1:], ImplicitALS(factors=4, weight=20.0), BPR(factors=4, learning_rate=0.1)]
 
 
 def name_of(model):
@@ -43,7 +44,7 @@ def test_popularity_cannot_know_and_ranks_by_count():
     assert scores.tolist() == [[0, 1, 3, 2, 1, 0]] * 2
 
 
-@pytest.mark.parametrize("model", MODELS, ids=name_of)
+@pytest.mark.parametrize("model", [*MODELS, PERSONAL[2]], ids=name_of)
 def test_scores_depend_on_the_history_alone(model, checkerboard):
     train, _ = checkerboard
     fitted = model.fit(train, ITEMS)
@@ -52,6 +53,35 @@ def test_scores_depend_on_the_history_alone(model, checkerboard):
     assert batch.dtype == np.float32
     for line, user in enumerate([1, 2, 0]):
         np.testing.assert_allclose(fitted.score(train.select([user]))[0], batch[line], rtol=1e-5, atol=1e-6)
+
+
+def test_folding_in_is_the_weighted_ridge_regression_of_the_users_items(checkerboard):
+    """x = (YᵀY + Σ_i (α − 1) y_i y_iᵀ + λI)⁻¹ Σ_i α y_i over the items i of the set."""
+    train, _ = checkerboard
+    model = ImplicitALS(factors=3, regularisation=0.7, weight=5.0).fit(train, ITEMS)
+    items = model.items.astype(np.float64)
+    own = [1, 2, 7]
+    gram = items.T @ items + 4.0 * items[own].T @ items[own] + 0.7 * np.eye(3)
+    expected = items @ np.linalg.solve(gram, 5.0 * items[own].sum(axis=0))
+    np.testing.assert_allclose(model.score(Interactions.from_lists([own]))[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [ImplicitALS, BPR])
+def test_a_seed_gives_the_same_factors_and_another_seed_others(kind, checkerboard):
+    train, _ = checkerboard
+    users = np.arange(1, 5)
+    first, again, other = (
+        kind(factors=4, iterations=3, seed=seed).fit(train, ITEMS).score(train.select(users), users) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-4
+
+
+def test_bpr_needs_the_users_it_learned(checkerboard):
+    model = BPR(factors=4, iterations=1).fit(checkerboard[0], ITEMS)
+    with pytest.raises(ValueError, match=r"needs the 2 rows .* received none"):
+        model.score(Interactions.empty(2))
+    assert not model.score(Interactions.empty(1), [0]).any()  # row 0 took nothing, so nothing is known of it
 
 
 def test_item_knn_equals_the_loop():
@@ -109,7 +139,14 @@ def test_item_outside_the_catalogue_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "setting"), [(ItemKNN, "neighbours"), (ItemKNN, "shrinkage"), (EASE, "regularisation")]
+    ("kind", "setting"),
+    [
+        (ItemKNN, "neighbours"),
+        (ItemKNN, "shrinkage"),
+        (EASE, "regularisation"),
+        (ImplicitALS, "factors"),
+        (BPR, "learning_rate"),
+    ],
 )
 def test_impossible_settings_are_refused(kind, setting):
     with pytest.raises(ValueError, match=rf"{setting}.*must be.*received.*-1"):
