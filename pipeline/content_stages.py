@@ -101,6 +101,7 @@ class ContentStages(RunFolder):
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.encode import encode
+            from pipeline.store_encoders import content_store
 
             with progress_bar(name, single=True) as progress:
                 store = encode(
@@ -108,7 +109,7 @@ class ContentStages(RunFolder):
                     self.texts(),
                     out,
                     specs,
-                    self.beside(section.store, "feature-store"),
+                    content_store(section, self.folder),
                     batch_size=section.batch_size,
                     workers=section.workers,
                     engine=section.engine,
@@ -128,6 +129,7 @@ class ContentStages(RunFolder):
         def tune(out: Path, checkpoints: Path) -> dict[str, Any]:
             from data.features import FeatureStore
             from pipeline.finetune import finetune
+            from pipeline.store_encoders import content_store, weights_folder
 
             store = FeatureStore.open(self.folder / "encode")
             with progress_bar("finetune") as progress:
@@ -140,6 +142,7 @@ class ContentStages(RunFolder):
                     self.config,
                     progress=progress,
                     tower_epochs=section.finetune.tower_epochs,
+                    weights=weights_folder(content_store(section, self.folder)),
                 )
 
         code = (

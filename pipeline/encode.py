@@ -22,6 +22,7 @@ from data.schema import MODALITIES
 from pipeline.encode_local import Encoded, encode_batches
 from pipeline.encode_part import Part
 from pipeline.encode_plan import Batch, FileHashes, make_plan
+from pipeline.store_encoders import weights_folder
 from towers.encoder_card import EncoderCard
 from towers.encoders import Encoder, describe_encoder, make_encoder
 
@@ -58,7 +59,8 @@ def encode(
         specs: encoder of each modality (see `make_encoder`); what is left out counts as `"auto"`, `"none"` disables it
             together with its ready-made vectors.
         store: folder of the content store, shared by runs. What it holds is not encoded again, and what is encoded
-            here is in it shard by shard, whether or not the run comes to its end.
+            here is in it shard by shard, whether or not the run comes to its end. Weights that an encoder converts are
+            kept beside it (`weights_folder`).
         batch_size: contents of one encoder call; texts go in windows of 1,024, videos by their frames.
         workers: decoding processes (local), or actors that decode and encode (Ray).
         engine: `"local"` or `"ray"`.
@@ -103,7 +105,7 @@ def encode(
         batches = [batch for part in parts.values() for batch in part.missing(batch_size)]
         if batches:
             manifests = Path(out) / ".manifests"
-            encoded = _engine(engine, batches, source / "media", manifests, workers, tuned)
+            encoded = _engine(engine, batches, source / "media", manifests, workers, tuned, weights_folder(store))
             _fill(parts, batches, encoded, progress)
         for modality, part in parts.items():
             begun = time.perf_counter()
@@ -139,15 +141,21 @@ def card_of(encoder: Encoder) -> EncoderCard:
 
 
 def _engine(
-    engine: str, batches: Sequence[Batch], media: Path, manifests: Path, workers: int, tuned: Mapping[str, Encoder]
+    engine: str,
+    batches: Sequence[Batch],
+    media: Path,
+    manifests: Path,
+    workers: int,
+    tuned: Mapping[str, Encoder],
+    weights: Path,
 ) -> Generator[Encoded, None, None]:
     if engine == "ray":
         from pipeline.encode_ray import encode_batches_on_ray
 
-        return encode_batches_on_ray(batches, media, manifests, workers)
+        return encode_batches_on_ray(batches, media, manifests, workers, weights)
 
     def make(modality: str, spec: str) -> Encoder | None:
-        return tuned[modality] if modality in tuned else make_encoder(modality, spec)
+        return tuned[modality] if modality in tuned else make_encoder(modality, spec, weights)
 
     return encode_batches(batches, media, workers, make)
 

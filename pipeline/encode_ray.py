@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def encode_batches_on_ray(
-    batches: Sequence[Batch], media: Path, manifests: Path, workers: int = 2
+    batches: Sequence[Batch], media: Path, manifests: Path, workers: int = 2, weights: Path | None = None
 ) -> Generator[Encoded, None, None]:
     """Decode and encode batches by Ray actors, and hand them on in order.
 
@@ -46,6 +46,7 @@ def encode_batches_on_ray(
         media: the folder that paths are relative to; the same on every machine.
         manifests: folder to write the manifests into, seen by every machine; removed at the end.
         workers: actors, each with a decoding process of its own.
+        weights: folder of the encoders' converted weights, on the machines that see it.
 
     Raises:
         ImportError: Ray is not installed.
@@ -66,7 +67,7 @@ def encode_batches_on_ray(
         names = ray.data.from_items([{"manifest": str(file)} for file in files], override_num_blocks=len(files))
         dataset = names.map_batches(
             EncodeActor,
-            fn_constructor_kwargs={"media": str(media.resolve())},
+            fn_constructor_kwargs={"media": str(media.resolve()), "weights": weights and str(weights.resolve())},
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(files))),
@@ -106,10 +107,11 @@ class EncodeActor:
 
     Args:
         media: the folder that paths are relative to.
+        weights: folder of converted weights; on a machine that does not have the folder around it, its own is used.
     """
 
-    def __init__(self, media: str) -> None:
-        self.media = Path(media)
+    def __init__(self, media: str, weights: str | None = None) -> None:
+        self.media, self.weights = Path(media), Path(weights) if weights else None
         self._encoders: dict[tuple[str, str], Any] = {}
 
     def __call__(self, manifests: pa.Table) -> Iterator[pa.Table]:
@@ -125,7 +127,8 @@ class EncodeActor:
 
         if (modality, spec) not in self._encoders:
             self._encoders.clear()
-            self._encoders[modality, spec] = make_encoder(modality, spec)
+            here = self.weights if self.weights and self.weights.parent.is_dir() else None
+            self._encoders[modality, spec] = make_encoder(modality, spec, here)
         return self._encoders[modality, spec]
 
 

@@ -47,6 +47,7 @@ def finetune(
     *,
     progress: Progress,
     tower_epochs: int = TOWER_EPOCHS,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
     """Tune the encoders whose `train` is not `frozen`; write each to `out/<modality>`, ready for `tuned:<folder>`.
 
@@ -59,6 +60,7 @@ def finetune(
         config: `encoders` says what learns and how, `retrieval` how the towers do.
         progress: called with what, steps done, steps in all.
         tower_epochs: epochs of the towers alone at the start.
+        weights: folder of the encoders' converted weights; see `make_encoder`.
 
     Returns: epochs, the best one, NDCG@20 on the validation split then and after the epochs of the towers alone (which is
         no comparison, since the towers went on learning too: see `benchmarks/finetune.py` for one), seconds, and by
@@ -68,7 +70,7 @@ def finetune(
         ValueError: nothing to tune, or an encoder that cannot be. NonFiniteLossError: at the very step.
     """
     section, retrieval = config.encoders.finetune, config.retrieval
-    encoders = trainable_encoders(config, store)
+    encoders = trainable_encoders(config, store, weights)
     inputs = {
         name: EncoderInputs(
             encoder.encoder,
@@ -137,7 +139,7 @@ def finetune(
     }
 
 
-def trainable_encoders(config: Config, store: FeatureStore) -> dict[str, TrainableEncoder]:
+def trainable_encoders(config: Config, store: FeatureStore, weights: Path | None = None) -> dict[str, TrainableEncoder]:
     """The encoders that learn, by modality, with exactly the weights that learn marked so."""
     trained = config.encoders.trained()
     if not trained:
@@ -149,7 +151,7 @@ def trainable_encoders(config: Config, store: FeatureStore) -> dict[str, Trainab
             raise ValueError("encoders.video.train: videos are read by an image encoder and cannot be tuned; tune image")
         if name not in store.modalities:
             raise ValueError(f"encoders.{name}.train: the store holds {store.modalities}; run `encode` with {name} first")
-        encoder = make_encoder(name, section.spec)
+        encoder = make_encoder(name, section.spec, weights)
         if encoder is None or encoder.width != store.widths[name]:
             raise ValueError(
                 f"encoders.{name}.train: {section.spec!r} must be what the store was encoded with, whose width is "

@@ -258,7 +258,9 @@ def test_an_encoder_that_is_not_what_its_card_says_stores_nothing(source, shelf,
     class Other:
         fingerprint, width = "ffffffffffffffff", 256
 
-    monkeypatch.setattr("pipeline.encode.make_encoder", lambda modality, spec: Other())
+    asked = []
+    monkeypatch.setattr("pipeline.encode.make_encoder", lambda modality, spec, weights: asked.append(weights) or Other())
     with pytest.raises(ValueError, match="its card is wrong"):
         encode(source, shelf, tmp_path / "out", SPECS, tmp_path / "content")
+    assert asked == [tmp_path / "content-weights"]  # what an encoder converts is kept beside the store
     assert not list((tmp_path / "content").rglob("*.shard"))

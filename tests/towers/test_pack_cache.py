@@ -1,7 +1,10 @@
 """Converted weights: made once, read afterwards, whole or not at all, and never in the way."""
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +72,35 @@ def test_many_may_convert_at_once(tmp_path):
     assert len(made) == 8 and len(list(tmp_path.iterdir())) == 1
     for one in made:
         np.testing.assert_array_equal(one["w"], arrays()["w"])
+
+
+CONVERTING = """
+import sys, numpy as np
+from pathlib import Path
+from towers.pack_cache import converted_weights
+rows = np.random.default_rng(0).normal(size=(1000, 1000)).astype(np.float32)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(12):
+    made = converted_weights("pack:x", f"{number:016x}", lambda: {"w": rows + number}, Path(sys.argv[1]))
+    assert (made["w"] == rows + number).all(), number
+print("done")
+"""
+
+
+def test_two_processes_may_convert_at_once(tmp_path):
+    command = [sys.executable, "-c", CONVERTING, str(tmp_path)]
+    root = Path(__file__).resolve().parents[2]
+    both = [
+        subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[0] for process in both] == ["done\n", "done\n"]
+    assert len(list(tmp_path.iterdir())) == 12  # no half-written file is left
 
 
 class Counting:
