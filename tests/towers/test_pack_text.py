@@ -68,6 +68,21 @@ def test_a_paraphrase_comes_first(made, kind):
         assert a @ paraphrase > 0.6 > 0.4 > max(a @ unrelated, a @ far)
 
 
+@pytest.mark.parametrize("kind", ENCODERS[:1])
+def test_minilm_reads_accents_as_it_was_trained_to(made, kind):
+    encoder = made(kind)
+    vocabulary = (encoder.paths()[0].parent / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    texts = ["Café Müller", "naïve façade", "cafe\u0301"]  # the last one decomposed
+    tensors = encoder.tensors(texts)
+    read = [
+        [vocabulary[token] for token in row[mask > 0][1:-1]]
+        for row, mask in zip(tensors["token_ids"], tensors["padding_mask"], strict=True)
+    ]
+    assert read == [["cafe", "muller"], ["naive", "facade"], ["cafe"]]
+    plain = encoder.encode(["cafe muller", "naive facade", "cafe"])
+    np.testing.assert_allclose(encoder.encode(texts), plain, atol=2e-5)
+
+
 def test_e5_crosses_chinese_and_english(e5):
     items = ["headphones", "banana", "无线蓝牙耳机 降噪", "香蕉"]
     scores = e5.encode_queries(["耳机"])[0] @ e5.encode(items).T
