@@ -24,7 +24,7 @@ from data.content_index import KeyIndex
 from data.content_key import content_key, hashed_key, key_array
 from data.content_shard import Shard, ShardError, ShardMaps, StoredEncoder, by_shard, read_shard, write_shard
 from data.durable_file import ContentStoreError
-from data.features import to_half
+from data.half_precision import to_half
 
 __all__ = ["ContentStore", "ContentStoreError", "DamagedShardWarning", "content_key", "hashed_key"]
 
@@ -189,7 +189,7 @@ class ContentStore:
         Keys that are stored already keep the vector they have.
 
         Returns:
-            bool [B]: False where a vector does not survive fp16 (`data.features.to_half`); the caller says why.
+            bool [B]: False where a vector does not survive fp16 (`data.half_precision.to_half`); the caller says why.
 
         Raises:
             ValueError: shapes that do not fit.

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.features import CHUNK, FeatureWriter, unusable_reason
+from data.features import CHUNK, FeatureWriter
+from data.half_precision import unusable_reason
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint
 
 ENCODE_CODE = (
     "data/features.py",
+    "data/half_precision.py",
     "data/ready_vectors.py",
     "data/enrichment.py",
     "pipeline/encode.py",

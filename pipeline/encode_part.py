@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from data.content_store import ContentStore
-from data.features import CHUNK, FeatureWriter, unusable_reason
+from data.features import CHUNK, FeatureWriter
+from data.half_precision import unusable_reason
 from pipeline.encode_local import Encoded
 from pipeline.encode_plan import Batch, Plan
 

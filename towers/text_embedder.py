@@ -11,14 +11,13 @@ import numpy as np
 
 from towers.encoder_card import EncoderCard, fingerprint
 from towers.joint_embedder import is_joint, joint_text_model, joint_tokens
+from towers.model_batches import predict_tokens
 from towers.preset import measured, one_of, preset_files, preset_folder, preset_kind, split_options, whole_number, why
 
 VERSION = 1
 OPTIONS = ("tokens", "pooling", "prefix")
 POOLINGS = ("auto", "mean", "first", "last")
 TOKENS = 64
-STEP = 16
-"""Lengths are rounded up to multiples of this, so that a compiled backbone meets few shapes."""
 PREFIXES = ((r"(^|[_\-])e5([_\-]|$)", "passage: "), (r"^embedding_?gemma", "title: none | text: "))
 """What item texts begin with where a preset's name says that it was trained so (Wang et al. 2022)."""
 TASKS = {"bert": "Bert", "xlm-roberta": "XLMRoberta", "gemma3": "Gemma3", "gemma3_text": "Gemma3", "qwen3": "Qwen3"}
@@ -116,19 +115,13 @@ class TextEmbedderEncoder:
 
     def encode(self, batch: Sequence[str]) -> np.ndarray:
         """B strings -> float32 [B, F_m], in the order given."""
-        vectors = np.zeros((len(batch), self.width), np.float32)
         if not len(batch):
-            return vectors
+            return np.zeros((0, self.width), np.float32)
         tokens = self.tensors(batch)
         longest = next(iter(tokens.values())).shape[1]
-        mask = next((value for key, value in tokens.items() if key.endswith("padding_mask")), None)
+        mask = next((value for key, value in tokens.items() if key.endswith("padding_mask")), None) if self._trim else None
         lengths = np.full(len(batch), longest) if mask is None else np.asarray(mask, np.int64).sum(axis=1)
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            end = min(-(-int(lengths[rows[-1]]) // STEP) * STEP, longest) if self._trim else longest
-            vectors[rows] = self.model.predict_on_batch({key: value[rows, :end] for key, value in tokens.items()})
-        return vectors
+        return predict_tokens(self.model, tokens, lengths, self.batch_size)
 
 
 def _read(preset: str) -> tuple[Path, dict[str, str], str]:

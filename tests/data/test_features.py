@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from data.features import FeatureStore, FeatureWriter, fp16_cosine_loss, fp16_cosine_losses
+from data.features import FeatureStore, FeatureWriter
+from data.half_precision import fp16_cosine_loss, fp16_cosine_losses
 from data.ready_vectors import ReadyVectors
 from data.schema import MODALITIES
 
