@@ -18,6 +18,7 @@ import typer
 from pipeline.config import Config, ConfigError, load_config
 from pipeline.convert_command import convert
 from pipeline.features_command import features_app
+from pipeline.tune_command import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(features_app, name="features")
 app.command()(convert)
+app.command()(tune)
 
 ConfigOption = Annotated[
     Path | None,
@@ -127,6 +129,11 @@ _stage_command(
     "train-retrieval",
     "train_retrieval",
     "Train the user and the item tower (and the variants that the report compares).",
+)
+_stage_command(
+    "train-linear",
+    "train_linear",
+    "Fit the linear towers over whole histories, and weigh them against the two towers on validation.",
 )
 _stage_command("train-search", "train_search", "Train the tower from typed questions to items, on the catalogue's words.")
 _stage_command("index", "index", "Build the exact and the approximate index and measure what approximation costs.")
