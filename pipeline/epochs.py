@@ -84,7 +84,8 @@ def train_epochs(
 
     Raises: NonFiniteLossError, at most `CHECK_STEPS` after the step it happened at and before it could be saved.
     """
-    feed, steps, weights, average = feed or feed_of(batches), len(batches), task.trainable_variables, Average(task)
+    feed, steps, average = feed or feed_of(batches), len(batches), Average(task)
+    weights = getattr(task, "learned_variables", task.trainable_variables)
     log: list[dict[str, float]] = []
     best: dict[str, np.ndarray] = {}
     first, step, spent = 0, 0, 0.0
