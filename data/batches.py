@@ -8,26 +8,33 @@ from collections.abc import Iterator
 import numpy as np
 
 from data.histories import Histories
+from data.loss_columns import LossColumns, rounded_up
 
 Batch = dict[str, np.ndarray]
+
+RAGGED = {"items": 0, "columns": 0, "copies": 0, "others": 1}
+"""Arrays of a batch whose length along this axis may differ from batch to batch."""
 
 
 class RetrievalBatches:
     """Shuffled batches of positive events, each with the history that was known before it.
 
-    A batch names each item once (`items`) and points into that list (`target`, `history`), so the item tower runs once
-    per
-    distinct item however often an item stands in a history. Shapes are static: U = min(N + 1, B (L + 1) + 1) rows,
-    padded
-    with row 0; the last batch is padded with weight 0. The same (seed, epoch) gives the same batches in every process.
+    A batch names each item once (`items`) and points into that list (`target`, `history`, `columns`), so the item tower
+    runs once per distinct item however often an item stands in a history. What the loss compares with is listed the same
+    way, see `LossColumns`: `columns` [C] (positions in `items`), `copies` [C], `own` [B] (each event's column), and
+    `others` [B, P] where asked for. Padding is row 0 among items, no copies among columns, weight 0 in the last batch.
+    The same (seed, epoch) gives the same batches in every process.
 
     Args:
         histories: positive training events.
         item_rows: N + 1.
         batch_size: B.
-        history_length: L.
+        history_length: L; 0 = none.
         ordered: whether timestamps order the events. If not, a history is a random set of the user's other items.
         seed: of the shuffle.
+        columns: what the loss compares with; None = the batch's own items.
+        weights: [E] of the events in the order of `histories`; None = 1 each.
+        static: whether U and C are padded to what the largest batch could have, or to the next of few sizes.
 
     Example:
         >>> histories = Histories.from_events(np.array([1, 1]), np.array([3, 4]), np.array([1, 2]), user_rows=2)
@@ -38,7 +45,17 @@ class RetrievalBatches:
     """
 
     def __init__(
-        self, histories: Histories, *, item_rows: int, batch_size: int, history_length: int, ordered: bool, seed: int
+        self,
+        histories: Histories,
+        *,
+        item_rows: int,
+        batch_size: int,
+        history_length: int,
+        ordered: bool,
+        seed: int,
+        columns: LossColumns | None = None,
+        weights: np.ndarray | None = None,
+        static: bool = True,
     ):
         if not len(histories.items):
             raise ValueError(
@@ -49,8 +66,9 @@ class RetrievalBatches:
             raise ValueError(f"batch_size: in-batch softmax needs at least 2 events a batch, received {batch_size}.")
         self.histories, self.item_rows, self.ordered, self.seed = histories, item_rows, ordered, seed
         self.batch_size, self.history_length = batch_size, history_length
-        self.users = histories.users
-        self.capacity = min(item_rows, batch_size * (history_length + 1) + 1)
+        self.users, self.weights, self.static = histories.users, weights, static
+        self.columns = columns or LossColumns(item_rows=item_rows)
+        self.capacity = min(item_rows, batch_size * history_length + self.columns.capacity(batch_size))
 
     def __len__(self) -> int:
         return math.ceil(len(self.histories.items) / self.batch_size)
@@ -64,24 +82,31 @@ class RetrievalBatches:
         histories = self.histories if self.ordered else self.histories.shuffled(rng)
         order = rng.permutation(len(histories.items))
         for first in range(start * self.batch_size, len(order), self.batch_size):
-            yield self._batch(histories, order[first : first + self.batch_size])
+            draws = np.random.default_rng([self.seed, number, first])
+            yield self._batch(histories, order[first : first + self.batch_size], draws)
 
-    def _batch(self, histories: Histories, positions: np.ndarray) -> Batch:
+    def _batch(self, histories: Histories, positions: np.ndarray, draws: np.random.Generator) -> Batch:
         choose = histories.places_before if self.ordered else histories.places_of_others
         places = choose(positions, self.history_length)
-        history = histories.items_at(places)
         short = self.batch_size - len(positions)
+        users = np.pad(self.users[positions], (0, short))
         target = np.pad(histories.items[positions], (0, short))
-        history = np.pad(history, ((0, short), (0, 0)))
-        items, target_index, history_index = self._compact(target, history)
-        return {
-            "user": np.pad(self.users[positions], (0, short)),
-            "items": items,
-            "target": target_index,
-            "history": history_index,
-            "weight": np.pad(np.ones(len(positions), np.float32), (0, short)),
-            **self._events(histories, positions, places),
-        }
+        history = np.pad(histories.items_at(places), ((0, short), (0, 0)))
+        weight = np.ones(len(positions), np.float32) if self.weights is None else self.weights[positions]
+        weight = np.pad(weight.astype(np.float32), (0, short))
+        rows, copies, own = self.columns.of(target, weight, draws)
+        batch = {"user": users, "weight": weight, "own": own, **self._events(histories, positions, places)}
+        if self.columns.others:
+            others = self.columns.others_of(rows, own, users, self.histories)
+            spare = 2 ** (others.shape[1] - 1).bit_length() - others.shape[1]
+            batch["others"] = np.concatenate([others, np.repeat(own[:, None], spare, axis=1)], axis=1)
+        spare = self._length(len(rows), self.columns.capacity(self.batch_size)) - len(rows)
+        rows, batch["copies"] = np.pad(rows, (0, spare)), np.pad(copies, (0, spare))
+        items, (batch["target"], batch["columns"], batch["history"]) = self._compact(target, rows, history)
+        return {**batch, "items": items}
+
+    def _length(self, number: int, capacity: int) -> int:
+        return capacity if self.static else rounded_up(number, capacity)
 
     def _events(self, histories: Histories, positions: np.ndarray, places: np.ndarray) -> Batch:
         """Kinds and time gaps of the history's events, as long as the history; nothing where kinds are not kept."""
@@ -91,11 +116,23 @@ class RetrievalBatches:
         short = self.batch_size - len(positions)
         return {name: np.pad(values, ((0, short), (0, 0))) for name, values in events.items()}
 
-    def _compact(self, target: np.ndarray, history: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if self.capacity == self.item_rows:  # the whole catalogue is no larger than a batch: rows are their own index
-            return np.arange(self.item_rows, dtype=np.int32), target.astype(np.int32), history
-        # Row 0 is put in front, so that index 0 means "padding" in the compact numbering too.
-        rows, inverse = np.unique(np.concatenate([[0], target, history.ravel()]), return_inverse=True)
-        items = np.pad(rows, (0, self.capacity - len(rows))).astype(np.int32)
-        inverse = inverse.astype(np.int32)
-        return items, inverse[1 : 1 + len(target)], inverse[1 + len(target) :].reshape(history.shape)
+    def _compact(self, *parts: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The distinct rows of all parts [U], ascending from row 0, and the parts as positions among them."""
+        if self.static and self.capacity == self.item_rows:  # rows are their own index
+            return np.arange(self.item_rows, dtype=np.int32), [part.astype(np.int32) for part in parts]
+        named = np.concatenate([part.ravel() for part in parts])
+        if self.item_rows <= 16 * len(named):  # marks in a table are faster than sorting while the table is small
+            marked = np.zeros(self.item_rows, bool)
+            marked[named] = marked[0] = True
+            rows = np.flatnonzero(marked)
+            places = np.cumsum(marked, dtype=np.int32) - 1
+            indices = [places[part] for part in parts]
+        else:
+            rows, inverse = np.unique(np.concatenate([[0], named]), return_inverse=True)
+            ends = np.cumsum([part.size for part in parts])[:-1]
+            split = np.split(inverse[1:].astype(np.int32), ends)
+            indices = [index.reshape(part.shape) for index, part in zip(split, parts, strict=True)]
+        # Padding goes in front, so that rows ascend; a position is 0 where it was, for "nothing", and moves up elsewhere.
+        spare = self._length(len(rows), self.capacity) - len(rows)
+        items = np.pad(rows, (spare, 0)).astype(np.int32)
+        return items, [np.where(index > 0, index + spare, 0).astype(np.int32) for index in indices]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -106,19 +107,19 @@ class Histories:
         ).reshape(-1)
         return self.items_at(self._places(self.offsets[users], ends, length))
 
-    def _strict_ends(self, positions: np.ndarray) -> np.ndarray:
-        """First position of the run of equal (user, timestamp) that each position belongs to."""
+    @functools.cached_property
+    def _run_starts(self) -> np.ndarray:
+        """First position of the run of equal (user, timestamp) that each position belongs to. [E]"""
         changed = np.empty(len(self.items), bool)
         changed[:1] = True
         changed[1:] = self.timestamps[1:] != self.timestamps[:-1]
         changed[self.offsets[:-1][np.diff(self.offsets) > 0]] = True
-        run_starts = np.maximum.accumulate(np.where(changed, np.arange(len(self.items)), 0))
-        return run_starts[positions]
+        return np.maximum.accumulate(np.where(changed, np.arange(len(self.items)), 0))
 
     def places_before(self, positions: np.ndarray, length: int) -> np.ndarray:
         """Positions of the same user's events strictly before each event, most recent first, then -1. [B] -> [B, L]."""
         users = np.searchsorted(self.offsets, positions, side="right") - 1
-        return self._places(self.offsets[users], self._strict_ends(positions), length)
+        return self._places(self.offsets[users], self._run_starts[positions], length)
 
     def before(self, positions: np.ndarray, length: int) -> np.ndarray:
         """The items of the same user strictly before each event: what a query could know. [B] -> [B, L]."""
@@ -133,7 +134,7 @@ class Histories:
     def places_of_others(self, positions: np.ndarray, length: int) -> np.ndarray:
         """Positions of the same user's *other* events, going round from each event; used after `shuffled`. [B, L]"""
         users = np.searchsorted(self.offsets, positions, side="right") - 1
-        starts, sizes = self.offsets[users], np.diff(self.offsets)[users]
+        starts, sizes = self.offsets[users], self.offsets[users + 1] - self.offsets[users]
         steps = np.arange(1, length + 1)[None, :]
         around = starts[:, None] + (positions - starts)[:, None] + steps
         around = np.where(around >= (starts + sizes)[:, None], around - sizes[:, None], around)

@@ -11,6 +11,8 @@ from typing import Protocol
 import keras
 import numpy as np
 
+from data.batches import RAGGED
+
 Batch = dict[str, np.ndarray]
 Feed = Callable[[int, int], Iterable]
 """(epoch, first step) -> what `fit` takes: one-tuples of batches, or a `tf.data.Dataset` of them."""
@@ -39,14 +41,27 @@ def feed_of(batches: Batches) -> Feed:
 
 
 def as_dataset(batches: Iterator[Batch], steps: int):
-    """An iterator of `steps` batches, all of one shape, as a `tf.data.Dataset` of one-tuples that can be read once."""
+    """An iterator of `steps` batches as a `tf.data.Dataset` of one-tuples that can be read once.
+
+    All of one shape, but for the axes in `data.batches.RAGGED`.
+    """
     import tensorflow as tf
 
     first = next(batches)
-    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in first.items()}
+    signature = {name: tf.TensorSpec(shape_of(name, value), value.dtype) for name, value in first.items()}
     rest = itertools.chain([first], batches)
     source = tf.data.Dataset.from_generator(lambda: ((batch,) for batch in rest), output_signature=(signature,))
     return source.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(AHEAD)
+
+
+def shape_of(name: str, value: np.ndarray) -> tuple[int | None, ...]:
+    """The shape that all batches share; None where they differ.
+
+    Example:
+        >>> shape_of("items", np.zeros(5)), shape_of("history", np.zeros((4, 5)))
+        ((None,), (4, 5))
+    """
+    return tuple(None if RAGGED.get(name) == axis else length for axis, length in enumerate(value.shape))
 
 
 def made_ahead(batches: Iterator[Batch], ahead: int = AHEAD) -> Iterator[Batch]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pydantic
 
+from pipeline.loss_config import LossConfig
 from pipeline.side_losses_config import SideLossesConfig
 from pipeline.towers_config import TowersSection
 from pipeline.training_config import TrainingSection
@@ -17,6 +20,8 @@ class RetrievalConfig(TowersSection, TrainingSection):
     modality that has no more columns than that keeps them as they are."""
     id_dropout: float = pydantic.Field(0.3, ge=0, lt=1)
     modality_dropout: float = pydantic.Field(0.2, ge=0, lt=1)
+    item_id: bool = True
+    """Whether an item has a vector of its own beside its content; without one, new items and known ones are alike."""
     user_id: bool = True
     user_id_dropout: float = pydantic.Field(0.8, ge=0, lt=1)
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)
@@ -30,6 +35,27 @@ class RetrievalConfig(TowersSection, TrainingSection):
     validation_users: int = pydantic.Field(2000, ge=1)
     ablations: bool = True
     """Also train once without each modality, for the ablation in the report."""
+    sparse_updates: bool | Literal["auto"] = "auto"
+    """Train the tables of user and item ids by the rows that a batch names, so that a step costs the same for any number
+    of users: lazy Adam. "auto" = tables of 100,000 rows and more."""
     seed: int = 7
+    loss: LossConfig = LossConfig()
+    """The main loss."""
     side: SideLossesConfig = SideLossesConfig()
     """Terms beside the main loss."""
+
+    @property
+    def sparse_updates_now(self) -> bool | Literal["auto"]:
+        """`sparse_updates` beside the other settings: gradients and averages kept over batches are those of whole tables.
+
+        Raises:
+            ValueError: true, together with accumulation or an average of the weights.
+        """
+        if self.accumulation == 1 and not self.average_decay:
+            return self.sparse_updates
+        if self.sparse_updates is True:
+            raise ValueError(
+                "retrieval.sparse_updates: true needs accumulation 1 and average_decay 0, received "
+                f"{self.accumulation} and {self.average_decay}; choose one or the other"
+            )
+        return False

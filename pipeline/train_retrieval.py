@@ -14,6 +14,7 @@ import numpy as np
 from data.batches import RetrievalBatches
 from data.dataset import Dataset
 from data.features import FeatureStore
+from data.loss_columns import LossColumns
 from data.schema import MODALITIES, Schema
 from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
@@ -103,15 +104,25 @@ def train_retrieval(
         history_length=config.history_length,
         ordered=dataset.schema.has_timestamps,
         seed=config.seed,
+        columns=LossColumns(item_rows=dataset.schema.item_rows, **config.loss.options().columns),
+        static=False,
     )
     seed_everything(config.seed)
     schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
     with computing_in(config.precision):
         two_tower = new_towers(dataset, schema, tower_config(config, modalities))
     side = make_side_losses(dataset, two_tower, config.side)
-    task = RetrievalTask(two_tower, **task_tables(dataset, store, two_tower), side=side)
+    task = RetrievalTask(
+        two_tower,
+        **task_tables(dataset, store, two_tower),
+        side=side,
+        loss=config.loss.options(),
+        batch_size=config.batch_size,
+        item_capacity=batches.capacity,
+        sparse_updates=config.sparse_updates_now,
+    )
     optimizer = make_optimizer(config, config.epochs * len(batches))
-    task.compile(optimizer=optimizer, jit_compile=True)
+    task.compile(optimizer=optimizer)
     optimizer.build(task.trainable_variables)
     requests = validation_requests(dataset, config)
     checkpoint = Checkpoint(checkpoints, training_variables(task, constant=task.tables.values()))

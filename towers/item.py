@@ -12,6 +12,7 @@ from towers.frames import FrameProjection
 from towers.fusion import ConcatFusion, GatedFusion, ModalityDropout, WeightedFusion, unit_length
 from towers.fusion_attention import AttentionFusion, BottleneckFusion
 from towers.projection import ModalityProjection
+from towers.row_embedding import RowEmbedding
 
 ITEMS_PER_COMPONENT, FEWEST_COMPONENTS = 40, 16
 """How many components of a modality a catalogue can teach the meaning of. With fewer items a component, the tower learns
@@ -47,7 +48,7 @@ class ItemTower(keras.layers.Layer):
         self.modalities = tuple(schema.modalities)
         width = config.width
         self.use_id = config.item_id
-        self.id_embedding = keras.layers.Embedding(
+        self.id_embedding = RowEmbedding(
             schema.item_rows,
             width,
             embeddings_initializer=keras.initializers.RandomNormal(0.0, 0.05, seed=config.seed),

@@ -1,4 +1,4 @@
-"""Retrieval losses as plain functions of arrays; `towers.task` is the only caller in training."""
+"""Softmax losses of retrieval as plain functions of arrays: what the fused form in training must equal."""
 
 from __future__ import annotations
 
@@ -63,4 +63,60 @@ def in_batch_softmax_loss(queries, candidates, *, candidate_rows, log_q, scale, 
         queries, candidates, candidate_rows=candidate_rows, log_q=log_q, scale=scale, masked=masked
     )
     per_query = ops.logsumexp(logits, axis=-1) - ops.diagonal(logits)
+    return ops.sum(weights * per_query) / ops.maximum(ops.sum(weights), 1e-9)
+
+
+def softmax_loss(
+    queries,
+    candidates,
+    *,
+    own,
+    bias,
+    own_bias,
+    scale,
+    weights,
+    excluded=None,
+    hardest: int = 0,
+    label_smoothing: float = 0.0,
+):
+    """Weighted mean cross-entropy of each query's own candidate against a list of distinct candidates.
+
+    Formula: `l_ij = s q_i . c_j + bias_j`, and `s q_i . c_own + own_bias_i` in the own column, and MASKED_LOGIT where j is
+    excluded; `L = sum_i w_i (logsumexp_j l_ij - sum_j y_ij l_ij) / sum_i w_i` with `y = 1` in the own column.
+
+    One form for every set of negatives. `bias_j = log n_j - log Q(j)` stands for n_j equal candidates, so a batch in which
+    items repeat has one column an item; `own_bias_i = -log Q(own)` counts the own item once, so accidental hits are gone
+    without a mask. A column of which there are no copies has the bias MASKED_LOGIT, and counts only where it is the own.
+
+    Args:
+        excluded: columns that are no negatives of a query, its user's other positives; the own column is never excluded,
+            so it also fills up short lists.
+        hardest: K > 0 keeps, beside the own column, the K columns of the largest logits.
+        label_smoothing: e takes that much of y from the own column and spreads it evenly over all columns that are not
+            masked (Szegedy et al., *Rethinking the Inception Architecture*, 2016).
+
+    Shapes: queries [B, D], candidates [N, D], own [B] int, bias [N], own_bias [B], weights [B], excluded [B, P] int ->
+    scalar.
+
+    Example:
+        >>> eye = ops.eye(3)
+        >>> inputs = {"own": ops.arange(3), "bias": ops.zeros(3), "own_bias": ops.zeros(3), "weights": ops.ones(3)}
+        >>> round(float(softmax_loss(eye, eye, scale=2.0, **inputs)), 4)
+        0.2395
+    """
+    columns = ops.arange(ops.shape(candidates)[0], dtype=own.dtype)
+    is_own = columns[None, :] == own[:, None]
+    products = scale * ops.matmul(queries, ops.transpose(candidates))
+    logits = ops.where(is_own, products + own_bias[:, None], products + bias[None, :])
+    if excluded is not None:
+        hidden = ops.any(columns[None, None, :] == excluded[:, :, None], axis=1)
+        logits = ops.where(ops.logical_and(hidden, ops.logical_not(is_own)), MASKED_LOGIT, logits)
+    if hardest:
+        weakest = ops.top_k(ops.where(is_own, MASKED_LOGIT, logits), hardest)[0][:, -1:]
+        logits = ops.where(ops.logical_or(is_own, logits >= weakest), logits, MASKED_LOGIT)
+    valid = ops.cast(logits > MASKED_LOGIT / 2, logits.dtype)
+    shares = label_smoothing * valid / ops.sum(valid, axis=1, keepdims=True)
+    targets = shares + (1.0 - label_smoothing) * ops.cast(is_own, logits.dtype)
+    hit = ops.sum(ops.where(targets > 0, targets * logits, 0.0), axis=1)
+    per_query = ops.logsumexp(logits, axis=-1) - hit
     return ops.sum(weights * per_query) / ops.maximum(ops.sum(weights), 1e-9)

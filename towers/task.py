@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import keras
 import numpy as np
 from keras import ops
 
-from towers.losses import in_batch_softmax_loss
+from towers.loss_options import LossOptions
+from towers.retrieval_loss import RetrievalLoss
 from towers.side_losses import SideLosses, side_loss
+from towers.sparse_rows import LARGE_TABLE, SparseRows, train_rows, train_rows_of_state
 from towers.two_tower import TwoTower
 
 
 class RetrievalTask(keras.Model):
     """Two towers plus the tables that a batch of integers is looked up in.
 
-    The tables (content features fp16, present mask, profile codes, log Q) are variables that are not trained, so they
-    lie on
-    the device once and every step gathers from them. They are not part of the towers' weights.
+    The tables (content features fp16, present mask, profile codes, log Q) are variables that are not trained, so they lie
+    on the device once and every step gathers from them. They are not part of the towers' weights.
 
     Args:
         two_tower: the model to train.
@@ -24,20 +27,40 @@ class RetrievalTask(keras.Model):
         profile: [user rows, P] int32.
         counts: [N + 1] positive training events an item; gives both log Q and which ids are known.
         side: terms beside the main loss; None = none.
+        loss: the main loss; its batches must have been made with `loss.columns`.
+        batch_size: B, which some losses need and rows training does too. item_capacity: U at most.
+        sparse_updates: train the tables of user and item ids by the rows of each batch: "auto" = where they have
+            `LARGE_TABLE` rows or more and a batch names less than half of them.
 
-    Inputs (a dict, see `data.batches`): user [B], items [U], target [B], history [B, L] (both index `items`), weight
-    [B]; optional kind and gap [B, L] of the history's events.
+    Inputs (a dict, see `data.batches`): user [B], items [U], target [B], history [B, L], columns [C] (all three index
+    `items`), copies [C], own [B] (indexes `columns`), weight [B]; optional others [B, P] (columns), kind and gap [B, L] of
+    the history's events.
     """
 
-    def __init__(self, two_tower: TwoTower, *, features, present, profile, counts, side: SideLosses | None = None):
+    def __init__(
+        self,
+        two_tower: TwoTower,
+        *,
+        features,
+        present,
+        profile,
+        counts,
+        side: SideLosses | None = None,
+        loss: LossOptions | None = None,
+        batch_size: int | None = None,
+        item_capacity: int | None = None,
+        sparse_updates: bool | Literal["auto"] = False,
+    ):
         super().__init__(name="retrieval_task")
         self.two_tower = two_tower
         self.side = side
         self.modalities = tuple(two_tower.schema.modalities)
         counts = np.asarray(counts, np.float64)
-        # An item never drawn as a positive is never an in-batch negative, so its log Q is never read: any finite value
-        # will do.
+        # An item that was never drawn is never an in-batch negative, so its log Q is never read: any finite value will do.
         log_q = np.log(np.maximum(counts, 1.0) / max(counts.sum(), 1.0)).astype(np.float32)
+        self.retrieval_loss = RetrievalLoss(
+            loss or LossOptions(), item_rows=len(counts), width=two_tower.config.width, batch_size=batch_size
+        )
         self.tables = {
             "present": self._table(present, "bool", "present"),
             "profile": self._table(profile, "int32", "profile"),
@@ -51,7 +74,52 @@ class RetrievalTask(keras.Model):
         two_tower.item_tower.known.assign((counts > 0).astype(np.float32))
         for column, name in enumerate(self.modalities):
             two_tower.item_tower.projections[name].adapt(features[name], present[:, column])
+        self.sparse_rows = self._sparse_rows(sparse_updates, batch_size, item_capacity)
         self.built = True
+
+    def _sparse_rows(self, wanted, batch_size: int | None, item_capacity: int | None) -> dict[str, SparseRows]:
+        if wanted is False or batch_size is None or item_capacity is None:
+            if wanted is True:
+                raise ValueError("sparse_updates: true needs batch_size and item_capacity, received None for one of them")
+            return {}
+        towers = self.two_tower.user_tower, self.two_tower.item_tower
+        chosen = {}
+        for name, tower, capacity in zip(("user", "items"), towers, (batch_size + 1, item_capacity), strict=True):
+            rows = tower.id_embedding.input_dim
+            if tower.use_id and (wanted is True or (rows >= LARGE_TABLE and rows > 2 * capacity)):
+                chosen[name] = SparseRows(tower.id_embedding, capacity, name=f"{name}_rows")
+        return chosen
+
+    def compile(self, optimizer="rmsprop", *, jit_compile="auto", **options):
+        """As in Keras, but "auto" compiles on JAX alone: on a CPU, TensorFlow's own matrix products beat XLA's (the loss of
+        4,096 queries by 4,096 items, 25 against 47 ms), and lengths that change from batch to batch need no compilation."""
+        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+            jit_compile = False
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **options)
+        if self.sparse_rows:
+            self.optimizer.build(self.trainable_variables)
+            for rows in self.sparse_rows.values():
+                rows.connect(self.optimizer)
+
+    def train_step(self, *arguments):
+        """One step; arguments are (data,), and (state, data) on JAX."""
+        *state, data = arguments
+        step = super().train_step
+        if not self.sparse_rows:
+            return step(*arguments)
+        batch = data[0]
+        named = {"user": ops.sort(ops.pad(batch["user"], [[1, 0]])), "items": batch["items"]}
+        rows_of = [(rows, named[name]) for name, rows in self.sparse_rows.items()]
+        if state:
+            return train_rows_of_state(self, rows_of, lambda state: step(state, data), state[0])
+        return train_rows(rows_of, lambda: step(data))
+
+    @property
+    def learned_variables(self) -> list[keras.Variable]:
+        """What the towers have learned: everything trained, with the tables that are trained by rows."""
+        passing = {id(rows.active) for rows in self.sparse_rows.values()}
+        kept = [variable for variable in self.trainable_variables if id(variable) not in passing]
+        return kept + [rows.table for rows in self.sparse_rows.values()]
 
     def _table(self, values, dtype: str, name: str):
         # An initialiser that returns the values themselves: the table never exists twice on the device.
@@ -85,20 +153,18 @@ class RetrievalTask(keras.Model):
         queries, _ = self.two_tower.user_tower(
             batch["user"], profile, history, batch["history"] > 0, training=training, events=events
         )
-        return {"queries": queries, "candidates": ops.take(embeddings, batch["target"], axis=0)}
+        return {
+            "queries": queries,
+            "candidates": ops.take(embeddings, batch["target"], axis=0),
+            "columns": ops.take(embeddings, batch["columns"], axis=0),
+        }
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        rows = ops.take(x["items"], x["target"])
-        # Padding rows of the last batch carry weight 0 as queries; as candidates they are masked for everybody.
-        padding = ops.logical_and(x["weight"][None, :] == 0, ops.ones_like(x["weight"][:, None], dtype="bool"))
-        loss = in_batch_softmax_loss(
-            y_pred["queries"],
-            y_pred["candidates"],
-            candidate_rows=rows,
-            log_q=ops.take(self.tables["log_q"], rows),
-            scale=self.two_tower.scale,
-            weights=x["weight"],
-            masked=padding,
+        rows = ops.take(x["items"], x["columns"])
+        log_shares = ops.take(self.tables["log_q"], rows)
+        scale = self.two_tower.scale
+        loss = self.retrieval_loss(
+            y_pred["queries"], y_pred["columns"], rows, log_shares, x, scale, training=training
         )
         return loss if self.side is None else loss + side_loss(self.side, self, x, y_pred, training)
 

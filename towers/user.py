@@ -9,6 +9,7 @@ from data.schema import UNKNOWN_ROW, Schema
 from towers.config import TowerConfig
 from towers.fusion import unit_length
 from towers.history import HistoryAttention, HistoryTransformer, gap_buckets
+from towers.row_embedding import RowEmbedding
 
 HISTORIES = ("mean", "attention", "transformer", "sum")
 
@@ -50,7 +51,7 @@ class UserTower(keras.layers.Layer):
         self.id_dropout, self.event_dropout = config.user_id_dropout, config.event_dropout
         self.seed_generator = keras.random.SeedGenerator(seed)
         user_rows = schema.user_rows if self.use_id else 1
-        self.id_embedding = keras.layers.Embedding(user_rows, width, embeddings_initializer=normal, name="id")
+        self.id_embedding = RowEmbedding(user_rows, width, embeddings_initializer=normal, name="id")
         self.profile_embeddings = [
             keras.layers.Embedding(cardinality, width, embeddings_initializer=normal, name=f"profile_{name}")
             for name, cardinality in schema.profile.items()

@@ -20,6 +20,9 @@ BATCH = {
     "target": np.array([1, 4, 7, 9], np.int32),
     "history": np.array([[2, 3], [5, 0], [0, 0], [1, 2]], np.int32),
     "weight": np.ones(4, np.float32),
+    "columns": np.array([0, 1, 4, 7, 9], np.int32),
+    "copies": np.array([0, 1, 1, 1, 1], np.float32),
+    "own": np.array([1, 2, 3, 4], np.int32),
 }
 
 
@@ -265,7 +268,8 @@ def test_two_rates_and_weight_decay_for_the_towers_alone():
 
 
 def test_accumulation_equals_one_step_on_the_mean_gradient():
-    batches = [batch_with([1, 2, 3]), {**batch_with([4, 5, 6]), "target": np.array([2, 3, 8, 10], np.int32)}]
+    other = {"target": np.array([2, 3, 8, 10], np.int32), "columns": np.array([0, 2, 3, 8, 10], np.int32)}
+    batches = [batch_with([1, 2, 3]), {**batch_with([4, 5, 6]), **other}]
     results = []
     for accumulation in (2, 1):
         encoder = TinyEncoder()

@@ -1,0 +1,113 @@
+"""The softmax loss a block of queries at a time: loss and gradient in one pass, and never a B x N array."""
+
+from __future__ import annotations
+
+from keras import ops
+
+from towers.losses import MASKED_LOGIT
+from towers.query_blocks import block_size, mask_columns, over_blocks, own_values, put_own
+
+
+def fused_softmax_loss(
+    queries,
+    candidates,
+    *,
+    own,
+    bias,
+    own_bias,
+    scale,
+    weights,
+    excluded=None,
+    hardest: int = 0,
+    label_smoothing: float = 0.0,
+    block_logits: int = 0,
+):
+    """`towers.losses.softmax_loss` with memory that grows with B + N.
+
+    A block of C queries meets all candidates; its [C, N] logits become probabilities and at once the block's part of
+    every gradient, so the logits live for one block and are never computed twice. The backward pass only multiplies by
+    the gradient of what follows: `dL/dq_i = s w_i (sum_j p_ij c_j - c_own)`, `dL/dc_j = s sum_i w_i (p_ij - [j = own_i])
+    q_i`, and `dL/ds = sum_i q_i . dL/dq_i / s`. The idea of the single pass is that of *Cut Your Losses in
+    Large-Vocabulary Language Models* (Wijmans et al., ICLR 2025), here with the gradient in the forward pass.
+
+    Args:
+        block_logits: C * N at most, in numbers; 0 = `default_block_logits()`. The others: see `softmax_loss`; gradients
+            reach queries, candidates and scale, nothing else.
+
+    Shapes: as `softmax_loss` -> scalar.
+
+    Example:
+        >>> eye = ops.eye(3)
+        >>> inputs = {"own": ops.arange(3), "bias": ops.zeros(3), "own_bias": ops.zeros(3), "weights": ops.ones(3)}
+        >>> round(float(fused_softmax_loss(eye, eye, scale=ops.array(2.0), **inputs, block_logits=3)), 4)
+        0.2395
+    """
+    size = block_size(queries.shape[0], candidates.shape[0], block_logits)
+    integers = {"own": own} if excluded is None else {"own": own, "excluded": excluded}
+
+    @ops.custom_gradient
+    def loss_of(queries, candidates, scale, weights, bias, own_bias):
+        table = ops.transpose(candidates)
+        weights = weights / ops.maximum(ops.sum(weights), 1e-9)
+        rows = {"queries": queries, "weights": weights, "own_bias": own_bias, **integers}
+
+        def of_block(part):
+            return block_gradients(part, candidates, table, bias, scale, hardest, label_smoothing)
+
+        loss, query_gradient, candidate_gradient = over_blocks(of_block, rows, size, queries, ops.zeros_like(candidates))
+        scale_gradient = ops.sum(query_gradient * queries) / scale
+
+        def gradient(upstream):
+            return (
+                upstream * query_gradient,
+                upstream * candidate_gradient,
+                upstream * scale_gradient,
+                ops.zeros_like(weights),
+                ops.zeros_like(bias),
+                ops.zeros_like(own_bias),
+            )
+
+        return loss, gradient
+
+    return loss_of(queries, candidates, ops.convert_to_tensor(scale), weights, bias, own_bias)
+
+
+def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothing):
+    """Loss of C queries and its gradients. Shapes: rows of `over_blocks`, table [D, N] -> scalar, [C, D], [N, D]."""
+    queries, weights, own = rows["queries"], rows["weights"], rows["own"]
+    scaled = queries * scale
+    own_logits = ops.sum(scaled * ops.take(candidates, own, axis=0), axis=1) + rows["own_bias"]
+    logits = masked_logits(ops.matmul(scaled, table) + bias, own, own_logits, rows.get("excluded"), hardest)
+    top = ops.max(logits, axis=1, keepdims=True)
+    mass = ops.exp(logits - top)
+    total = ops.sum(mass, axis=1, keepdims=True)
+    losses = ops.log(total[:, 0]) + top[:, 0] - own_logits
+    # The residual p - y, times the total: dividing [C, D] arrays is cheaper than dividing [C, N] ones.
+    if label_smoothing:
+        shares = smoothing_shares(logits, label_smoothing)
+        losses = losses + label_smoothing * own_logits - ops.sum(ops.where(shares > 0, shares * logits, 0.0), axis=1)
+        mass = mass - shares * total
+    own_mass = ops.exp(own_logits - top[:, 0]) - (1.0 - label_smoothing) * total[:, 0]
+    if label_smoothing:
+        own_mass = own_mass - own_values(shares, own) * total[:, 0]
+    residual = put_own(mass, own, own_mass)
+    factor = (weights * scale)[:, None] / total
+    query_gradient = ops.matmul(residual, candidates) * factor
+    return ops.sum(weights * losses), query_gradient, ops.matmul(ops.transpose(residual), queries * factor)
+
+
+def masked_logits(logits, own, own_logits, excluded=None, hardest: int = 0):
+    """Logits [C, N] with the own column replaced and the excluded ones gone; of the others the K hardest, if K > 0."""
+    if excluded is not None:
+        logits = mask_columns(logits, excluded)
+    if hardest:
+        logits = put_own(logits, own, ops.zeros_like(own_logits) + MASKED_LOGIT)
+        weakest = ops.top_k(logits, hardest)[0][:, -1:]
+        logits = ops.where(logits < weakest, MASKED_LOGIT, logits)
+    return put_own(logits, own, own_logits)
+
+
+def smoothing_shares(logits, label_smoothing: float):
+    """The part of the target that label smoothing spreads evenly over all candidates that are not masked. [C, N]"""
+    valid = ops.cast(logits > MASKED_LOGIT / 2, logits.dtype)
+    return valid * (label_smoothing / ops.sum(valid, axis=1, keepdims=True))
