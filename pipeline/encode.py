@@ -111,7 +111,7 @@ def encode(
             begun = time.perf_counter()
             assembled = part.assemble(writer, items["item_id"])
             counts[modality] = {**assembled, "seconds": part.seconds + time.perf_counter() - begun}
-    write_content_keys(out, {modality: list(part.used) for modality, part in parts.items()})
+    write_content_keys(out, {modality: sorted(part.used) for modality, part in parts.items()})
     for modality in counts:
         present = int(writer.present[:, MODALITIES.index(modality)].sum())
         seconds = counts[modality].pop("seconds")

@@ -29,7 +29,7 @@ def pictures(size, count=4):
     ],
 )
 def test_pooling_is_what_it_says(tmp_path, build, options, special, size):
-    backbone = getattr(tiny_presets, build)(tmp_path / build)
+    backbone, _ = getattr(tiny_presets, build)(tmp_path / build)
     preset = f"{tmp_path / build}{options}"
     encoder = ImageEmbedderEncoder(preset)
     images = pictures(size)

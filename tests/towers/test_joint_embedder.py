@@ -17,7 +17,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("build", "width", "length"), [("clip", 10, 20), ("siglip", 12, 24)])
 def test_both_towers_give_the_whole_models_cosines(tmp_path, build, width, length):
-    backbone = getattr(tiny_presets, build)(tmp_path / build)
+    backbone, _ = getattr(tiny_presets, build)(tmp_path / build)
     preset = str(tmp_path / build)
     text, image = TextEmbedderEncoder(preset), ImageEmbedderEncoder(preset)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

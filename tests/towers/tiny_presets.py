@@ -9,17 +9,21 @@ WORDS = ("slow", "piano", "jazz", "blue", "hour", "rain", "on", "glass", "drums"
 LETTERS = string.ascii_lowercase + string.digits + ".,:;!?'\"`()[]{}<>|_-=/\\&%$#@*+~^ \n"
 
 
-def seeded(build):
-    """`build(folder)` with every weight drawn from the same seed."""
+def preset(build):
+    """`build()` gives a model, or a model and what reads its inputs; every weight is drawn from `seed`, and all of it is
+    saved into `folder`, and given back."""
 
-    def run(folder, seed=0):
+    def save(folder, seed=0):
         import keras
 
         keras.utils.set_random_seed(seed)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        return build(str(folder))
+        made = build()
+        for part in made if isinstance(made, tuple) else (made,):
+            part.save_to_preset(str(folder))
+        return made
 
-    return run
+    return save
 
 
 def sentence_piece(special=()):
@@ -62,8 +66,8 @@ def byte_pairs(first=(), last=()):
     return {token: row for row, token in enumerate(tokens)}, merges
 
 
-@seeded
-def bert(folder):
+@preset
+def bert():
     import keras_hub
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "passage", "query", ":", "."]
@@ -71,13 +75,11 @@ def bert(folder):
     backbone = keras_hub.models.BertBackbone(
         vocabulary_size=len(vocabulary), num_layers=2, num_heads=2, hidden_dim=12, intermediate_dim=24, dropout=0.0
     )
-    backbone.save_to_preset(folder)
-    tokenizer.save_to_preset(folder)
     return backbone, tokenizer
 
 
-@seeded
-def roberta(folder):
+@preset
+def roberta():
     """A backbone for which keras-hub has no text embedder."""
     import keras_hub
 
@@ -86,13 +88,11 @@ def roberta(folder):
     backbone = keras_hub.models.RobertaBackbone(
         vocabulary_size=len(vocabulary), num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=16, dropout=0.0
     )
-    backbone.save_to_preset(folder)
-    tokenizer.save_to_preset(folder)
     return backbone, tokenizer
 
 
-@seeded
-def t5(folder):
+@preset
+def t5():
     """An encoder-decoder; only its encoder is wanted."""
     import keras_hub
 
@@ -105,29 +105,21 @@ def t5(folder):
         intermediate_dim=16,
         dropout=0.0,
     )
-    backbone.save_to_preset(folder)
-    tokenizer.save_to_preset(folder)
     return backbone, tokenizer
 
 
-def save_image(folder, backbone, converter):
-    backbone.save_to_preset(folder)
-    converter.save_to_preset(folder)
-    return backbone
-
-
-@seeded
-def vit(folder):
+@preset
+def vit():
     import keras_hub
 
     backbone = keras_hub.models.ViTBackbone(
         image_shape=(32, 32, 3), patch_size=16, num_layers=1, num_heads=2, hidden_dim=12, mlp_dim=24
     )
-    return save_image(folder, backbone, keras_hub.layers.ViTImageConverter(image_size=(32, 32), scale=1 / 255))
+    return backbone, keras_hub.layers.ViTImageConverter(image_size=(32, 32), scale=1 / 255)
 
 
-@seeded
-def dinov2(folder):
+@preset
+def dinov2():
     import keras_hub
 
     backbone = keras_hub.models.DINOV2Backbone(
@@ -140,11 +132,11 @@ def dinov2(folder):
         image_shape=(28, 28, 3),
         position_embedding_shape=(28, 28, 3),
     )
-    return save_image(folder, backbone, keras_hub.layers.DINOV2ImageConverter(image_size=(28, 28), scale=1 / 255))
+    return backbone, keras_hub.layers.DINOV2ImageConverter(image_size=(28, 28), scale=1 / 255)
 
 
-@seeded
-def efficientnet(folder):
+@preset
+def efficientnet():
     import keras_hub
 
     backbone = keras_hub.models.EfficientNetBackbone(
@@ -162,24 +154,21 @@ def efficientnet(folder):
         stackwise_nores_option=[False],
         dropout=0.0,
     )
-    return save_image(folder, backbone, keras_hub.layers.EfficientNetImageConverter(image_size=(33, 33), scale=1 / 255))
+    return backbone, keras_hub.layers.EfficientNetImageConverter(image_size=(33, 33), scale=1 / 255)
 
 
-@seeded
-def whisper(folder):
+@preset
+def whisper():
     import keras_hub
 
     backbone = keras_hub.models.WhisperBackbone(
         vocabulary_size=20, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=16
     )
-    backbone.save_to_preset(folder)
-    converter = keras_hub.layers.WhisperAudioConverter()
-    converter.save_to_preset(folder)
-    return backbone, converter
+    return backbone, keras_hub.layers.WhisperAudioConverter()
 
 
-@seeded
-def moonshine(folder):
+@preset
+def moonshine():
     import keras_hub
 
     backbone = keras_hub.models.MoonshineBackbone(
@@ -192,14 +181,11 @@ def moonshine(folder):
         encoder_num_heads=2,
         decoder_num_heads=2,
     )
-    backbone.save_to_preset(folder)
-    converter = keras_hub.layers.MoonshineAudioConverter()
-    converter.save_to_preset(folder)
-    return backbone, converter
+    return backbone, keras_hub.layers.MoonshineAudioConverter()
 
 
-@seeded
-def clip(folder):
+@preset
+def clip():
     import keras_hub
 
     vocabulary, merges = byte_pairs(last=("<|startoftext|>", "<|endoftext|>"))
@@ -222,13 +208,11 @@ def clip(folder):
     )
     backbone = keras_hub.models.CLIPBackbone(vision_encoder=vision, text_encoder=text, projection_dim=10)
     converter = keras_hub.layers.CLIPImageConverter(image_size=(32, 32), scale=1 / 255)
-    backbone.save_to_preset(folder)
-    keras_hub.models.CLIPPreprocessor(tokenizer, converter, sequence_length=20).save_to_preset(folder)
-    return backbone
+    return backbone, keras_hub.models.CLIPPreprocessor(tokenizer, converter, sequence_length=20)
 
 
-@seeded
-def siglip(folder):
+@preset
+def siglip():
     import keras_hub
 
     tokenizer = keras_hub.tokenizers.SigLIPTokenizer(proto=sentence_piece())
@@ -246,13 +230,11 @@ def siglip(folder):
     )
     backbone = keras_hub.models.SigLIPBackbone(vision_encoder=vision, text_encoder=text)
     converter = keras_hub.layers.SigLIPImageConverter(image_size=(32, 32), scale=1 / 127.5, offset=-1)
-    backbone.save_to_preset(folder)
-    keras_hub.models.SigLIPPreprocessor(tokenizer, converter, sequence_length=24).save_to_preset(folder)
-    return backbone
+    return backbone, keras_hub.models.SigLIPPreprocessor(tokenizer, converter, sequence_length=24)
 
 
-@seeded
-def gpt2(folder):
+@preset
+def gpt2():
     """A causal language model, to write gibberish with."""
     import keras_hub
 
@@ -268,13 +250,11 @@ def gpt2(folder):
         max_sequence_length=1024,
     )
     preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=1024)
-    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor)
-    model.save_to_preset(folder)
-    return model
+    return keras_hub.models.GPT2CausalLM(backbone, preprocessor)
 
 
-@seeded
-def pali_gemma(folder):
+@preset
+def pali_gemma():
     """A vision-language model, to write gibberish about pictures with."""
     import keras_hub
 
@@ -296,13 +276,11 @@ def pali_gemma(folder):
     )
     converter = keras_hub.layers.PaliGemmaImageConverter(image_size=(16, 16), scale=1 / 127.5, offset=-1)
     preprocessor = keras_hub.models.PaliGemmaCausalLMPreprocessor(tokenizer, converter, sequence_length=256)
-    model = keras_hub.models.PaliGemmaCausalLM(backbone=backbone, preprocessor=preprocessor)
-    model.save_to_preset(folder)
-    return model
+    return keras_hub.models.PaliGemmaCausalLM(backbone=backbone, preprocessor=preprocessor)
 
 
-@seeded
-def gemma3(folder):
+@preset
+def gemma3():
     """A vision-language model that takes a picture or none."""
     import keras_hub
 
@@ -336,13 +314,11 @@ def gemma3(folder):
     preprocessor = keras_hub.models.Gemma3CausalLMPreprocessor(
         tokenizer, converter, sequence_length=256, num_vision_tokens_per_image=4
     )
-    model = keras_hub.models.Gemma3CausalLM(backbone=backbone, preprocessor=preprocessor)
-    model.save_to_preset(folder)
-    return model
+    return keras_hub.models.Gemma3CausalLM(backbone=backbone, preprocessor=preprocessor)
 
 
-@seeded
-def embedding_gemma(folder):
+@preset
+def embedding_gemma():
     """A Gemma 3 with a pooling head: its width is not that of its states."""
     import keras_hub
 
@@ -361,6 +337,4 @@ def embedding_gemma(folder):
         pooling_intermediate_dim=12,
         embedding_dim=6,
     )
-    backbone.save_to_preset(folder)
-    tokenizer.save_to_preset(folder)
     return backbone, tokenizer
