@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.metrics import bootstrap_interval, mean_over_users, ndcg_at_k, rec
 from pipeline.peers import Answer, Peer, Problem, Question, Settings
 from pipeline.positive_ranks import as_ranked, rank_positives
 from pipeline.significance import compare_paired
-from pipeline.top_k import ScoreBlock
+from pipeline.top_k import ScoreBlock, dot_product_scores
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 DEPTH = 20
@@ -105,9 +106,11 @@ def withhold(dataset: Dataset, cold: np.ndarray, *, keep_split: str) -> Dataset:
     return dataclasses.replace(dataset, events=events, counts=train_counts(events, dataset.schema.item_rows))
 
 
-def ask(dataset: Dataset, split: str, known_splits: tuple[str, ...], seed: int) -> Question:
+def ask(
+    dataset: Dataset, split: str, known_splits: tuple[str, ...], seed: int, history_length: int = HISTORY
+) -> Question:
     """Every user with a positive event in `split`; a user's history and mask come from `known_splits`."""
-    requests = make_requests(dataset, split, known_splits=known_splits, history_length=HISTORY, seed=seed)
+    requests = make_requests(dataset, split, known_splits=known_splits, history_length=history_length, seed=seed)
     if not len(requests.users):
         raise ValueError(f"split: {split} must hold a positive event that is new to its user, received none")
     return Question(requests, interactions(dataset, known_splits))
@@ -167,6 +170,40 @@ def compete(
     return Entry(
         peer.name, chosen, len(tried), valid, stacked, float(np.mean(fitting)), float(np.mean(answering))
     )
+
+
+def enter_runs(
+    name: str, runs: list[tuple[Path, str]], dataset: Dataset, known_splits: tuple[str, ...], metric: str, seed: int
+) -> Entry:
+    """What finished runs serve, as one more model: its queries and items, tuned by its own stages; a run is a seed.
+
+    Args:
+        runs: (run folder, variant), such as `full` or `ids_only`. dataset: the one everybody else is judged on.
+
+    Raises:
+        ValueError: a run was made from other events, items or splits.
+    """
+    from pipeline.served import load_served
+
+    users, valid, answering = [], [], []
+    for folder, variant in runs:
+        own = Dataset.load(folder / "ingest")
+        if not (own.events.equals(dataset.events) and list(own.item_ids) == list(dataset.item_ids)):
+            raise ValueError(f"--run: {folder} must be made from the same dataset and split as the others; it is not")
+        served = load_served(folder, variant)
+        for split, known in (("valid", ("train",)), ("test", known_splits)):
+            question = ask(dataset, split, known, seed, served.history_length)
+            begun = time.perf_counter()
+            queries = served.queries(dataset.profile, question.requests.users, question.requests.history)
+            values = judge(dot_product_scores(queries, served.items), question)
+            if split == "valid":
+                valid.append(mean_over_users(values[metric]))
+            else:
+                users.append(values)
+                answering.append(time.perf_counter() - begun)
+    stacked = {metric: np.stack([values[metric] for values in users]) for metric in METRICS}
+    settings = {"runs": [f"{folder.name}:{variant}" for folder, variant in runs]}
+    return Entry(name, settings, 0, float(np.mean(valid)), stacked, float("nan"), float(np.mean(answering)))
 
 
 def summarise(entry: Entry, seed: int) -> dict[str, Any]:

@@ -106,7 +106,8 @@ class Peer:
     Attributes:
         name: in tables. fit: (problem, settings, seed) -> the fitted model, as a function from questions to scores.
         default: the first trial. space: where the others are drawn. seeded: whether another seed gives another model.
-        needs_content: whether it is left out where the dataset brings no content.
+        needs_content: whether it is left out where the dataset brings no content. joins_content: whether the weights
+            of the modalities are settings of its own (`weight_<modality>`).
     """
 
     name: str
@@ -115,11 +116,12 @@ class Peer:
     space: Space = dataclasses.field(default_factory=dict)
     seeded: bool = False
     needs_content: bool = False
+    joins_content: bool = False
 
     def trials(self, problem: Problem, count: int, rng: np.random.Generator) -> list[Settings]:
         """The default setting and `count - 1` draws; one where there is nothing to choose."""
         space = dict(self.space)
-        if self.needs_content and len(problem.modalities) > 1:
+        if self.joins_content and len(problem.modalities) > 1:
             space |= {f"weight_{name}": Range(0.0, 1.0) for name in problem.modalities}
         if not space:
             return [self.default]
@@ -197,6 +199,7 @@ CLASSIC = (
         {"neighbours": 100},
         {"neighbours": Range(3, 3000, log=True, whole=True)},
         needs_content=True,
+        joins_content=True,
     ),
 )
 """What needs neither Keras nor TensorFlow."""
@@ -209,6 +212,7 @@ COLD = (
         {"neighbours": 20},
         {"neighbours": Range(1, 500, log=True, whole=True)},
         needs_content=True,
+        joins_content=True,
     ),
 )
 """What stands for popularity where no item has a count."""
