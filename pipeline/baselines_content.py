@@ -129,13 +129,14 @@ def nearest_taken(
     if len(vectors) != items + 1:
         raise ValueError(f"vectors: must have N + 1 = {items + 1} rows, received {len(vectors)}; one an item row")
     taken = np.bincount(train.rows, minlength=items + 1) > 0
-    filled = vectors.any(axis=1)
+    filled = np.any(vectors != 0, axis=1)
+    candidates = taken & filled
     neighbours = min(neighbours, items)
     near, cosines = np.zeros((items + 1, neighbours), np.int32), np.full((items + 1, neighbours), -np.inf, np.float32)
     for start in range(0, items + 1, block):
         rows = np.arange(start, min(start + block, items + 1))
         similarity = vectors[rows] @ vectors.T
-        similarity[:, ~(taken & filled)] = -np.inf
+        similarity[:, ~candidates] = -np.inf
         similarity[~filled[rows]] = -np.inf
         similarity[np.arange(len(rows)), rows] = -np.inf
         near[rows], cosines[rows] = select_top_k(similarity, neighbours)

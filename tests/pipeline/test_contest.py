@@ -8,7 +8,7 @@ import pytest
 from data.dataset import Dataset
 from data.schema import TEST, VALID
 from pipeline.baselines import ItemKNN, Popularity
-from pipeline.contest import METRICS, ask, cold_contest, compare, compete, judge, summarise, warm_contest
+from pipeline.contest import METRICS, ask, cold_contest, compare, compete, enter_runs, judge, summarise, warm_contest
 from pipeline.metrics import ndcg_at_k, recall_at_k
 from pipeline.peers import CLASSIC, COLD, Choice, Peer, Problem, Range, from_baseline
 from pipeline.top_k import top_k
@@ -120,3 +120,29 @@ def test_impossible_contests_are_refused(dataset):
         cold_contest(dataset, None, ("train",), 7, share=0.9)
     with pytest.raises(ValueError, match="reads content, received a dataset without any"):
         CLASSIC[-1].fit(contest.testing[0], {"neighbours": 3}, 7)
+
+
+def test_what_a_finished_run_serves_is_judged_like_every_model(dataset, tmp_path, monkeypatch):
+    """Vectors that know the answer, given as a run's: recall is 1 where the ten best are the user's own kind."""
+    dataset.save(tmp_path / "a" / "ingest")
+    kinds = np.eye(2, dtype=np.float32)
+    items = kinds[np.arange(ITEMS + 1) % 2]
+
+    class Served:
+        history_length = 5
+
+        def __init__(self):
+            self.items = items
+
+        def queries(self, profile, users, history):
+            assert history.shape[1] == 5
+            return kinds[users % 2]
+
+    monkeypatch.setattr("pipeline.served.load_served", lambda folder, variant: Served())
+    entry = enter_runs("known", [(tmp_path / "a", "full")] * 2, dataset, ("train", "valid"), "ndcg@20", 7)
+    assert entry.users["recall@20"].shape == (2, USERS)
+    assert entry.values("recall@20").min() == 1.0  # 13 unseen items of the kind, three of them asked for
+    assert summarise(entry, 7)["trials"] == 0
+    other = dataclasses.replace(dataset, events=dataset.events.iloc[1:].reset_index(drop=True))
+    with pytest.raises(ValueError, match="must be made from the same dataset and split"):
+        enter_runs("known", [(tmp_path / "a", "full")], other, ("train",), "ndcg@20", 7)
