@@ -12,6 +12,7 @@ import pydantic
 from pipeline.config_section import Section
 from pipeline.encoders_config import EncodersConfig
 from pipeline.enrich_config import EnrichSection
+from pipeline.linear_config import LinearSection
 from pipeline.retrieval_config import RetrievalConfig
 from pipeline.search_config import SearchSection
 
@@ -70,6 +71,7 @@ class Config(Section):
     enrich: EnrichSection = EnrichSection()
     encoders: EncodersConfig = EncodersConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    linear: LinearSection = LinearSection()
     search: SearchSection = SearchSection()
     index: IndexConfig = IndexConfig()
     ranking: RankingSection = RankingSection()

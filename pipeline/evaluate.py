@@ -20,9 +20,10 @@ from pipeline.config import EvaluationConfig
 from pipeline.examples import Requests, interactions, make_requests
 from pipeline.metrics import summarise_ranking
 from pipeline.queries import embed_queries
+from pipeline.served import Served, load_served
 from pipeline.top_k import ScoreBlock, dot_product_scores, top_k
 from pipeline.train_retrieval import build_task
-from towers.two_tower import load_two_tower
+from towers.two_tower import TwoTower, load_two_tower
 
 DEPTH = 100
 Progress = Callable[[str, int, int], None]
@@ -55,23 +56,30 @@ class Judge:
         return result
 
 
-def tower_scores(folder: Path, dataset: Dataset, requests: Requests, items: np.ndarray | None = None) -> ScoreBlock:
-    """Scores of a trained variant; `items` replaces its own item embeddings (an ablation)."""
-    two_tower = load_two_tower(folder)
-    vectors = np.load(folder / "item_embeddings.npy") if items is None else items
-    length = two_tower.config.history_length
-    return dot_product_scores(
-        embed_queries(two_tower, vectors, dataset.profile, requests.users, requests.history[:, :length]), vectors
-    )
+def served_scores(served: Served, dataset: Dataset, requests: Requests) -> ScoreBlock:
+    """Scores of what a run serves; its history is cut to the length that it reads."""
+    history = requests.history[:, : served.history_length]
+    return dot_product_scores(served.queries(dataset.profile, requests.users, history), served.items)
 
 
-def masked_items(folder: Path, dataset: Dataset, store: FeatureStore, hidden: Collection[str]) -> np.ndarray:
-    """Item embeddings of a trained variant when some modalities are hidden from it. [N + 1, D]"""
-    task = build_task(dataset, store, load_two_tower(folder))
+def tower_scores(folder: Path, dataset: Dataset, requests: Requests) -> ScoreBlock:
+    """Scores of the two towers that were trained into a folder, served or not."""
+    two_tower, items = load_two_tower(folder), np.load(folder / "item_embeddings.npy")
+    history = requests.history[:, : two_tower.config.history_length]
+    return dot_product_scores(embed_queries(two_tower, items, dataset.profile, requests.users, history), items)
+
+
+def masked_scores(
+    two_tower: TwoTower, dataset: Dataset, store: FeatureStore, requests: Requests, hidden: Collection[str]
+) -> ScoreBlock:
+    """Scores of the two towers when some modalities of every item are hidden from them."""
+    task = build_task(dataset, store, two_tower)
     present = np.array(task.tables["present"])
     present[:, [task.modalities.index(name) for name in hidden]] = False
     task.tables["present"].assign(present)
-    return task.all_item_embeddings()
+    items, length = task.all_item_embeddings(), two_tower.config.history_length
+    queries = embed_queries(two_tower, items, dataset.profile, requests.users, requests.history[:, :length])
+    return dot_product_scores(queries, items)
 
 
 def oracle_scores(source: Path, dataset: Dataset, requests: Requests) -> ScoreBlock | None:
@@ -92,7 +100,8 @@ def evaluate_retrieval(
     dataset: Dataset,
     store: FeatureStore,
     source: Path,
-    variants: dict[str, Path],
+    run: Path,
+    variants: Collection[str],
     out: Path,
     config: EvaluationConfig,
     *,
@@ -101,24 +110,23 @@ def evaluate_retrieval(
     """Write `retrieval.json` and `recommendations.parquet` into `out`.
 
     Args:
-        variants: folders of the trained towers: `full`, `ids_only`, and `without_<modality>` where the ablation was
-        trained.
+        source: the dataset folder, which may hold an oracle. run: the run folder.
+        variants: what was trained there: `full`, `ids_only`, and `without_<modality>` where the ablation was.
 
     Returns: the content of `retrieval.json` (see the contract of `pipeline.report`).
     """
-    history_length = load_two_tower(variants["full"]).config.history_length
-    judge = Judge(
-        make_requests(dataset, "test", known_splits=config.mask_splits, history_length=history_length), dataset.counts
-    )
+    served = load_served(run)
+    known_splits, length = config.mask_splits, served.history_length
+    judge = Judge(make_requests(dataset, "test", known_splits=known_splits, history_length=length), dataset.counts)
     requests = judge.requests
     if not len(requests.users):
         raise ValueError(
             "evaluation: the test split holds no positive event of a new item; check data.split and its fractions."
         )
-    modalities = [name for name in store.modalities if name in load_two_tower(variants["full"]).schema.modalities]
+    modalities = [name for name in store.modalities if name in served.two_tower.schema.modalities]
     total = 4 + 2 * len(modalities)
     progress("judging", 0, total)
-    score_block = tower_scores(variants["full"], dataset, requests)
+    score_block = served_scores(served, dataset, requests)
     result: dict[str, Any] = judge.judge(score_block)
     recommendations(dataset, requests, score_block, config.recommendations).to_parquet(
         out / "recommendations.parquet", index=False
@@ -133,18 +141,19 @@ def evaluate_retrieval(
         model.fit(train, dataset.schema.item_rows - 1)
         result["baselines"][name] = judge.judge(score_users(model, known, requests.users))
     progress("judging", 3, total)
-    result["baselines"]["ids_only"] = judge.judge(tower_scores(variants["ids_only"], dataset, requests))
+    result["baselines"]["ids_only"] = judge.judge(served_scores(load_served(run, "ids_only"), dataset, requests))
+    if served.ensemble is not None:
+        result["two_towers"] = judge.judge(masked_scores(served.two_tower, dataset, store, requests, ()))
     progress("judging", 4, total)
     result["ablation"] = {}
     for number, name in enumerate(modalities):
-        masked = masked_items(variants["full"], dataset, store, [name])
-        others = masked_items(variants["full"], dataset, store, [other for other in modalities if other != name])
+        others = [other for other in modalities if other != name]
         ablation = {
-            "masked": judge.judge(tower_scores(variants["full"], dataset, requests, masked)),
-            "alone": judge.judge(tower_scores(variants["full"], dataset, requests, others)),
+            "masked": judge.judge(masked_scores(served.two_tower, dataset, store, requests, [name])),
+            "alone": judge.judge(masked_scores(served.two_tower, dataset, store, requests, others)),
         }
         if f"without_{name}" in variants:
-            ablation["retrained"] = judge.judge(tower_scores(variants[f"without_{name}"], dataset, requests))
+            ablation["retrained"] = judge.judge(served_scores(load_served(run, f"without_{name}"), dataset, requests))
         # The headline is the honest one: the best that can be done without the modality, not a model surprised by its
         # absence.
         result["ablation"][name] = {**(ablation.get("retrained") or ablation["masked"]), **ablation}

@@ -13,6 +13,7 @@ from data.features import FeatureStore
 from data.schema import MODALITIES
 from pipeline.config import Config
 from pipeline.examples import interactions, positive_histories
+from pipeline.served import Served, load_served
 from pipeline.stage import read_manifest
 from pipeline.store_encoders import store_encoders
 from ranking.serving_form import RankingServingForm
@@ -24,7 +25,6 @@ from serving.raw_encoder import UnsupportedEncoderError
 from serving.release import ReleaseError, list_releases, verify_release
 from serving.request_history import ServingTables
 from towers.search import WEIGHTS, load_search_tower
-from towers.two_tower import TwoTower, load_two_tower
 
 EVERYTHING = ("train", "valid", "test")
 
@@ -35,7 +35,7 @@ def serving_tables(dataset: Dataset, ingested: Path, history_length: int) -> Ser
     Evaluation stops at the test split; a server answers today, so here the whole log counts.
     """
     users = np.arange(dataset.schema.user_rows)
-    seen = interactions(dataset, EVERYTHING, positive_only=False)
+    seen, chosen = (interactions(dataset, EVERYTHING, positive_only=positive) for positive in (False, True))
     return ServingTables(
         user_ids=ingested / "user_ids.txt",
         item_ids=ingested / "item_ids.txt",
@@ -43,6 +43,7 @@ def serving_tables(dataset: Dataset, ingested: Path, history_length: int) -> Ser
         history=positive_histories(dataset, EVERYTHING).latest(users, history_length),
         seen_offsets=seen.offsets.astype(np.int64),
         seen_rows=seen.rows.astype(np.int32),
+        chosen=(chosen.offsets.astype(np.int64), chosen.rows.astype(np.int32)),
     )
 
 
@@ -63,8 +64,8 @@ def export_stage(
             raw items (`item_encoder`).
         search: whether the search stage's tower, if one was trained, is released beside them; needs `store`.
     """
-    releases, folder = run / "releases", run / "retrieval" / "full"
-    stages = ["retrieval/full", "index", "ranking", *(["search"] if search else [])]
+    releases, served = run / "releases", load_served(run)
+    stages = ["served/full", "index", "ranking", *(["search"] if search else [])]
     made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
     made_from["raw"] = "" if store is None else "item_encoder"
     versions = list_releases(releases) if releases.is_dir() else []
@@ -75,15 +76,16 @@ def export_stage(
             newest = None
         if newest is not None and newest.manifest["details"].get("made_from") == made_from:
             return {"version": newest.version, "fingerprint": newest.fingerprint, "published_before": True}
-    two_tower = load_two_tower(folder)
+    ensemble, two_tower = served.ensemble, served.two_tower
     encoders = {} if store is None else store_encoders(store, config.encoders, run)
-    item_encoder = make_item_encoder(two_tower, encoders)
-    searching = make_search(run, store, np.load(folder / "item_embeddings.npy"), encoders) if search else None
+    item_encoder = make_item_encoder(served, encoders)
+    searching = make_search(run, store, served.items, encoders) if search else None
     release = export_release(
         releases,
         versions[-1] + 1 if versions else 1,
         tables=serving_tables(dataset, run / "ingest", two_tower.config.history_length),
-        user_tower=two_tower.user_tower,
+        user_tower=two_tower.user_tower if ensemble is None else ensemble.user_tower,
+        linear_history=None if ensemble is None else ensemble.linear.history,
         index=load_index(run / "index", "exact"),
         approximate_index=None if config.index.kind == "exact" else load_index(run / "index", config.index.kind),
         ranker=RankingServingForm.load(run / "ranking" / "serving_form"),
@@ -101,11 +103,13 @@ def export_stage(
     }
 
 
-def make_item_encoder(two_tower: TwoTower, encoders: Mapping[str, Any]) -> ItemEncoderModule | None:
+def make_item_encoder(served: Served, encoders: Mapping[str, Any]) -> ItemEncoderModule | None:
     """The graph from raw content to embeddings; None where no modality is encoded from content."""
     if not encoders:
         return None
-    module = ItemEncoderModule(two_tower.item_tower, two_tower.schema.modalities, encoders)
+    module = ItemEncoderModule(
+        served.two_tower.item_tower, served.two_tower.schema.modalities, encoders, served.content_map
+    )
     return module if module.encoders else None
 
 

@@ -101,9 +101,7 @@ def fit_linear(
     return info
 
 
-def kept(
-    folder: Path, fit: Callable[[], tuple[LinearTower, dict[str, Any]]]
-) -> tuple[LinearTower, dict[str, Any]]:
+def kept(folder: Path, fit: Callable[[], tuple[LinearTower, dict[str, Any]]]) -> tuple[LinearTower, dict[str, Any]]:
     """A part that an interrupted stage had finished, or a newly fitted one, kept for next time."""
     if not (folder / INFO).is_file():
         tower, info = fit()

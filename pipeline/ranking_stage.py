@@ -12,12 +12,11 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.config import Config
 from pipeline.epochs import Progress
-from pipeline.queries import embed_queries
 from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
+from pipeline.served import load_served
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
 from serving.index_build import load_index
-from towers.two_tower import load_two_tower
 
 
 class RetrievalSide:
@@ -28,18 +27,15 @@ class RetrievalSide:
     """
 
     def __init__(self, dataset: Dataset, run: Path, kind: str):
-        folder = run / "retrieval" / "full"
-        self.two_tower = load_two_tower(folder)
-        self.item_embeddings = np.load(folder / "item_embeddings.npy")
-        self.history_length = self.two_tower.config.history_length
+        self._served = load_served(run)
+        self.item_embeddings = self._served.items
+        self.history_length = self._served.history_length
         self._profile = dataset.profile
         self._index = load_index(run / "index", kind)
 
     @property
     def query(self) -> QueryFunction:
-        return lambda users, history: embed_queries(
-            self.two_tower, self.item_embeddings, self._profile, users, history[:, : self.history_length]
-        )
+        return lambda users, history: self._served.queries(self._profile, users, history)
 
     @property
     def search(self) -> SearchFunction:

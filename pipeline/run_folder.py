@@ -12,7 +12,13 @@ from data.features import FeatureStore
 from pipeline.config import Config
 from pipeline.stage import StageError, StageResult, read_manifest, run_stage
 
-COMMANDS = {"retrieval/full": "train-retrieval", "ranking": "train-ranking", "search": "train-search"}
+COMMANDS = {
+    "retrieval/full": "train-retrieval",
+    "linear/full": "train-linear",
+    "served/full": "train-linear",
+    "ranking": "train-ranking",
+    "search": "train-search",
+}
 """The command of a stage, where it has another name than its folder."""
 
 

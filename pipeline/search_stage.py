@@ -13,6 +13,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.encoders_config import EncodersConfig
 from pipeline.search_config import SearchSection
+from pipeline.served import load_served
 from pipeline.stage import StageError
 from pipeline.store_encoders import store_encoders
 from pipeline.train_search import Progress, train_search
@@ -46,7 +47,7 @@ def search_stage(
 
     Args:
         dataset: with the texts that the encoders read. store: the features that the towers read.
-        run: the run folder, with `retrieval/full`. content_store: where questions' vectors are kept.
+        run: the run folder, with what is served. content_store: where questions' vectors are kept.
 
     Returns: see `train_search`.
     """
@@ -57,7 +58,7 @@ def search_stage(
     made = store_encoders(store, encoders, run, ["text"])
     if "text" not in made:
         return {"trained": False, "reason": "the text vectors came ready-made, so questions cannot be encoded"}
-    embeddings = np.load(run / "retrieval" / "full" / "item_embeddings.npy")
+    embeddings = load_served(run).items
     return train_search(
         dataset.items, store, embeddings, made["text"], out, section, content_store=content_store, progress=progress
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import keras
 import numpy as np
 import scipy.sparse
 
@@ -52,7 +53,7 @@ class Served:
             return queries
         towers, linear = self.ensemble.weights
         sums = self.ensemble.linear.queries(history_matrix(history, len(self.tower_items)))
-        return np.concatenate([towers * queries, linear * np.asarray(unit_length(sums))], axis=1)
+        return np.concatenate([towers * queries, linear * keras.ops.convert_to_numpy(unit_length(sums))], axis=1)
 
 
 def history_matrix(history: np.ndarray, item_rows: int) -> scipy.sparse.csr_array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from data.dataset import Dataset
@@ -22,6 +23,10 @@ from towers.two_tower import load_two_tower
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Of the two towers in the sum. Never 0: a user without history is theirs alone."""
+
+BOOSTS = (1.0, 1.5, 2.0, 3.0, 5.0)
+"""Of items that nobody has chosen yet. A prediction from content is shrunk towards the mean, by as much as content fails
+to say, and would lose against items that are known; how far to stretch it is for the validation split to say."""
 
 
 def build_served(
@@ -51,26 +56,41 @@ def build_served(
     queries = embed_queries(two_tower, tower_items, dataset.profile, requests.users, requests.history)
     scores = queries @ tower_items.T
     spread = max(float(scores[:, 1:].std(axis=1).mean()), 1e-9)
-    linear_scores = np.asarray(unit_length(tower.queries(judge.taken))) @ tower.items.T
-    figures = {
-        share: judge.ndcg(share / spread * scores + (1.0 - share) * linear_scores) for share in SHARES
-    }
+    linear_scores = keras.ops.convert_to_numpy(unit_length(tower.queries(judge.taken))) @ tower.items.T
+    unknown = dataset.counts == 0
+    boosts = BOOSTS if content_map is not None and requests.relevant.restrict(unknown).counts.any() else BOOSTS[:1]
+    figures = {}
+    for boost in boosts:
+        stretched = np.where(unknown, boost, 1.0).astype(np.float32) * linear_scores
+        for share in SHARES:
+            figures[share, boost] = judge.ndcg(share / spread * scores + (1.0 - share) * stretched)
     alone = judge.ndcg(scores)
-    share = max(figures, key=lambda share: figures[share])
+    share, boost = max(figures, key=lambda key: figures[key])
     info = {
         "two_towers_alone": alone,
         "linear_alone": judge.ndcg(linear_scores),
-        "by_share": {str(share): figure for share, figure in figures.items()},
+        "by_share_and_boost": {f"{key[0]}, {key[1]}": figure for key, figure in figures.items()},
         "validation_users": len(requests.users),
     }
-    if figures[share] <= alone:
+    if figures[share, boost] <= alone:
         return {"kind": "two_tower", "valid_ndcg@20": alone, **info}
+    tower = stretch(tower, content_map, unknown, boost)
     ensemble = Ensemble(two_tower, tower_items, tower, content_map, (share / spread, 1.0 - share))
     ensemble.save_to(out)
     longest = dataset.events[dataset.positive].groupby("user").size().max()
     (out / "history_length.txt").write_text(str(max(int(longest), length)))
     np.save(out / "item_embeddings.npy", Served(two_tower, tower_items, ensemble, length).items)
-    return {"kind": "ensemble", "share": share, "valid_ndcg@20": figures[share], "width": ensemble.items.shape[1], **info}
+    chosen = {"kind": "ensemble", "share": share, "boost": boost, "valid_ndcg@20": figures[share, boost]}
+    return {**chosen, "width": ensemble.items.shape[1], **info}
+
+
+def stretch(tower: LinearTower, content_map: ContentMap | None, unknown: np.ndarray, boost: float) -> LinearTower:
+    """The tower with the item vectors of `unknown` rows `boost` times as long, and the content map that makes such ones."""
+    if content_map is not None:
+        factors = np.repeat(np.array([1.0, boost], np.float32), tower.width)
+        for weight in (*content_map.kernels, *content_map.biases):
+            weight.assign(weight * factors)
+    return LinearTower(tower.history, tower.items * np.where(unknown, boost, 1.0).astype(np.float32)[:, None])
 
 
 def with_new_items(
@@ -90,6 +110,7 @@ def with_new_items(
     unknown = dataset.counts == 0
     history[unknown], items[unknown] = 0.0, 0.0
     if len(cold):
-        mapped = np.asarray(content_map({name: table[cold] for name, table in features.items()}, present[cold]))
+        mapped = content_map({name: table[cold] for name, table in features.items()}, present[cold])
+        mapped = keras.ops.convert_to_numpy(mapped)
         history[cold], items[cold] = mapped[:, : tower.width], mapped[:, tower.width :]
     return LinearTower(history, items), content_map

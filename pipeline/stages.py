@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.content_stages import ContentStages
 from pipeline.progress import progress_bar
+from pipeline.retrieval_stages import RetrievalStages
 from pipeline.stage import StageResult, code_fingerprint, read_manifest
 
 
-class Run(ContentStages):
+class Run(RetrievalStages):
     """The stages in order.
 
     Every method is one stage: it returns at once when its config, its code and its inputs are what they were. A stage
@@ -22,98 +22,28 @@ class Run(ContentStages):
         source: dataset folder. folder: where the stages write. config: settings. say: where lines of progress go.
     """
 
-    def train_retrieval(self) -> list[StageResult]:
-        """Both towers, once in full and once for every comparison the report makes."""
-        modalities = self.store().modalities
-        variants = {"full": modalities, "ids_only": ()}
-        if self.config.retrieval.ablations and len(modalities) > 1:
-            variants |= {
-                f"without_{name}": tuple(other for other in modalities if other != name) for name in modalities
-            }
-        return [self._train_variant(name, chosen) for name, chosen in variants.items()]
-
-    def _train_variant(self, name: str, modalities: tuple[str, ...]) -> StageResult:
-        section = self.config.retrieval
-
-        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            from pipeline.train_retrieval import train_retrieval
-
-            with progress_bar(f"retrieval/{name}") as progress:
-                return train_retrieval(
-                    self.dataset(), self.store(), out, checkpoints, section, modalities=modalities, progress=progress
-                )
-
-        settings = {**section.model_dump(exclude={"ablations"}), "modalities": modalities}
-        return self.run(
-            f"retrieval/{name}",
-            work,
-            settings,
-            {
-                self.store_stage: self.key(self.store_stage),
-                "ingest": self.key("ingest"),
-                "code": code_fingerprint(
-                    "towers", "data/batches.py", "data/histories.py", "pipeline/train_retrieval.py"
-                ),
-            },
-        )
-
-    def train_search(self) -> StageResult:
-        """The catalogue's own words -> a tower from typed questions to items; says why where there is none to train."""
-        section = self.config.search
-
-        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            from pipeline.search_stage import search_stage
-
-            with progress_bar("search") as progress:
-                return search_stage(
-                    self.texts(),
-                    self.store(),
-                    self.folder,
-                    out,
-                    self.config.encoders,
-                    section,
-                    content_store=self.beside(self.config.encoders.store, "feature-store"),
-                    progress=progress,
-                )
-
-        code = ("pipeline/search_stage.py", "pipeline/train_search.py", "pipeline/search_questions.py")
-        return self.run(
-            "search",
-            work,
-            section.model_dump(),
-            {
-                "retrieval": self.key("retrieval/full"),
-                self.store_stage: self.key(self.store_stage),
-                "code": code_fingerprint("towers/search.py", *code),
-            },
-        )
-
     def index(self) -> StageResult:
         """Item embeddings -> the exact and the approximate index, with what approximation costs measured."""
         section = self.config.index
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.examples import make_requests
-            from pipeline.queries import embed_queries
+            from pipeline.served import load_served
             from serving.index_build import build_indexes
-            from towers.two_tower import load_two_tower
 
-            dataset, folder = self.dataset(), self.folder / "retrieval" / "full"
-            two_tower, items = load_two_tower(folder), np.load(folder / "item_embeddings.npy")
-            requests = make_requests(
-                dataset, "valid", known_splits=("train",), history_length=two_tower.config.history_length
-            )
+            dataset, served = self.dataset(), load_served(self.folder)
+            requests = make_requests(dataset, "valid", known_splits=("train",), history_length=served.history_length)
             requests = requests.take(np.arange(min(section.queries, len(requests.users))))
-            queries = embed_queries(two_tower, items, dataset.profile, requests.users, requests.history)
+            queries = served.queries(dataset.profile, requests.users, requests.history)
             kinds = ("exact",) if section.kind == "exact" else ("exact", "scann")
-            report = build_indexes(items, queries, out, kinds, recall_floor=section.recall_floor)
+            report = build_indexes(served.items, queries, out, kinds, recall_floor=section.recall_floor)
             return {key: value for key, value in report.items() if key != "trade_off"}
 
         return self.run(
             "index",
             work,
             section.model_dump(),
-            {"retrieval": self.key("retrieval/full"), "code": code_fingerprint("serving")},
+            {"served": self.key("served/full"), "code": code_fingerprint("serving")},
         )
 
     def train_ranking(self) -> StageResult:
@@ -149,13 +79,15 @@ class Run(ContentStages):
             from pipeline.ranking_stage import evaluate_ranking_stage
 
             dataset, store = self.dataset(), self.store()
-            variants = {
-                path.name: path
-                for path in sorted((self.folder / "retrieval").iterdir())
+            variants = [
+                path.name
+                for path in sorted((self.folder / "served").iterdir())
                 if read_manifest(path) and self._wanted(path.name)
-            }
+            ]
             with progress_bar("evaluate") as progress:
-                retrieval = evaluate_retrieval(dataset, store, self.source, variants, out, section, progress=progress)
+                retrieval = evaluate_retrieval(
+                    dataset, store, self.source, self.folder, variants, out, section, progress=progress
+                )
                 ranking = evaluate_ranking_stage(dataset, self.folder, out, self.config, progress)
             return {
                 "retrieval": retrieval["test"],
@@ -164,7 +96,7 @@ class Run(ContentStages):
 
         inputs = {
             "ranking": self.key("ranking"),
-            "retrieval": self.key("retrieval/full"),
+            "served": self.key("served/full"),
             "code": code_fingerprint("pipeline"),
         }
         return self.run(
@@ -203,6 +135,7 @@ class Run(ContentStages):
         self.encode()
         self.finetune()
         self.train_retrieval()
+        self.train_linear()
         self.train_search()
         self.index()
         self.train_ranking()

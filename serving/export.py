@@ -37,6 +37,7 @@ def export_release(
     ranker: Any,
     item_encoder: ItemEncoderModule | None = None,
     search: SearchModule | None = None,
+    linear_history: np.ndarray | None = None,
     k: int = 100,
     counts: Mapping[str, int] | None = None,
     details: Mapping[str, Any] | None = None,
@@ -54,6 +55,7 @@ def export_release(
             is left out.
         ranker: see `RankingModule`.
         item_encoder, search: the models of raw content; left out where None.
+        linear_history: of an ensemble, see `RetrievalModule`.
         k: candidates a warm-up request asks for and ranks.
         counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
             equal.
@@ -67,10 +69,13 @@ def export_release(
     retrieval, ranking = retrieval_requests(tables, k), ranking_requests(tables, k)
     # A model is made when its turn comes: their weights never stand in memory together.
     models: dict[str, tuple[Callable[[], Any], list[dict[str, np.ndarray]]]] = {
-        RETRIEVAL: (lambda: RetrievalModule(tables, user_tower, index), retrieval)
+        RETRIEVAL: (lambda: RetrievalModule(tables, user_tower, index, linear_history), retrieval)
     }
     if approximate_index is not None:
-        models[RETRIEVAL_SCANN] = (lambda: RetrievalModule(tables, user_tower, approximate_index), retrieval)
+        models[RETRIEVAL_SCANN] = (
+            lambda: RetrievalModule(tables, user_tower, approximate_index, linear_history),
+            retrieval,
+        )
     models[RANKING] = (lambda: RankingModule(tables, ranker), ranking)
     if item_encoder is not None:
         widths = {name: item_encoder.widths[name] for name in item_encoder.vector_inputs}

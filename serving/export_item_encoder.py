@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from data.schema import UNKNOWN_ROW
 from serving.index import Compiled
+from serving.keras_weights import KerasWeights
 from serving.partial_weights import PartialWeights
 from serving.raw_audio import fit_clips
 from serving.raw_encoder import RawEncoder, UnsupportedEncoderError, make_raw_encoder
@@ -42,18 +43,23 @@ class ItemEncoderModule(tf.Module):
             anything). Of its tables by item, `id_embedding.embeddings` and `known`, nothing is exported.
         widths: F_m of the modalities that the tower reads, in its order.
         encoders: the encoder of each modality that has one; the others take vectors.
+        content_map: of an ensemble (`towers.ensemble`): its second half of outputs follows the item tower's embedding.
 
     Raises:
         ValueError: an encoder of another width than the tower reads.
     """
 
-    def __init__(self, item_tower: Any, widths: Mapping[str, int], encoders: Mapping[str, Any]):
+    def __init__(
+        self, item_tower: Any, widths: Mapping[str, int], encoders: Mapping[str, Any], content_map: Any = None
+    ):
         super().__init__(name="item_encoder")
         self.widths = dict(widths)
         self.encoders = raw_encoders(widths, encoders)
         tables = [item_tower.id_embedding.embeddings, item_tower.known]
         self.id_width = int(tables[0].shape[1])
         self.item_tower = PartialWeights(item_tower, "item_tower", tables)
+        self.content_map = None if content_map is None else KerasWeights(content_map, "content_map")
+        self.linear_width = 0 if content_map is None else content_map.outputs // 2
         self.vector_inputs = tuple(name for name in self.widths if name not in self.encoders)
         vectors = [tf.TensorSpec((None, None), tf.float32, f"{name}_vector") for name in self.vector_inputs]
         signature = [*RAW_INPUTS, *vectors]
@@ -80,6 +86,9 @@ class ItemEncoderModule(tf.Module):
         rows = tf.fill(tf.shape(mask)[:1], UNKNOWN_ROW)
         stand_ins = [tf.zeros((1, self.id_width)), tf.zeros((1,))]
         embeddings = self.item_tower(stand_ins, rows, vectors, mask)[0]
+        if self.content_map is not None:
+            linear = self.content_map(vectors, mask)[:, self.linear_width :]
+            embeddings = tf.concat([embeddings, linear], axis=1)
         outputs = {f"{name}_vector": vector for name, vector in vectors.items()}
         return {"embedding": embeddings, "present": mask, **outputs}
 

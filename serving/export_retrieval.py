@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from serving.index import CandidateIndex
 from serving.keras_weights import KerasWeights
-from serving.request_history import ServingTables, choose_history
+from serving.request_history import ServingTables, choose_history, choose_whole_history, users_rows
 from serving.saved_model import write_saved_model
 from serving.vocabulary_tables import VocabularyTables
 
@@ -28,12 +29,16 @@ class RetrievalModule(tf.Module):
         user_tower: built; `user_tower(user [B], profile [B, P], history [B, L, D], history_mask [B, L])` returns
             (queries [B, D], anything).
         index: exact or ScaNN.
+        linear_history: f32 [N + 1, D_2] where an ensemble is served (`towers.ensemble`): its user tower also takes the
+            sum of these over a whole history, and reads its recent items from the first columns of the index.
 
     Raises:
         ValueError: the vocabulary, the user tables or the index are of different sizes.
     """
 
-    def __init__(self, tables: ServingTables, user_tower: Any, index: CandidateIndex):
+    def __init__(
+        self, tables: ServingTables, user_tower: Any, index: CandidateIndex, linear_history: np.ndarray | None = None
+    ):
         super().__init__(name="retrieval")
         self.users = VocabularyTables(tables.user_ids, "users")
         self.items = VocabularyTables(tables.item_ids, "items")
@@ -49,6 +54,17 @@ class RetrievalModule(tf.Module):
         self.seen_rows = tf.Variable(tables.seen_rows, dtype=tf.int32, trainable=False, name="seen_rows")
         self.user_tower = KerasWeights(user_tower, "user_tower")
         self.index = index
+        self.linear_history = None
+        if linear_history is not None:
+            if tables.chosen is None or len(linear_history) != index.item_rows:
+                raise ValueError(
+                    f"linear_history: needs tables.chosen and one line an item row, received {len(linear_history)} lines "
+                    f"for {index.item_rows} rows; take all from one run"
+                )
+            offsets, rows = tables.chosen
+            self.chosen_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False, name="chosen_offsets")
+            self.chosen_rows = tf.Variable(rows, dtype=tf.int32, trainable=False, name="chosen_rows")
+            self.linear_history = tf.Variable(linear_history, dtype=tf.float32, trainable=False, name="linear_history")
 
     @tf.function(
         autograph=False,
@@ -69,17 +85,20 @@ class RetrievalModule(tf.Module):
         user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
         history = choose_history(recent, tf.gather(self.history, user))
         profile = tf.gather(self.profile, user)
-        queries = self.user_tower(user, profile, self.index.embeddings(history), history > 0)[0]
-        excluded = tf.concat([self.items.rows(exclude_item_ids), recent, self._seen(user)], axis=1)
+        queries = self._queries(user, profile, history, recent)
+        seen = users_rows(self.seen_offsets, self.seen_rows, user)
+        excluded = tf.concat([self.items.rows(exclude_item_ids), recent, seen], axis=1)
         rows, scores = self.index.search(queries, k, excluded)
         return {"item_ids": self.items.ids(rows), "scores": scores}
 
-    def _seen(self, user):
-        """Seen rows of each user, [B, most seen in the batch], filled with 0."""
-        start = tf.gather(self.seen_offsets, user)
-        count = tf.gather(self.seen_offsets, user + 1) - start
-        places = tf.ragged.range(start, start + count)
-        return places.with_values(tf.gather(self.seen_rows, places.values)).to_tensor(0)
+    def _queries(self, user, profile, history, recent):
+        vectors, mask = self.index.embeddings(history), history > 0
+        if self.linear_history is None:
+            return self.user_tower(user, profile, vectors, mask)[0]
+        whole = choose_whole_history(recent, users_rows(self.chosen_offsets, self.chosen_rows, user))
+        sums = tf.reduce_sum(tf.gather(self.linear_history, whole), axis=1)
+        own = vectors[:, :, : self.index.width - self.linear_history.shape[1]]
+        return self.user_tower(user, profile, own, mask, sums)[0]
 
     def save(self, folder: str | Path) -> None:
         """Writes the SavedModel into a new folder, normally `retrieval/<version>`."""

@@ -22,6 +22,8 @@ class ServingTables:
         history: int32 [U + 1, L] item rows, most recent first, filled with 0; row 0 all 0.
         seen_offsets, seen_rows: user u must not be offered `seen_rows[seen_offsets[u]:seen_offsets[u + 1]]`; int64 [U
             + 2] and int32.
+        chosen: offsets and rows like those of `seen`, of what a user wanted, each item once: the whole history that a
+            linear tower sums. None where none is served.
 
     Raises:
         ValueError: at construction, where the number of users differs between tables, or the unknown user has a
@@ -34,6 +36,7 @@ class ServingTables:
     history: np.ndarray
     seen_offsets: np.ndarray
     seen_rows: np.ndarray
+    chosen: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         counts = {
@@ -41,6 +44,8 @@ class ServingTables:
             "history": len(self.history),
             "seen_offsets": len(self.seen_offsets) - 1,
         }
+        if self.chosen is not None:
+            counts["chosen"] = len(self.chosen[0]) - 1
         if len(set(counts.values())) != 1:
             raise ValueError(
                 f"profile, history, seen_offsets: need one line a user row, received {counts}; use one ingested run"
@@ -73,3 +78,34 @@ def choose_history(recent: tf.Tensor, stored: tf.Tensor) -> tf.Tensor:
     given = tf.gather(padded, places, batch_dims=1)
     chosen = tf.where(tf.reduce_any(recent != 0, axis=1, keepdims=True), given, stored)
     return tf.ensure_shape(chosen, stored.shape)
+
+
+def users_rows(offsets: tf.Tensor, rows: tf.Tensor, user: tf.Tensor) -> tf.Tensor:
+    """The rows of each user, [B, most rows in the batch], filled with 0.
+
+    Shapes: offsets int64 [U + 2], rows int32 [E], user int32 [B].
+
+    Example:
+        >>> offsets, rows = tf.constant([0, 0, 2, 3], tf.int64), tf.constant([7, 5, 9])
+        >>> users_rows(offsets, rows, tf.constant([2, 1])).numpy().tolist()
+        [[9, 0], [7, 5]]
+    """
+    start, end = tf.gather(offsets, user), tf.gather(offsets, user + 1)
+    places = tf.ragged.range(start, end)
+    return places.with_values(tf.gather(rows, places.values)).to_tensor(0)
+
+
+def choose_whole_history(recent: tf.Tensor, stored: tf.Tensor) -> tf.Tensor:
+    """As `choose_history`, of any length, each item once and in no particular order.
+
+    Shapes: recent [B, H] rows, H >= 0; stored [B, S], S >= 0 -> [B, max(H, S)], filled with 0.
+
+    Example:
+        >>> choose_whole_history(tf.constant([[5, 6, 5], [0, 0, 0]]), tf.constant([[1], [3]])).numpy().tolist()
+        [[5, 0, 6], [0, 0, 3]]
+    """
+    width = tf.maximum(tf.shape(recent)[1], tf.shape(stored)[1])
+    given, kept = (tf.pad(rows, [[0, 0], [0, width - tf.shape(rows)[1]]]) for rows in (recent, stored))
+    ordered = tf.sort(tf.where(tf.reduce_any(recent != 0, axis=1, keepdims=True), given, kept), axis=1)
+    again = ordered[:, 1:] == ordered[:, :-1]
+    return tf.where(tf.pad(again, [[0, 0], [tf.minimum(width, 1), 0]]), 0, ordered)

@@ -32,31 +32,33 @@ class ClosedFormSettings:
 
 
 def co_occurrence(taken: Any, user_power: float) -> np.ndarray:
-    """`X' diag((n / mean n)^-g) X`, dense float64. taken: sparse [U, N] -> [N, N]."""
+    """`X' diag((n / mean n)^-g) X`, dense. taken: sparse [U, N] -> [N, N]."""
     counts = np.asarray(taken.sum(axis=1), np.float64).ravel()
     mean = counts[counts > 0].mean() if (counts > 0).any() else 1.0
     weights = np.maximum(counts / mean, 1e-3) ** -user_power
-    return (taken.T @ taken.multiply(weights[:, None])).toarray().astype(np.float64)
+    return (taken.T @ taken.multiply(weights[:, None])).toarray()
 
 
 def content_similarity(features: Mapping[str, tuple[np.ndarray, np.ndarray]], items: np.ndarray) -> np.ndarray:
     """Cosines of centred content vectors, summed over modalities; an absent one is similar to nothing, itself included.
 
     Args:
-        features: {modality: (table [N + 1, F_m], present [N + 1] bool)}. items: [K] rows. Returns: float64 [K, K].
+        features: {modality: (table [N + 1, F_m], present [N + 1] bool)}. items: [K] rows. Returns: float32 [K, K].
     """
-    total = np.zeros((len(items), len(items)))
+    total = np.zeros((len(items), len(items)), np.float32)
     for table, present in features.values():
-        there = np.asarray(present)[items].astype(np.float64)[:, None]
+        there = np.asarray(present)[items].astype(np.float32)[:, None]
         if there.any():
-            vectors = np.asarray(table[items], np.float64)
+            vectors = np.asarray(table[items], np.float32)
             vectors = (vectors - (vectors * there).sum(axis=0) / there.sum()) * there
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9
             total += vectors @ vectors.T
     return total
 
 
-def ease(gram: np.ndarray, settings: ClosedFormSettings, content: np.ndarray | None = None) -> np.ndarray:
+def ease(
+    gram: np.ndarray, settings: ClosedFormSettings, content: np.ndarray | None = None, *, exact: bool = True
+) -> np.ndarray:
     """The item-to-item matrix B that best reconstructs histories without looking at the item itself.
 
     Formula: `G = H + alpha mean(diag H) S`, `P = (G + diag(lambda + p / (1 - p) diag G))^-1`, `B = -P / diag(P)` by
@@ -65,7 +67,8 @@ def ease(gram: np.ndarray, settings: ClosedFormSettings, content: np.ndarray | N
     (2020), *Closed-form models for collaborative filtering with side-information*.
 
     Args:
-        gram: H, float64 [N, N] of `co_occurrence`. content: S, [N, N] of `content_similarity`.
+        gram: H, [N, N] of `co_occurrence`. content: S, [N, N] of `content_similarity`.
+        exact: whether to invert in float64; in float32 it takes half the time and memory, to compare settings.
 
     Returns: float32 [N, N].
 
@@ -74,18 +77,21 @@ def ease(gram: np.ndarray, settings: ClosedFormSettings, content: np.ndarray | N
     """
     if settings.l2 <= 0:
         raise ValueError(f"l2: must be > 0, received {settings.l2}; 20 to 1000 are usual")
-    matrix = gram.copy()
+    matrix = gram.astype(np.float64 if exact else np.float32)
     if content is not None and settings.content:
-        matrix += settings.content * np.diag(gram).mean() * content
+        matrix += (settings.content * np.diag(gram).mean() * content).astype(matrix.dtype)
     diagonal = np.diag(matrix).copy()
     matrix[np.diag_indices(len(matrix))] += settings.l2 + settings.dropout / (1.0 - settings.dropout) * diagonal
-    factor, failed = scipy.linalg.lapack.dpotrf(matrix, lower=True, overwrite_a=True)
-    inverse, broken = scipy.linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
+    # LAPACK reads columns: the transpose of a symmetric matrix is that matrix, without a copy.
+    factorise, invert = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (matrix,))
+    factor, failed = factorise(matrix.T, lower=True, overwrite_a=True, clean=False)
+    inverse, broken = invert(factor, lower=True, overwrite_c=True)
     if failed or broken:
         raise ValueError(f"l2: the regularised matrix must be positive definite, received l2 = {settings.l2}; raise it")
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    weights = inverse / -np.diag(inverse)
-    np.fill_diagonal(weights, 0.0)
+    diagonal = np.diag(inverse).copy()
+    weights = np.tril(inverse, -1)
+    weights += weights.T
+    weights /= -diagonal
     return weights.astype(np.float32)
 
 

@@ -69,6 +69,7 @@ class HistoryTask(RetrievalTask):
         if loss not in ("elsa", "softmax"):
             raise ValueError(f"loss: must be 'elsa' or 'softmax', received {loss!r}")
         two_tower.user_tower.trainable = False
+        two_tower.log_scale.trainable = loss == "softmax"
         self.loss_kind, self.drop = loss, dropout
         self.tables["candidate_rows"] = self._table(np.asarray(rows, np.int32), "int32", "candidate_rows")
         self.seed_generator = keras.random.SeedGenerator(seed)

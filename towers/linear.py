@@ -102,7 +102,9 @@ def compress(tower: LinearTower, taken: Any, width: int) -> LinearTower:
     inward, outward = vectors[:, kept] * root, vectors[:, kept] / root
     left, strengths, right = np.linalg.svd(inward.T @ tower.items.T.astype(np.float64), full_matrices=False)
     history = tower.history.astype(np.float64) @ (outward @ left[:, :width])
-    return LinearTower(history.astype(np.float32), (right[:width].T * strengths[:width]).astype(np.float32))
+    items = right[:width].T * strengths[:width]
+    history[0] = items[0] = 0.0  # which rounding had left a little above
+    return LinearTower(history.astype(np.float32), items.astype(np.float32))
 
 
 def whiten(tower: LinearTower) -> LinearTower:

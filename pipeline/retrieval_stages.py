@@ -1,0 +1,140 @@
+"""The stages that train retrieval: two towers, linear towers beside them, what is served of both, and search by words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.content_stages import ContentStages
+from pipeline.progress import progress_bar
+from pipeline.stage import StageResult, code_fingerprint
+
+
+class RetrievalStages(ContentStages):
+    """From vectors and events to candidates and queries."""
+
+    def train_retrieval(self) -> list[StageResult]:
+        """Both towers, once in full and once for every comparison the report makes."""
+        return [self._train_variant(name, chosen) for name, chosen in self._variants().items()]
+
+    def _variants(self) -> dict[str, tuple[str, ...]]:
+        """What is compared, and the content that each may see."""
+        modalities = self.store().modalities
+        variants: dict[str, tuple[str, ...]] = {"full": modalities, "ids_only": ()}
+        if self.config.retrieval.ablations and len(modalities) > 1:
+            variants |= {
+                f"without_{name}": tuple(other for other in modalities if other != name) for name in modalities
+            }
+        return variants
+
+    def _train_variant(self, name: str, modalities: tuple[str, ...]) -> StageResult:
+        section = self.config.retrieval
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.train_retrieval import train_retrieval
+
+            with progress_bar(f"retrieval/{name}") as progress:
+                return train_retrieval(
+                    self.dataset(), self.store(), out, checkpoints, section, modalities=modalities, progress=progress
+                )
+
+        settings = {**section.model_dump(exclude={"ablations"}), "modalities": modalities}
+        return self.run(
+            f"retrieval/{name}",
+            work,
+            settings,
+            {
+                self.store_stage: self.key(self.store_stage),
+                "ingest": self.key("ingest"),
+                "code": code_fingerprint(
+                    "towers", "data/batches.py", "data/histories.py", "pipeline/train_retrieval.py"
+                ),
+            },
+        )
+
+    def train_linear(self) -> list[StageResult]:
+        """The linear towers over whole histories, and what is served: their sum with the two towers, where it helps."""
+        results = []
+        for name, modalities in self._variants().items():
+            results += [self._fit_linear(name, modalities), self._build_served(name, modalities)]
+        return results
+
+    def _fit_linear(self, name: str, modalities: tuple[str, ...]) -> StageResult:
+        section = self.config.linear
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.linear_stage import fit_linear
+
+            with progress_bar(f"linear/{name}") as progress:
+                return fit_linear(
+                    self.dataset(), self.store(), out, checkpoints, section, modalities=modalities, progress=progress
+                )
+
+        code = (
+            *(f"towers/{part}.py" for part in ("linear", "closed_form", "spectral", "history_task", "item", "fusion")),
+            *(f"pipeline/linear_{part}.py" for part in ("stage", "parts", "judge")),
+            "pipeline/train_history.py",
+            "data/history_batches.py",
+        )
+        return self.run(
+            f"linear/{name}",
+            work,
+            {**section.model_dump(), "modalities": modalities},
+            {
+                self.store_stage: self.key(self.store_stage),
+                "ingest": self.key("ingest"),
+                "code": code_fingerprint(*code),
+            },
+        )
+
+    def _build_served(self, name: str, modalities: tuple[str, ...]) -> StageResult:
+        section = self.config.linear
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.served_stage import build_served
+
+            trained, linear = self.folder / "retrieval" / name, self.folder / "linear" / name
+            return build_served(self.dataset(), self.store(), trained, linear, out, section, modalities=modalities)
+
+        code = ("pipeline/served_stage.py", "pipeline/served.py", "towers/ensemble.py", "towers/content_map.py")
+        return self.run(
+            f"served/{name}",
+            work,
+            {"validation_users": section.validation_users, "seed": section.seed},
+            {
+                "retrieval": self.key(f"retrieval/{name}"),
+                "linear": self.key(f"linear/{name}"),
+                "code": code_fingerprint(*code),
+            },
+        )
+
+    def train_search(self) -> StageResult:
+        """The catalogue's own words -> a tower from typed questions to items; says why where there is none to train."""
+        section = self.config.search
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.search_stage import search_stage
+
+            with progress_bar("search") as progress:
+                return search_stage(
+                    self.texts(),
+                    self.store(),
+                    self.folder,
+                    out,
+                    self.config.encoders,
+                    section,
+                    content_store=self.beside(self.config.encoders.store, "feature-store"),
+                    progress=progress,
+                )
+
+        code = ("pipeline/search_stage.py", "pipeline/train_search.py", "pipeline/search_questions.py")
+        return self.run(
+            "search",
+            work,
+            section.model_dump(),
+            {
+                "served": self.key("served/full"),
+                self.store_stage: self.key(self.store_stage),
+                "code": code_fingerprint("towers/search.py", *code),
+            },
+        )
