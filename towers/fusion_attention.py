@@ -31,8 +31,8 @@ class AttentionFusion(keras.layers.Layer):
         number = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
         query = self.query(ops.sum(there[:, :, None] * tokens, axis=1) / number)
         scores = ops.einsum("bd,bmd->bm", query, self.key(tokens)) / tokens.shape[2] ** 0.5
-        scores = ops.where(present, scores, ops.cast(-1e9, scores.dtype))
-        weights = ops.softmax(scores, axis=-1) * there
+        scores = ops.where(present, ops.cast(scores, "float32"), -1e9)
+        weights = ops.cast(ops.softmax(scores, axis=-1), there.dtype) * there
         return ops.sum(weights[:, :, None] * tokens, axis=1), {"weights": weights}
 
     def compute_output_shape(self, tokens_shape, present_shape=None):

@@ -38,8 +38,8 @@ class HistoryAttention(keras.layers.Layer):
         steps = history.shape[1]
         keys = self.key_dense(history + self.position[:steps])
         scores = ops.einsum("bd,bld->bl", self.query_dense(query), keys) / self.width**0.5
-        scores = ops.where(mask, scores, -1e9)
-        weights = ops.softmax(scores, axis=-1) * ops.cast(mask, scores.dtype)
+        scores = ops.where(mask, ops.cast(scores, "float32"), -1e9)
+        weights = ops.cast(ops.softmax(scores, axis=-1), history.dtype) * ops.cast(mask, history.dtype)
         return ops.einsum("bl,bld->bd", weights, history), weights
 
 

@@ -55,9 +55,11 @@ class TransformerBlock(keras.layers.Layer):
             return ops.reshape(values, (-1, values.shape[1], heads, part))
 
         scores = ops.einsum("bthd,bshd->bhts", split(self.query(near)), split(self.key(seen))) / part**0.5
+        scores = ops.cast(scores, "float32")
         if allowed is not None:
-            scores = ops.where(allowed[:, None], scores, ops.cast(-1e9, scores.dtype))
-        taken = ops.einsum("bhts,bshd->bthd", ops.softmax(scores, axis=-1), split(self.value(seen)))
+            scores = ops.where(allowed[:, None], scores, -1e9)
+        weights = ops.cast(ops.softmax(scores, axis=-1), seen.dtype)
+        taken = ops.einsum("bhts,bshd->bthd", weights, split(self.value(seen)))
         tokens = tokens + self.mixed(ops.reshape(taken, (-1, tokens.shape[1], self.width)))
         hidden = self.dropout(self.hidden(self.middle_norm(tokens)), training=training)
         return tokens + self.output_dense(hidden)
