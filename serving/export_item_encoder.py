@@ -40,7 +40,7 @@ class ItemEncoderModule(tf.Module):
 
     Args:
         item_tower: built; `item_tower(rows [B], {modality: [B, F_m]}, present [B, M])` returns (embeddings [B, D],
-            anything). Of its tables by item, `id_embedding.embeddings` and `known`, nothing is exported.
+            anything). Of its tables by item, `id_embedding.embeddings`, `known` and `domain`, nothing is exported.
         widths: F_m of the modalities that the tower reads, in its order.
         encoders: the encoder of each modality that has one; the others take vectors.
         content_map: of an ensemble (`towers.ensemble`): its second half of outputs follows the item tower's embedding.
@@ -56,7 +56,9 @@ class ItemEncoderModule(tf.Module):
         self.widths = dict(widths)
         self.encoders = raw_encoders(widths, encoders)
         tables = [item_tower.id_embedding.embeddings, item_tower.known]
-        self.id_width = int(tables[0].shape[1])
+        # An item without a row is of the unknown domain, which no adapter changes.
+        tables += [item_tower.domain] if getattr(item_tower, "adapters", None) is not None else []
+        self.id_width, self.domain_tables = int(tables[0].shape[1]), len(tables) - 2
         self.item_tower = PartialWeights(item_tower, "item_tower", tables)
         self.content_map = None if content_map is None else KerasWeights(content_map, "content_map")
         self.linear_width = 0 if content_map is None else content_map.outputs // 2
@@ -84,7 +86,7 @@ class ItemEncoderModule(tf.Module):
             present.append(there)
         mask = tf.stack(present, axis=1)
         rows = tf.fill(tf.shape(mask)[:1], UNKNOWN_ROW)
-        stand_ins = [tf.zeros((1, self.id_width)), tf.zeros((1,))]
+        stand_ins = [tf.zeros((1, self.id_width)), tf.zeros((1,)), *[tf.zeros((1,), tf.int32)] * self.domain_tables]
         embeddings = self.item_tower(stand_ins, rows, vectors, mask)[0]
         if self.content_map is not None:
             linear = self.content_map(vectors, mask)[:, self.linear_width :]
