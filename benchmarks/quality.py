@@ -8,7 +8,8 @@
 trials, its default first and the others drawn from its declared space (`pipeline/peers.py`), each fitted on the train
 split and judged on the validation split by `--metric`. The chosen setting is fitted again with every seed and answers the
 test split once. Intervals (95 %) are over users, of the mean over seeds; the spread over seeds stands beside them.
-`--run NAME=FOLDER[:VARIANT],...` adds what finished runs serve, one run a seed, with the settings they were made with.
+`--run NAME=FOLDER[:VARIANT],...` adds what finished runs serve, one run a seed, with the settings they were made with;
+not with `--cold`, since their towers have seen every item: there the towers enter as `two_tower`, trained anew.
 
 `--cold` withholds a tenth of the items from training and ranks only those: what new items get. There popularity has no
 counts to go by, and the true ones lie in the test split; `content_popularity` takes the mean count of the most similar
@@ -90,7 +91,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             cell = result[metric]
             spread = "" if cell["std_over_seeds"] is None else f" ±{cell['std_over_seeds']:.4f}"
             cells.append(f"{cell['mean']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]{spread}")
-        cells += [f"{result['valid']:.4f}", str(result["trials"] or "own"), f"{result['seconds_fit']:.1f} s"]
+        fit = "own" if result["seconds_fit"] is None else f"{result['seconds_fit']:.1f} s"
+        cells += [f"{result['valid']:.4f}", str(result["trials"] or "own"), fit]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -115,6 +117,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.data is None and not arguments.run:
         parser.error("--data or --run is needed")
+    if arguments.cold and arguments.run:
+        parser.error("--run: not with --cold, finished runs have seen the withheld items; `two_tower` is trained anew")
     begun, known = time.perf_counter(), tuple(arguments.mask.split(","))
     seeds = tuple(range(7, 7 + arguments.seeds))
     with tempfile.TemporaryDirectory() as folder:
@@ -138,10 +142,9 @@ def main() -> None:
             )
             figures = {name: round(float(mean_over_users(entries[-1].values(name))), 4) for name in METRICS}
             print(f"{peer.name}: {figures}", flush=True)
-        if not arguments.cold:
-            for text in arguments.run:
-                name, runs = parse_run(text)
-                entries.append(enter_runs(name, runs, dataset, known, arguments.metric, seeds[0]))
+        for text in arguments.run:
+            name, runs = parse_run(text)
+            entries.append(enter_runs(name, runs, dataset, known, arguments.metric, seeds[0]))
     results = {entry.name: summarise(entry, seeds[0]) for entry in entries}
     best = arguments.against or max(results, key=lambda name: results[name][arguments.metric]["mean"])
     rendered = table(results)

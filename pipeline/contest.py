@@ -40,7 +40,7 @@ class Entry:
     Attributes:
         settings: the chosen ones. trials: how many were tried. valid: the chosen one's value on validation.
         users: {metric: float [seeds, Q]}, values a test user, NaN where undefined.
-        seconds_fit, seconds_answer: of the chosen setting, mean over seeds.
+        seconds_fit, seconds_answer: of the chosen setting, mean over seeds; None for what was fitted elsewhere.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Entry:
     trials: int
     valid: float
     users: dict[str, np.ndarray]
-    seconds_fit: float
+    seconds_fit: float | None
     seconds_answer: float
 
     def values(self, metric: str) -> np.ndarray:
@@ -203,7 +203,7 @@ def enter_runs(
                 answering.append(time.perf_counter() - begun)
     stacked = {metric: np.stack([values[metric] for values in users]) for metric in METRICS}
     settings = {"runs": [f"{folder.name}:{variant}" for folder, variant in runs]}
-    return Entry(name, settings, 0, float(np.mean(valid)), stacked, float("nan"), float(np.mean(answering)))
+    return Entry(name, settings, 0, float(np.mean(valid)), stacked, None, float(np.mean(answering)))
 
 
 def summarise(entry: Entry, seed: int) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def summarise(entry: Entry, seed: int) -> dict[str, Any]:
         "settings": dict(entry.settings),
         "trials": entry.trials,
         "valid": round(entry.valid, 5),
-        "seconds_fit": round(entry.seconds_fit, 2),
+        "seconds_fit": None if entry.seconds_fit is None else round(entry.seconds_fit, 2),
         "seconds_answer": round(entry.seconds_answer, 2),
         "seeds": len(entry.users[METRICS[0]]),
         "users": int(np.count_nonzero(~np.isnan(entry.values(METRICS[0])))),

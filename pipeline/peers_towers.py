@@ -1,6 +1,6 @@
-"""Peers that are trained by gradient: the towers with a part left out, a SASRec-like model, and TFRS's own two-tower.
+"""Peers that are trained by gradient: the towers, the towers with a part left out, a SASRec-like model, TFRS's two-tower.
 
-The first three are the towers of this project under other settings, so that what differs is the model and not the
+The first four are the towers of this project under different settings, so that what differs is the model and not the
 training loop. The last is in `pipeline.peers_tfrs`.
 """
 
@@ -82,6 +82,19 @@ LONG: Settings = {"epochs": 30, "patience": 3}
 """Enough for every setting; validation stops a trial that no longer gains."""
 
 TOWERS = (
+    Peer(
+        "two_tower",
+        from_towers(LONG, content=True),
+        {},
+        {
+            **COMMON,
+            "user_id_dropout": Range(0.0, 0.95),
+            "id_dropout": Range(0.0, 0.6),
+            "modality_dropout": Range(0.0, 0.5),
+        },
+        seeded=True,
+        needs_content=True,
+    ),
     Peer(
         "ids_two_tower", from_towers(LONG), {}, {**COMMON, "user_id_dropout": Range(0.0, 0.95)}, seeded=True
     ),
