@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -48,10 +48,20 @@ def as_dataset(batches: Iterator[Batch], steps: int):
     import tensorflow as tf
 
     first = next(batches)
-    signature = {name: tf.TensorSpec(shape_of(name, value), value.dtype) for name, value in first.items()}
-    rest = itertools.chain([first], batches)
-    source = tf.data.Dataset.from_generator(lambda: ((batch,) for batch in rest), output_signature=(signature,))
-    return source.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(AHEAD)
+    rest, shapes = itertools.chain([first], batches), {name: shape_of(name, value) for name, value in first.items()}
+
+    def read(_: Any) -> list[np.ndarray]:
+        batch = next(rest)
+        return [batch[name] for name in shapes]
+
+    def batch_of(step):
+        # One call into Python a batch; `from_generator` makes several, and they cost as much as a small step.
+        tensors = tf.numpy_function(read, [step], [value.dtype for value in first.values()])
+        for tensor, shape in zip(tensors, shapes.values(), strict=True):
+            tensor.set_shape(shape)
+        return (dict(zip(shapes, tensors, strict=True)),)
+
+    return tf.data.Dataset.range(steps).map(batch_of).prefetch(AHEAD)
 
 
 def shape_of(name: str, value: np.ndarray) -> tuple[int | None, ...]:

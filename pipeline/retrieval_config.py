@@ -37,7 +37,7 @@ class RetrievalConfig(TowersSection, TrainingSection):
     """Also train once without each modality, for the ablation in the report."""
     sparse_updates: bool | Literal["auto"] = "auto"
     """Train the tables of user and item ids by the rows that a batch names, so that a step costs the same for any number
-    of users: lazy Adam. "auto" = tables of 100,000 rows and more."""
+    of users: lazy Adam. "auto" = tables of 50,000 rows and more."""
     seed: int = 7
     loss: LossConfig = LossConfig()
     """The main loss."""

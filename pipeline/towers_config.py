@@ -25,7 +25,7 @@ class TowersSection(Section):
     feature_noise: float = pydantic.Field(0.0, ge=0)
     """Noise on content vectors in training, as a share of their own deviation."""
     feature_dropout: float = pydantic.Field(0.0, ge=0, lt=1)
-    history: Literal["mean", "attention", "transformer", "sum"] = "attention"
+    history: Literal["mean", "attention", "transformer", "sum", "none"] = "attention"
     """How a user's recent items become one vector; `sum` has no hidden layer and leaves the user's id to newcomers."""
     history_layers: int = pydantic.Field(2, ge=1)
     history_block: int = pydantic.Field(64, ge=1)

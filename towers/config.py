@@ -27,7 +27,7 @@ class TowerConfig:
         item_hidden: whether a residual hidden layer follows the fusion.
         feature_noise, feature_dropout: of content vectors in training, see `FeatureNoise`.
         history: how a user's recent items become one vector: `mean`, `attention`, `transformer`, or `sum`, which leaves
-            hidden layers out altogether.
+            hidden layers out altogether; `none` = the user is their id and profile.
         history_layers, history_block: layers of `transformer`, and how far back its lower ones look.
         attention_heads: of `transformer` and `bottleneck`; must divide the width.
         event_dropout: share of training steps in which a history's event kinds and times are hidden.

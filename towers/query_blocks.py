@@ -9,6 +9,8 @@ from towers.losses import MASKED_LOGIT
 
 UNROLLED_BLOCKS = 32
 """Up to so many blocks stand one after the other in the graph, where they may overlap; more of them run in a loop."""
+SMALLEST_BLOCK = 64
+"""Queries a block has at least: matrix products of fewer rows waste the processor."""
 
 
 def over_blocks(of_block, rows, size: int, query_zeros, candidate_zeros):
@@ -57,7 +59,7 @@ def block_size(queries: int | None, candidates: int | None, block_logits: int = 
     """
     queries = queries or 1
     rows = (block_logits or default_block_logits()) // (candidates or queries)
-    return max(min(64, queries), min(queries, 2 ** max(rows, 1).bit_length() // 2))
+    return min(queries, max(SMALLEST_BLOCK, 2 ** (max(rows, 1).bit_length() - 1)))
 
 
 def default_block_logits() -> int:

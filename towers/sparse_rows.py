@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from towers.row_embedding import RowEmbedding
+from towers.row_embedding import RowEmbedding, take_rows
 from towers.table_rows import read_rows, write_rows
 
-LARGE_TABLE = 100_000
+LARGE_TABLE = 50_000
 """Rows from which `auto` trains a table by rows: below, a pass over the table is a small part of a step."""
 
 
@@ -78,7 +78,13 @@ class SparseRows(keras.layers.Layer):
 
     def looked_up(self, loaded) -> AbstractContextManager:
         """Within, the layer finds its rows among the loaded ones. loaded: [A], ascending."""
-        return self._embedding().looked_up(lambda rows: ops.take(self.active, ops.searchsorted(loaded, rows), axis=0))
+
+        def look_up(rows):
+            if rows is loaded:  # all of them, in their order
+                return ops.convert_to_tensor(self.active)[: ops.shape(rows)[0]]
+            return take_rows(self.active, ops.searchsorted(loaded, rows))
+
+        return self._embedding().looked_up(look_up)
 
 
 def train_rows(rows_of: Sequence[tuple[SparseRows, Any]], step: Callable[[], Any]) -> Any:

@@ -11,7 +11,7 @@ from towers.fusion import unit_length
 from towers.history import HistoryAttention, HistoryTransformer, gap_buckets
 from towers.row_embedding import RowEmbedding
 
-HISTORIES = ("mean", "attention", "transformer", "sum")
+HISTORIES = ("mean", "attention", "transformer", "sum", "none")
 
 
 @keras.saving.register_keras_serializable("triptych")
@@ -25,7 +25,7 @@ class UserTower(keras.layers.Layer):
     Formula: with `u = id + profile`, the history's mean m and `p = pool(h)`, `q = unit(u + A m + B p + W_2 gelu(W_1 [u; m;
     p]))`; A and B start as identities, W_2 as 0. `config.history` chooses the pool: `attention` asks by u + m,
     `transformer` reads the events in order, `mean` has none (no p). `sum` is linear, without any of these weights:
-    `q = unit(sum_l h_l)`, and `unit(u)` for a user without history.
+    `q = unit(sum_l h_l)`, and `unit(u)` for a user without history. `none` looks at no history: `q = unit(u)`.
 
     Args:
         schema: sizes; `schema.profile` decides the profile columns (axis P).
@@ -72,7 +72,7 @@ class UserTower(keras.layers.Layer):
                 seed=seed + 3,
                 name="transformer",
             )
-        if config.history != "sum":
+        if config.history not in ("sum", "none"):
             self._add_hidden(width, 2 if config.history == "mean" else 3, config.dropout, seed + 2)
         self.built = True
 
@@ -91,6 +91,8 @@ class UserTower(keras.layers.Layer):
 
     def call(self, user, profile, history, history_mask, training=False, events=None):
         person = self._person(user, profile, training)
+        if self.history_kind == "none":
+            return unit_length(person), {"person": person, "history": ops.zeros_like(person)}
         mask = ops.cast(history_mask, history.dtype)
         total = ops.sum(history * mask[:, :, None], axis=1)
         number = ops.sum(mask, axis=1, keepdims=True)
