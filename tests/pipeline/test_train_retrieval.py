@@ -68,11 +68,20 @@ def test_non_finite_loss_stops_with_a_clear_error(world, tmp_path):
 
 def test_evaluation_counts_and_masks(world, tmp_path):
     source, dataset, store = world
-    variants = {"full": train(world, tmp_path / "full"), "ids_only": train(world, tmp_path / "ids", modalities=())}
-    out = tmp_path / "evaluate"
+    run, out = tmp_path / "run" / "retrieval", tmp_path / "evaluate"
+    run.mkdir(parents=True)
     out.mkdir()
+    train(world, tmp_path / "full").rename(run / "full")
+    train(world, tmp_path / "ids", modalities=()).rename(run / "ids_only")
     result = evaluate_retrieval(
-        dataset, store, source, variants, out, EvaluationConfig(recommendations=10), progress=silent
+        dataset,
+        store,
+        source,
+        run.parent,
+        ["full", "ids_only"],
+        out,
+        EvaluationConfig(recommendations=10),
+        progress=silent,
     )
     table = pd.read_parquet(out / "recommendations.parquet")
     events = dataset.events
