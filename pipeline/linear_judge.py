@@ -46,5 +46,8 @@ class LinearJudge:
 
     def ndcg(self, scores: np.ndarray) -> float:
         """NDCG@20 of scores [Q, N + 1], items seen in training left out; the scores are not written into."""
-        ranked, _ = top_k(lambda block: scores[block].copy(), np.arange(len(scores)), self.requests.seen, K)
-        return mean_over_users(ndcg_at_k(ranked, self.requests.relevant, K))
+        return mean_over_users(ndcg_at_k(self.rank(scores), self.requests.relevant, K))
+
+    def rank(self, scores: np.ndarray) -> np.ndarray:
+        """The first 20 rows of every user. [Q, 20]"""
+        return top_k(lambda block: scores[block].copy(), np.arange(len(scores)), self.requests.seen, K)[0]

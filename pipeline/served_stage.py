@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import MODALITIES
 from pipeline.linear_config import LinearSection
-from pipeline.linear_judge import LinearJudge
+from pipeline.linear_judge import K, LinearJudge
+from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.queries import embed_queries
 from pipeline.served import Served
 from towers.content_map import ContentMap, fit_content_map
@@ -21,10 +23,12 @@ from towers.fusion import unit_length
 from towers.linear import FILE, LinearTower, whiten
 from towers.two_tower import load_two_tower
 
+Setting = tuple[float, float]
+"""(share, boost)."""
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Of the two towers in the sum. Never 0: a user without history is theirs alone."""
 
-BOOSTS = (1.0, 1.5, 2.0, 3.0, 5.0)
+BOOSTS = (1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
 """Of items that nobody has chosen yet. A prediction from content is shrunk towards the mean, by as much as content fails
 to say, and would lose against items that are known; how far to stretch it is for the validation split to say."""
 
@@ -58,21 +62,24 @@ def build_served(
     spread = max(float(scores[:, 1:].std(axis=1).mean()), 1e-9)
     linear_scores = keras.ops.convert_to_numpy(unit_length(tower.queries(judge.taken))) @ tower.items.T
     unknown = dataset.counts == 0
-    boosts = BOOSTS if content_map is not None and requests.relevant.restrict(unknown).counts.any() else BOOSTS[:1]
-    figures = {}
+    fresh = requests.relevant.restrict(unknown)
+    boosts = BOOSTS if content_map is not None and fresh.counts.any() else BOOSTS[:1]
+    overall, new = {}, {}
     for boost in boosts:
         stretched = np.where(unknown, boost, 1.0).astype(np.float32) * linear_scores
         for share in SHARES:
-            figures[share, boost] = judge.ndcg(share / spread * scores + (1.0 - share) * stretched)
-    alone = judge.ndcg(scores)
-    share, boost = max(figures, key=lambda key: figures[key])
+            ranked = judge.rank(share / spread * scores + (1.0 - share) * stretched)
+            overall[share, boost] = ndcg_at_k(ranked, requests.relevant, K)
+            new[share, boost] = mean_over_users(ndcg_at_k(ranked, fresh, K)) if len(boosts) > 1 else 0.0
+    share, boost = choose(overall, new)
+    figure, alone = float(overall[share, boost].mean()), judge.ndcg(scores)
     info = {
         "two_towers_alone": alone,
         "linear_alone": judge.ndcg(linear_scores),
-        "by_share_and_boost": {f"{key[0]}, {key[1]}": figure for key, figure in figures.items()},
+        "by_share_and_boost": {f"{key[0]}, {key[1]}": [float(overall[key].mean()), new[key]] for key in overall},
         "validation_users": len(requests.users),
     }
-    if figures[share, boost] <= alone:
+    if figure <= alone:
         return {"kind": "two_tower", "valid_ndcg@20": alone, **info}
     tower = stretch(tower, content_map, unknown, boost)
     ensemble = Ensemble(two_tower, tower_items, tower, content_map, (share / spread, 1.0 - share))
@@ -80,8 +87,25 @@ def build_served(
     longest = dataset.events[dataset.positive].groupby("user").size().max()
     (out / "history_length.txt").write_text(str(max(int(longest), length)))
     np.save(out / "item_embeddings.npy", Served(two_tower, tower_items, ensemble, length).items)
-    chosen = {"kind": "ensemble", "share": share, "boost": boost, "valid_ndcg@20": figures[share, boost]}
+    chosen = {"kind": "ensemble", "share": share, "boost": boost, "valid_ndcg@20": figure}
     return {**chosen, "width": ensemble.items.shape[1], **info}
+
+
+def choose(overall: Mapping[Setting, np.ndarray], new: Mapping[Setting, float]) -> Setting:
+    """Of the settings that are as good as the best within its standard error, the one that is best on new items.
+
+    Args:
+        overall: NDCG of every user. new: mean NDCG of the items that nobody had chosen.
+
+    Example:
+        >>> choose({(0.1, 1.0): np.array([0.5, 0.7]), (0.1, 2.0): np.array([0.5, 0.6])}, {(0.1, 1.0): 0.0, (0.1, 2.0): 0.3})
+        (0.1, 2.0)
+    """
+    best = max(overall, key=lambda setting: overall[setting].mean())
+    values = overall[best]
+    floor = values.mean() - values.std() / np.sqrt(len(values))
+    good = [setting for setting in overall if overall[setting].mean() >= floor]
+    return max(good, key=lambda setting: (new[setting], overall[setting].mean()))
 
 
 def stretch(tower: LinearTower, content_map: ContentMap | None, unknown: np.ndarray, boost: float) -> LinearTower:
