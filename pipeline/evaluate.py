@@ -143,7 +143,8 @@ def evaluate_retrieval(
     progress("judging", 3, total)
     result["baselines"]["ids_only"] = judge.judge(served_scores(load_served(run, "ids_only"), dataset, requests))
     if served.ensemble is not None:
-        result["two_towers"] = judge.judge(masked_scores(served.two_tower, dataset, store, requests, ()))
+        two_towers = masked_scores(served.two_tower, dataset, store, requests, ())
+        result["baselines"]["two_towers"] = judge.judge(two_towers)
     progress("judging", 4, total)
     result["ablation"] = {}
     for number, name in enumerate(modalities):

@@ -16,6 +16,7 @@ INK = "#010203"
 """Stands for the page's text colour: replaced by `currentColor`, so that plots follow the light and the dark theme."""
 COLOURS = {
     "model": "#3a8f8a", "oracle": "#b9862f", "popularity": "#8b8f98", "item_knn": "#8a6fc4", "ids_only": "#c8635c",
+    "two_towers": "#5fb0ab",
     "text": "#4a86c5", "image": "#b9862f", "audio": "#8a6fc4", "exact": "#8b8f98", "scann": "#3a8f8a",
     "full": "#3a8f8a", "without_text": "#4a86c5", "without_image": "#b9862f", "without_audio": "#8a6fc4",
     "click": "#3a8f8a", "purchase": "#b9862f",
@@ -23,7 +24,7 @@ COLOURS = {
 OTHERS = ("#4a86c5", "#c8635c", "#6f9a3d", "#a05fa0")
 NAMES = {
     "model": "Triptych", "oracle": "oracle (true taste)", "popularity": "popularity", "item_knn": "item-kNN",
-    "ids_only": "ids only", "test": "All test events", "cold_items": "Never-seen items", "full": "full model",
+    "two_towers": "two towers alone", "ids_only": "ids only", "test": "All test events", "cold_items": "Never-seen items", "full": "full model",
     "scann": "ScaNN",
 }  # fmt: skip
 STYLE: dict[Any, Any] = {
