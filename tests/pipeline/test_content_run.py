@@ -101,7 +101,7 @@ def test_the_tuned_encoder_fills_the_features_that_the_towers_read(finished):
     np.testing.assert_array_equal(tuned.table("image"), frozen.table("image"))
     assert tuned.info["modalities"]["image"]["encoded"] == 0  # the content store knew them
     learned = json.loads((out / "finetune" / "manifest.json").read_text())["counts"]["encoders"]["text"]
-    assert 0 < learned["trained_weights"] < learned["weights"] and learned["mean_cosine_to_before"] < 1
+    assert 0 < learned["trained_weights"] < learned["weights"] and 0.5 < learned["mean_cosine_to_before"] < 1 + 1e-6
 
 
 def test_it_ends_in_a_release_and_does_nothing_twice(finished):
