@@ -11,6 +11,7 @@ import matplotlib
 import optuna
 import pandas as pd
 import tomli_w
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -133,6 +134,7 @@ def _draw_history(axis: Axes, table: pd.DataFrame) -> None:
     best = table[METRIC].where(table["state"] == "complete").cummax()
     axis.step(table["trial"], best, where="post", color=COLOURS["complete"], lw=1.3, label="best so far")
     axis.set(title="Search", xlabel="trial", ylabel="validation NDCG@20")
+    axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axis.legend(fontsize=8)
 
 
