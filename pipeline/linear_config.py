@@ -20,6 +20,9 @@ class LinearSection(Section):
     """Width that the joined parts are compressed to, and the widest that any one of them may be."""
     max_items: int = pydantic.Field(20_000, ge=1)
     """With more items in the catalogue the linear towers are left out: their memory grows with its square."""
+    refit: bool = False
+    """Once everything is chosen, fit the parts again on every split that is known at test time
+    (`evaluation.mask_splits`); how often to stop and what to weigh stay as the validation split said."""
     validation_users: int = pydantic.Field(10_000, ge=1)
     l2: tuple[float, ...] = (20.0, 60.0, 200.0, 500.0, 1000.0)
     """Ridges of the closed form to choose from; so are the next three."""

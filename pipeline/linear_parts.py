@@ -44,11 +44,7 @@ def fit_closed_form(
     Returns: the tower, and the settings chosen with their NDCG@20.
     """
     train = judge.train
-    present = np.zeros(train.shape[1], bool)
-    for _, there in features.values():
-        present |= np.asarray(there)
-    present |= np.asarray(train.sum(axis=0)).ravel() > 0
-    rows = np.flatnonzero(present[1:]) + 1
+    rows = rows_of(train, features)
     taken, history = train[:, rows], judge.taken[:, rows]
     grams = {power: co_occurrence(taken, power) for power in section.user_power}
     content = content_similarity(features, rows) if features else None
@@ -73,8 +69,7 @@ def fit_closed_form(
     for name, values in grids.items():
         along = [dataclasses.replace(best, **{name: value}) for value in values]
         best = climb(along, len(values) // 2, quality)
-    weights = ease(grams[best.user_power], best, content)
-    sides = truncate(weights, grams[best.user_power], section.width, seed=section.seed)
+    sides = truncate(ease(grams[best.user_power], best, content), grams[best.user_power], section.width)
     cut = {
         width: spread_rows(sides[0][:, :width], sides[1][:, :width], rows, train.shape[1])
         for width in widths_of(sides[1].shape[1])
@@ -87,6 +82,36 @@ def fit_closed_form(
         "valid_ndcg@20": figures[width],
         "valid_ndcg@20_full_rank": tried[best],
     }
+
+
+def rows_of(taken: Any, features: Features) -> np.ndarray:
+    """Item rows that a closed form can say something about: those with an event or with content."""
+    known = np.asarray(taken.sum(axis=0)).ravel() > 0
+    for _, present in features.values():
+        known = known | np.asarray(present)
+    return np.flatnonzero(known[1:]) + 1
+
+
+def refit_closed_form(taken: Any, features: Features, chosen: Mapping[str, Any]) -> LinearTower:
+    """The closed form of other histories with the settings that `fit_closed_form` chose.
+
+    Args:
+        taken: sparse [U, N + 1]. chosen: what `fit_closed_form` returned beside the tower.
+    """
+    settings = ClosedFormSettings(**{field.name: chosen[field.name] for field in dataclasses.fields(ClosedFormSettings)})
+    rows = rows_of(taken, features)
+    gram = co_occurrence(taken[:, rows], settings.user_power)
+    content = content_similarity(features, rows) if features else None
+    history, items = truncate(ease(gram, settings, content), gram, chosen["width"])
+    return spread_rows(history, items, rows, taken.shape[1])
+
+
+def refit_spectral(taken: Any, features: Features, chosen: Mapping[str, Any], seed: int) -> LinearTower:
+    """The graph of other histories with the settings that `fit_spectral` chose."""
+    width = chosen["width"]
+    values, vectors = spectrum(taken, features, content=chosen["content_edges"], width=width, seed=seed)
+    counts = np.asarray(taken.sum(axis=0)).ravel()
+    return spectral_tower(values, vectors, counts, diffusion=chosen["diffusion"], width=width)
 
 
 def climb(settings: Sequence[ClosedFormSettings], start: int, quality: Callable[[ClosedFormSettings], float]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,23 @@ from data.dataset import Dataset
 from data.durable_file import write_durably
 from data.features import FeatureStore
 from data.schema import MODALITIES
+from pipeline.baselines import to_sparse
 from pipeline.epochs import Progress
+from pipeline.examples import interactions
 from pipeline.linear_config import LinearSection
 from pipeline.linear_judge import LinearJudge
-from pipeline.linear_parts import Features, choose_weights, fit_closed_form, fit_spectral
+from pipeline.linear_parts import (
+    Features,
+    choose_weights,
+    fit_closed_form,
+    fit_spectral,
+    refit_closed_form,
+    refit_spectral,
+)
 from pipeline.train_history import train_history
 from towers.linear import FILE, LinearTower, compress, join, score_scale
 
-INFO = "info.json"
+INFO, REFIT = "info.json", "refit"
 SCALED_ON = 5000
 """Users whose scores tell how large a part's scores are."""
 
@@ -45,6 +54,7 @@ def fit_linear(
     *,
     modalities: tuple[str, ...],
     progress: Progress,
+    refit_splits: tuple[str, ...] = ("train",),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write `linear.npz` into `out`; a catalogue that is too large, or no part, leaves it out and says why.
@@ -52,6 +62,8 @@ def fit_linear(
     Args:
         checkpoints: finished parts are kept there, so that an interrupted stage does not fit them again.
         modalities: content that the parts may see.
+        refit_splits: with more than the training split, the parts chosen are fitted again on all of these and the result
+            is written to `refit/linear.npz`; `linear.npz` is what the validation split judged.
 
     Returns: for the manifest: every part's settings and validation figure, the weights, and the figure of the whole.
     """
@@ -79,15 +91,33 @@ def fit_linear(
         progress(part, number, len(section.parts))
         towers[part], parts[part] = kept(checkpoints / part, lambda part=part: fit(part))
         say(f"{part}: {parts[part]}")
-    some = judge.train[np.flatnonzero(np.diff(judge.train.indptr))[:SCALED_ON]]
-    scales = {part: score_scale(tower, some) for part, tower in towers.items()}
+    scales = scales_of(towers, judge.train)
     weights, figure = choose_weights(
         judge, {part: judge.scores(tower) / scales[part] for part, tower in towers.items()}
     )
-    used = [part for part, weight in weights.items() if weight]
-    joined = join([towers[part] for part in used], [weights[part] / scales[part] for part in used])
-    tower = compress(joined, judge.train, section.width)
+    used = {part: weight for part, weight in weights.items() if weight}
+    tower = joined(towers, used, judge.train, section.width)
     tower.save(out)
+    if set(refit_splits) - {"train"}:
+        known = to_sparse(interactions(dataset, refit_splits), dataset.schema.item_rows)
+
+        def fit_again(part: str) -> tuple[LinearTower, dict[str, Any]]:
+            say(f"{part}: again on {', '.join(refit_splits)}")
+            if part == "closed_form":
+                return refit_closed_form(known, features, parts[part]), {}
+            if part == "spectral":
+                return refit_spectral(known, features, parts[part], section.seed), {}
+            folder = checkpoints / f"{part}-tower-again"
+            folder.mkdir(parents=True, exist_ok=True)
+            return train_history(
+                dataset, store, judge, folder, checkpoints / f"{part}-epochs-again", section,
+                loss=part, modalities=modalities, progress=progress,
+                splits=refit_splits, epochs=parts[part]["best_epoch"] + 1,
+            )  # fmt: skip
+
+        again = {part: kept(checkpoints / f"{part}-again", lambda part=part: fit_again(part))[0] for part in used}
+        (out / REFIT).mkdir()
+        joined(again, used, known, section.width).save(out / REFIT)
     info = {
         "fitted": True,
         "parts": parts,
@@ -96,9 +126,24 @@ def fit_linear(
         "valid_ndcg@20": judge.ndcg(judge.scores(tower)),
         "width": tower.width,
         "validation_users": len(judge.requests.users),
+        "refitted_on": list(refit_splits),
     }
     (out / INFO).write_text(json.dumps(info, indent=2))
     return info
+
+
+def scales_of(towers: Mapping[str, LinearTower], taken: Any) -> dict[str, float]:
+    """How large each tower's scores are, by some of the users."""
+    some = taken[np.flatnonzero(np.diff(taken.indptr))[:SCALED_ON]]
+    return {part: score_scale(tower, some) for part, tower in towers.items()}
+
+
+def joined(towers: Mapping[str, LinearTower], weights: Mapping[str, float], taken: Any, width: int) -> LinearTower:
+    """One tower of `width` for the weighted sum of towers whose scores are made equally large first."""
+    chosen = {part: towers[part] for part in weights}
+    scales = scales_of(chosen, taken)
+    whole = join(list(chosen.values()), [weight / scales[part] for part, weight in weights.items()])
+    return compress(whole, taken, width)
 
 
 def kept(folder: Path, fit: Callable[[], tuple[LinearTower, dict[str, Any]]]) -> tuple[LinearTower, dict[str, Any]]:

@@ -61,13 +61,21 @@ class RetrievalStages(ContentStages):
 
     def _fit_linear(self, name: str, modalities: tuple[str, ...]) -> StageResult:
         section = self.config.linear
+        splits = tuple(sorted({"train", *self.config.evaluation.mask_splits})) if section.refit else ("train",)
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.linear_stage import fit_linear
 
             with progress_bar(f"linear/{name}") as progress:
                 return fit_linear(
-                    self.dataset(), self.store(), out, checkpoints, section, modalities=modalities, progress=progress
+                    self.dataset(),
+                    self.store(),
+                    out,
+                    checkpoints,
+                    section,
+                    modalities=modalities,
+                    progress=progress,
+                    refit_splits=splits,
                 )
 
         code = (
@@ -79,7 +87,7 @@ class RetrievalStages(ContentStages):
         return self.run(
             f"linear/{name}",
             work,
-            {**section.model_dump(), "modalities": modalities},
+            {**section.model_dump(), "modalities": modalities, "refit_splits": splits},
             {
                 self.store_stage: self.key(self.store_stage),
                 "ingest": self.key("ingest"),

@@ -14,6 +14,7 @@ from data.features import FeatureStore
 from data.schema import MODALITIES
 from pipeline.linear_config import LinearSection
 from pipeline.linear_judge import K, LinearJudge
+from pipeline.linear_stage import REFIT
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.queries import embed_queries
 from pipeline.served import Served
@@ -48,7 +49,7 @@ def build_served(
     Args:
         trained, linear: folders of the two stages before. modalities: content that this variant may see.
 
-    Returns: for the manifest: shares tried with their NDCG@20.
+    Returns: for the manifest: settings tried, each with its NDCG@20 of all items and of new ones.
     """
     if not (linear / FILE).is_file():
         return {"kind": "two_tower"}
@@ -81,6 +82,9 @@ def build_served(
     }
     if figure <= alone:
         return {"kind": "two_tower", "valid_ndcg@20": alone, **info}
+    if (linear / REFIT / FILE).is_file():
+        again = whiten(LinearTower.load(linear / REFIT))
+        tower, content_map = with_new_items(again, dataset, store, modalities)
     tower = stretch(tower, content_map, unknown, boost)
     ensemble = Ensemble(two_tower, tower_items, tower, content_map, (share / spread, 1.0 - share))
     ensemble.save_to(out)

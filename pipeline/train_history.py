@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,15 @@ def train_history(
     loss: str,
     modalities: tuple[str, ...],
     progress: Progress,
+    splits: tuple[str, ...] = ("train",),
+    epochs: int | None = None,
 ) -> tuple[LinearTower, dict[str, Any]]:
     """Train with the loss `elsa` or `softmax`, keep the epoch with the best validation NDCG@20, save the tower to `out`.
 
     Args:
         judge: of the validation split. checkpoints: a folder of this training alone; an interrupted one resumes from it.
         modalities: the content that the item tower reads.
+        splits: whose events are learned from. epochs: train for just so many, without a look at the validation split.
 
     Returns: the tower, and the figures of the training.
     """
@@ -67,9 +71,11 @@ def train_history(
         if loss == "elsa"
         else (section.softmax_learning_rate, section.softmax_dropout)
     )
-    rows = np.flatnonzero(dataset.counts)
+    histories = positive_histories(dataset, splits)
+    counts = np.bincount(histories.items, minlength=dataset.schema.item_rows)
+    rows = np.flatnonzero(counts)
     batches = HistoryBatches(
-        positive_histories(dataset, ("train",)),
+        histories,
         rows,
         item_rows=dataset.schema.item_rows,
         users_per_batch=section.users_per_batch,
@@ -84,7 +90,7 @@ def train_history(
         rows=rows,
         dropout=dropout,
         seed=section.seed + 200,
-        **task_tables(dataset, store, two_tower),
+        **{**task_tables(dataset, store, two_tower), "counts": counts},
     )
     steps = section.epochs * len(batches)
     schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=FINAL_RATE * rate)
@@ -95,13 +101,14 @@ def train_history(
         items = task.all_item_embeddings()
         return LinearTower(items, items)
 
+    passed = itertools.count(1)
     log = train_epochs(
         task,
         batches,
-        lambda: judge.ndcg(judge.scores(tower())),
+        (lambda: judge.ndcg(judge.scores(tower()))) if epochs is None else (lambda: float(next(passed))),
         Checkpoint(checkpoints, training_variables(task, constant=task.tables.values())),
         LoopSettings(
-            epochs=section.epochs,
+            epochs=epochs or section.epochs,
             patience=section.patience,
             seed=section.seed * 100_003,
             name=f"linear.{loss}",

@@ -112,6 +112,25 @@ def test_an_interrupted_stage_does_not_fit_its_finished_parts_again(world, run, 
     np.testing.assert_allclose(again.history @ again.items.T, whole.history @ whole.items.T, atol=1e-4)
 
 
+def test_a_refit_learns_from_the_splits_named_and_is_what_is_served(world, run, tmp_path):
+    _, dataset, store = world
+    out, served = tmp_path / "linear", tmp_path / "served" / "full"
+    out.mkdir()
+    served.mkdir(parents=True)
+    info = fit_linear(
+        dataset, store, out, tmp_path / "ck", SECTION, modalities=("text",), progress=silent,
+        refit_splits=("train", "valid"),
+    )  # fmt: skip
+    assert info["valid_ndcg@20"] == pytest.approx(run[1]["valid_ndcg@20"], abs=1e-4)
+    first, again = LinearTower.load(out), LinearTower.load(out / "refit")
+    assert not np.allclose(first.history @ first.items.T, again.history @ again.items.T, atol=1e-3)
+    trained = run[0] / "retrieval" / "full"
+    build_served(dataset, store, trained, out, served, SECTION, modalities=("text",))
+    tower, kept = load_served(tmp_path).ensemble.linear, np.flatnonzero(dataset.counts > 0)
+    scores, expected = (part.history[kept] @ part.items[kept].T for part in (tower, again))
+    np.testing.assert_allclose(scores, expected, rtol=1e-2, atol=1e-2)
+
+
 def test_catalogues_that_are_too_large_and_no_parts_are_left_to_the_two_towers(world, run, tmp_path):
     few = SECTION.model_copy(update={"max_items": 10})
     assert fit(world, tmp_path / "large", tmp_path / "a", few)["reason"].startswith("20 items")
