@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -86,10 +87,11 @@ def fit_linear(
             loss=part, modalities=modalities, progress=progress,
         )  # fmt: skip
 
-    towers, parts = {}, {}
+    towers: dict[str, LinearTower] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for number, part in enumerate(section.parts):
         progress(part, number, len(section.parts))
-        towers[part], parts[part] = kept(checkpoints / part, lambda part=part: fit(part))
+        towers[part], parts[part] = kept(checkpoints / part, functools.partial(fit, part))
         say(f"{part}: {parts[part]}")
     scales = scales_of(towers, judge.train)
     weights, figure = choose_weights(
@@ -115,7 +117,7 @@ def fit_linear(
                 splits=refit_splits, epochs=parts[part]["best_epoch"] + 1,
             )  # fmt: skip
 
-        again = {part: kept(checkpoints / f"{part}-again", lambda part=part: fit_again(part))[0] for part in used}
+        again = {part: kept(checkpoints / f"{part}-again", functools.partial(fit_again, part))[0] for part in used}
         (out / REFIT).mkdir()
         joined(again, used, known, section.width).save(out / REFIT)
     info = {

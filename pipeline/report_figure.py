@@ -24,8 +24,8 @@ COLOURS = {
 OTHERS = ("#4a86c5", "#c8635c", "#6f9a3d", "#a05fa0")
 NAMES = {
     "model": "Triptych", "oracle": "oracle (true taste)", "popularity": "popularity", "item_knn": "item-kNN",
-    "two_towers": "two towers alone", "ids_only": "ids only", "test": "All test events", "cold_items": "Never-seen items", "full": "full model",
-    "scann": "ScaNN",
+    "two_towers": "two towers alone", "ids_only": "ids only", "test": "All test events",
+    "cold_items": "Never-seen items", "full": "full model", "scann": "ScaNN",
 }  # fmt: skip
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "triptych",
