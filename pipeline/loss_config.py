@@ -36,6 +36,8 @@ class LossConfig(Section):
     """Whether the temperature is trained or stays at `retrieval.temperature`."""
     block_logits: int = pydantic.Field(0, ge=0)
     """Logits computed at a time, 4 bytes each; 0 = a million on TensorFlow, 64 million on JAX."""
+    products: Literal["float32", "bfloat16"] = "float32"
+    """What the softmax's matrix products are computed in; bfloat16 pays on an accelerator."""
 
     @pydantic.model_validator(mode="after")
     def _options_go_together(self) -> Self:

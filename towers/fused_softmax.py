@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras import ops
 
 from towers.losses import MASKED_LOGIT
-from towers.query_blocks import block_size, mask_columns, over_blocks, own_values, put_own
+from towers.query_blocks import block_size, mask_columns, over_blocks, own_values, product, put_own
 
 
 def fused_softmax_loss(
@@ -21,6 +21,7 @@ def fused_softmax_loss(
     hardest: int = 0,
     label_smoothing: float = 0.0,
     block_logits: int = 0,
+    products: str = "float32",
 ):
     """`towers.losses.softmax_loss` with memory that grows with B + N.
 
@@ -31,7 +32,8 @@ def fused_softmax_loss(
     Large-Vocabulary Language Models* (Wijmans et al., ICLR 2025), here with the gradient in the forward pass.
 
     Args:
-        block_logits: C * N at most, in numbers; 0 = `default_block_logits()`. The others: see `softmax_loss`; gradients
+        block_logits: C * N at most, in numbers; 0 = `default_block_logits()`. products: what the matrix products
+            are computed in, "float32" or "bfloat16". The others: see `softmax_loss`; gradients
             reach queries, candidates and scale, nothing else.
 
     Shapes: as `softmax_loss` -> scalar.
@@ -52,7 +54,7 @@ def fused_softmax_loss(
         rows = {"queries": queries, "weights": weights, "own_bias": own_bias, **integers}
 
         def of_block(part):
-            return block_gradients(part, candidates, table, bias, scale, hardest, label_smoothing)
+            return block_gradients(part, candidates, table, bias, scale, hardest, label_smoothing, products)
 
         loss, query_gradient, candidate_gradient = over_blocks(of_block, rows, size, queries, ops.zeros_like(candidates))
         scale_gradient = ops.sum(query_gradient * queries) / scale
@@ -72,12 +74,12 @@ def fused_softmax_loss(
     return loss_of(queries, candidates, ops.convert_to_tensor(scale), weights, bias, own_bias)
 
 
-def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothing):
+def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothing, products):
     """Loss of C queries and its gradients. Shapes: rows of `over_blocks`, table [D, N] -> scalar, [C, D], [N, D]."""
     queries, weights, own = rows["queries"], rows["weights"], rows["own"]
     scaled = queries * scale
     own_logits = ops.sum(scaled * ops.take(candidates, own, axis=0), axis=1) + rows["own_bias"]
-    logits = masked_logits(ops.matmul(scaled, table) + bias, own, own_logits, rows.get("excluded"), hardest)
+    logits = masked_logits(product(scaled, table, products) + bias, own, own_logits, rows.get("excluded"), hardest)
     top = ops.max(logits, axis=1, keepdims=True)
     mass = ops.exp(logits - top)
     total = ops.sum(mass, axis=1, keepdims=True)
@@ -92,8 +94,9 @@ def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothi
         own_mass = own_mass - own_values(shares, own) * total[:, 0]
     residual = put_own(mass, own, own_mass)
     factor = (weights * scale)[:, None] / total
-    query_gradient = ops.matmul(residual, candidates) * factor
-    return ops.sum(weights * losses), query_gradient, ops.matmul(ops.transpose(residual), queries * factor)
+    query_gradient = product(residual, candidates, products) * factor
+    candidate_gradient = product(ops.transpose(residual), queries * factor, products)
+    return ops.sum(weights * losses), query_gradient, candidate_gradient
 
 
 def masked_logits(logits, own, own_logits, excluded=None, hardest: int = 0):

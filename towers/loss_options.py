@@ -7,6 +7,10 @@ import dataclasses
 KINDS = ("softmax", "sigmoid", "elsa")
 NEGATIVES = ("batch", "mixed", "sampled", "catalogue")
 LOG_Q = ("counts", "streaming", "none")
+PRODUCTS = ("float32", "bfloat16")
+
+
+_NAMED = {"kind": KINDS, "negatives": NEGATIVES, "log_q": LOG_Q, "products": PRODUCTS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,7 @@ class LossOptions:
         label_smoothing: of the softmax.
         learn_temperature: whether the temperature is trained, or stays where it starts.
         block_logits: logits computed at a time; 0 = chosen by backend.
+        products: what the softmax's matrix products are computed in, `float32` or `bfloat16`.
 
     Raises:
         ValueError: an unknown name, or options that do not go together.
@@ -51,9 +56,10 @@ class LossOptions:
     label_smoothing: float = 0.0
     learn_temperature: bool = True
     block_logits: int = 0
+    products: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("kind", KINDS), ("negatives", NEGATIVES), ("log_q", LOG_Q)):
+        for name, allowed in _NAMED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: must be among {allowed}, received {getattr(self, name)!r}")
         draws = self.negatives in ("mixed", "sampled")

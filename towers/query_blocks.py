@@ -68,6 +68,23 @@ def default_block_logits() -> int:
     return 2**26 if keras.backend.backend() == "jax" else 2**20
 
 
+def product(left, right, dtype: str = "float32"):
+    """`left @ right` with operands rounded to `dtype` and float32 sums (on TensorFlow the sums are rounded too).
+
+    Example:
+        >>> ops.convert_to_numpy(product(ops.array([[1.0, 2.0]]), ops.array([[3.0], [4.0]]), "bfloat16")).tolist()
+        [[11.0]]
+    """
+    if dtype == "float32":
+        return ops.matmul(left, right)
+    left, right = ops.cast(left, dtype), ops.cast(right, dtype)
+    if keras.backend.backend() == "jax":  # Keras does not say what a product is summed in
+        import jax.numpy as jnp
+
+        return jnp.matmul(left, right, preferred_element_type="float32")
+    return ops.cast(ops.matmul(left, right), "float32")
+
+
 def own_values(values, own):
     """The own column of every row. Shapes: values [C, N], own [C] -> [C]."""
     return ops.take_along_axis(values, own[:, None], axis=1)[:, 0]

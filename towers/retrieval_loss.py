@@ -29,14 +29,14 @@ class RetrievalLoss(keras.layers.Layer):
     optional others [B, P]; scale. -> scalar.
 
     Raises:
-        ValueError: options that need the batch size, without it.
+        ValueError: options that need the batch size, without it; a memory smaller than a batch.
     """
 
     def __init__(self, options: LossOptions, *, item_rows: int, width: int, batch_size: int | None = None):
         super().__init__(name="retrieval_loss")
         self.options, self.batch_size, self.items = options, batch_size, item_rows - 1
-        if batch_size is None and (options.negatives == "mixed" or options.log_q == "streaming"):
-            raise ValueError("batch_size: mixed negatives and the streaming estimate need it, received None")
+        if batch_size is None and (options.negatives == "mixed" or options.log_q == "streaming" or options.memory):
+            raise ValueError("batch_size: mixed negatives, the streaming estimate and the memory need it, received None")
         self.corrected = options.kind == "softmax" and options.negatives in ("batch", "mixed") and options.log_q != "none"
         self.streaming = self.memory = None
         if self.corrected and options.log_q == "streaming":
@@ -45,6 +45,9 @@ class RetrievalLoss(keras.layers.Layer):
                 even, rate=options.streaming_rate, batch_size=batch_size, name="streaming_counts"
             )
         if options.memory:
+            fewest = batch_size + options.uniform_negatives + 1
+            if options.memory < fewest:
+                raise ValueError(f"memory: must hold a whole batch, {fewest} columns, received {options.memory}")
             self.memory = EmbeddingMemory(options.memory, width, name="memory")
         if options.kind == "sigmoid":
             start = keras.initializers.Constant(SIGMOID_SHIFT)
@@ -77,6 +80,7 @@ class RetrievalLoss(keras.layers.Layer):
             own_bias=own_bias,
             hardest=options.hardest,
             label_smoothing=options.label_smoothing,
+            products=options.products,
             **shared,
         )
 

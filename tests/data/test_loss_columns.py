@@ -1,0 +1,105 @@
+"""Columns of a batch: the items compared with, their numbers, and which of them a user chose too."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.batches import RetrievalBatches
+from data.histories import Histories
+from data.loss_columns import LossColumns, rounded_up
+
+SETTINGS = {"batch_size": 32, "history_length": 3, "ordered": True, "seed": 4}
+
+
+def make_histories(seed=1, users=20, items=30, events=150):
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(1, users, events), rng.integers(1, items, events)
+    return Histories.from_events(*chosen, rng.integers(0, 50, events), user_rows=users)
+
+
+def batches_of(histories, item_rows, static=False, weights=None, **columns):
+    columns = LossColumns(item_rows=item_rows, **columns)
+    return RetrievalBatches(
+        histories, item_rows=item_rows, columns=columns, static=static, weights=weights, **SETTINGS
+    )
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("item_rows", [30, 5000])
+def test_columns_count_the_real_events_and_every_event_finds_its_own(item_rows, static):
+    histories = make_histories()
+    for batch in batches_of(histories, item_rows, static).epoch(0):
+        real, items = batch["weight"] > 0, batch["items"]
+        rows, targets = items[batch["columns"]], items[batch["target"]]
+        np.testing.assert_array_equal(rows[batch["own"]], targets)
+        counted = {row: copies for row, copies in zip(rows.tolist(), batch["copies"].tolist(), strict=True) if copies}
+        assert counted == {row: (targets[real] == row).sum() for row in np.unique(targets[real])}
+        assert (np.diff(items) >= 0).all() and items[0] == 0 and len(items) <= len(batch["items"])
+
+
+def test_static_and_trimmed_batches_mean_the_same():
+    histories = make_histories()
+    for one, other in zip(
+        batches_of(histories, 5000, True).epoch(3), batches_of(histories, 5000, False).epoch(3), strict=True
+    ):
+        assert len(other["items"]) < len(one["items"])
+        for name in ("target", "history"):
+            np.testing.assert_array_equal(one["items"][one[name]], other["items"][other[name]])
+
+
+def test_uniform_negatives_are_uniform_repeatable_and_beside_or_instead_of_the_batch():
+    histories = make_histories()
+    for kind in ("mixed", "sampled"):
+        batches = batches_of(histories, 30, negatives=kind, uniform=290)
+        drawn = np.zeros(30)
+        for batch, again in zip(batches.epoch(0), batches.epoch(0), strict=True):
+            np.testing.assert_array_equal(batch["copies"], again["copies"])
+            real = batch["weight"] > 0
+            expected = 290 + (real.sum() if kind == "mixed" else 0)
+            assert batch["copies"].sum() == expected
+            np.add.at(drawn, batch["items"][batch["columns"]], batch["copies"])
+            if kind == "mixed":
+                np.subtract.at(drawn, batch["items"][batch["target"]][real], 1)
+        assert drawn[0] == 0 and drawn[1:].min() > 25 and drawn[1:].max() < 85  # 50 each are expected
+        first, second = (next(iter(batches.epoch(number)))["copies"] for number in (0, 1))
+        assert not np.array_equal(first, second)
+
+
+def test_the_whole_catalogue_is_every_item_once():
+    batch = next(batches_of(make_histories(), 30, negatives="catalogue").epoch(0))
+    assert sorted(batch["items"][batch["columns"]][batch["copies"] > 0]) == list(range(1, 30))
+    np.testing.assert_array_equal(batch["items"][batch["columns"]][batch["own"]], batch["items"][batch["target"]])
+
+
+@pytest.mark.parametrize("kind", ["batch", "catalogue"])
+def test_others_are_the_users_other_positives_among_the_columns(kind):
+    histories = make_histories()
+    for batch in batches_of(histories, 40, negatives=kind, others=True).epoch(0):
+        rows = batch["items"][batch["columns"]]
+        compared = set(rows[batch["copies"] > 0].tolist())
+        for number in np.flatnonzero(batch["weight"] > 0):
+            user, own = batch["user"][number], batch["own"][number]
+            positives = set(histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist())
+            received = [column for column in batch["others"][number] if column != own]
+            assert len(set(received)) == len(received)
+            assert {int(rows[column]) for column in received} == (positives & compared) - {int(rows[own])}
+        assert (batch["others"].shape[1] & (batch["others"].shape[1] - 1)) == 0
+
+
+def test_event_weights_follow_their_events():
+    histories = make_histories()
+    weights = np.arange(1, len(histories.items) + 1).astype("float32")
+    received = np.concatenate([batch["weight"] for batch in batches_of(histories, 30, weights=weights).epoch(0)])
+    assert sorted(received[received > 0]) == sorted(weights)
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**7))
+def test_rounding_wastes_at_most_an_eighth(number, most):
+    rounded = rounded_up(min(number, most), most)
+    assert min(number, most) <= rounded <= min(most, min(number, most) * 1.125 + 1)
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="negatives"):
+        LossColumns(item_rows=5, negatives="all")
