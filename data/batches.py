@@ -33,7 +33,8 @@ class RetrievalBatches:
         ordered: whether timestamps order the events. If not, a history is a random set of the user's other items.
         seed: of the shuffle.
         columns: what the loss compares with; None = the batch's own items.
-        weights: [E] of the events in the order of `histories`; None = 1 each.
+        kind_weights: [1 + kinds] how much an event counts by its kind, the first for unknown ones; needs histories that
+            keep kinds. None = 1 each.
         static: whether U and C are padded to what the largest batch could have, or to the next of few sizes.
 
     Example:
@@ -54,7 +55,7 @@ class RetrievalBatches:
         ordered: bool,
         seed: int,
         columns: LossColumns | None = None,
-        weights: np.ndarray | None = None,
+        kind_weights: np.ndarray | None = None,
         static: bool = True,
     ):
         if not len(histories.items):
@@ -66,7 +67,9 @@ class RetrievalBatches:
             raise ValueError(f"batch_size: in-batch softmax needs at least 2 events a batch, received {batch_size}.")
         self.histories, self.item_rows, self.ordered, self.seed = histories, item_rows, ordered, seed
         self.batch_size, self.history_length = batch_size, history_length
-        self.users, self.weights, self.static = histories.users, weights, static
+        if kind_weights is not None and histories.kinds is None:
+            raise ValueError("kind_weights: need histories that keep the kinds of events, received some without")
+        self.users, self.kind_weights, self.static = histories.users, kind_weights, static
         self.columns = columns or LossColumns(item_rows=item_rows)
         self.capacity = min(item_rows, batch_size * history_length + self.columns.capacity(batch_size))
 
@@ -92,8 +95,7 @@ class RetrievalBatches:
         users = np.pad(self.users[positions], (0, short))
         target = np.pad(histories.items[positions], (0, short))
         history = np.pad(histories.items_at(places), ((0, short), (0, 0)))
-        weight = np.ones(len(positions), np.float32) if self.weights is None else self.weights[positions]
-        weight = np.pad(weight.astype(np.float32), (0, short))
+        weight = np.pad(self._weights(histories, positions), (0, short))
         rows, copies, own = self.columns.of(target, weight, draws)
         batch = {"user": users, "weight": weight, "own": own, **self._events(histories, positions, places)}
         if self.columns.others:
@@ -104,6 +106,11 @@ class RetrievalBatches:
         rows, batch["copies"] = np.pad(rows, (0, spare)), np.pad(copies, (0, spare))
         items, (batch["target"], batch["columns"], batch["history"]) = self._compact(target, rows, history)
         return {**batch, "items": items}
+
+    def _weights(self, histories: Histories, positions: np.ndarray) -> np.ndarray:
+        if self.kind_weights is None or histories.kinds is None:
+            return np.ones(len(positions), np.float32)
+        return self.kind_weights[histories.kinds[positions]].astype(np.float32)
 
     def _length(self, number: int, capacity: int) -> int:
         return capacity if self.static else rounded_up(number, capacity)

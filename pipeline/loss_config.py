@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
+import numpy as np
 import pydantic
 
+from data.schema import EVENT_KINDS
 from pipeline.config_section import Section
 from towers.loss_options import LossOptions
 
@@ -39,11 +41,28 @@ class LossConfig(Section):
     products: Literal["float32", "bfloat16"] = "float32"
     """What the softmax's matrix products are computed in; bfloat16 pays on an accelerator."""
 
+    event_weights: dict[str, float] = {}
+    """How much a positive event counts by its kind, as in `{ purchase = 5.0, click = 0.5 }`; 1 where nothing is said."""
+
     @pydantic.model_validator(mode="after")
     def _options_go_together(self) -> Self:
         self.options()
+        unknown = set(self.event_weights) - set(EVENT_KINDS)
+        if unknown or any(not 0 <= weight < float("inf") for weight in self.event_weights.values()):
+            raise ValueError(f"event_weights: must be 0 or more for kinds among {EVENT_KINDS}, received {self.event_weights}")
         return self
 
     def options(self) -> LossOptions:
         """The same as what the towers take."""
-        return LossOptions(**self.model_dump())
+        return LossOptions(**self.model_dump(exclude={"event_weights"}))
+
+    def kind_weights(self) -> np.ndarray | None:
+        """Weight by code of kind, as `data.batches.RetrievalBatches` takes it; None where all count the same.
+
+        Example:
+            >>> LossConfig(event_weights={"click": 0.5}).kind_weights()[:4].tolist()
+            [1.0, 1.0, 0.5, 1.0]
+        """
+        if not self.event_weights:
+            return None
+        return np.array([1.0, *(self.event_weights.get(kind, 1.0) for kind in EVENT_KINDS)])

@@ -45,6 +45,11 @@ class RetrievalConfig(TowersSection, TrainingSection):
     """Terms beside the main loss."""
 
     @property
+    def needs_kinds(self) -> bool:
+        """Whether training asks for the kinds of events."""
+        return self.history == "transformer" or bool(self.loss.event_weights)
+
+    @property
     def sparse_updates_now(self) -> bool | Literal["auto"]:
         """`sparse_updates` beside the other settings: gradients and averages kept over batches are those of whole tables.
 

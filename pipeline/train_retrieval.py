@@ -96,7 +96,7 @@ def train_retrieval(
 
     Errors: NonFiniteLossError; ValueError when the train split holds no positive event.
     """
-    histories = positive_histories(dataset, ("train",), kinds=config.history == "transformer")
+    histories = positive_histories(dataset, ("train",), kinds=config.needs_kinds)
     batches = RetrievalBatches(
         histories,
         item_rows=dataset.schema.item_rows,
@@ -104,6 +104,7 @@ def train_retrieval(
         history_length=config.history_length,
         ordered=dataset.schema.has_timestamps,
         seed=config.seed,
+        kind_weights=config.loss.kind_weights(),
         columns=LossColumns(item_rows=dataset.schema.item_rows, **config.loss.options().columns),
         static=False,
     )

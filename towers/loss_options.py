@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 KINDS = ("softmax", "sigmoid", "elsa")
 NEGATIVES = ("batch", "mixed", "sampled", "catalogue")
@@ -87,6 +88,6 @@ class LossOptions:
         return self.exclude_positives or self.kind == "elsa"
 
     @property
-    def columns(self) -> dict[str, object]:
+    def columns(self) -> dict[str, Any]:
         """What the batches must know: arguments of `data.loss_columns.LossColumns`."""
         return {"negatives": self.negatives, "uniform": self.uniform_negatives, "others": self.needs_others}

@@ -34,7 +34,7 @@ class RetrievalLoss(keras.layers.Layer):
 
     def __init__(self, options: LossOptions, *, item_rows: int, width: int, batch_size: int | None = None):
         super().__init__(name="retrieval_loss")
-        self.options, self.batch_size, self.items = options, batch_size, item_rows - 1
+        self.options, self.batch_size, self.items = options, batch_size or 0, item_rows - 1
         if batch_size is None and (options.negatives == "mixed" or options.log_q == "streaming" or options.memory):
             raise ValueError("batch_size: mixed negatives, the streaming estimate and the memory need it, received None")
         self.corrected = options.kind == "softmax" and options.negatives in ("batch", "mixed") and options.log_q != "none"
@@ -42,10 +42,10 @@ class RetrievalLoss(keras.layers.Layer):
         if self.corrected and options.log_q == "streaming":
             even = np.full(item_rows, 1.0 / max(self.items, 1))
             self.streaming = StreamingCounts(
-                even, rate=options.streaming_rate, batch_size=batch_size, name="streaming_counts"
+                even, rate=options.streaming_rate, batch_size=self.batch_size, name="streaming_counts"
             )
         if options.memory:
-            fewest = batch_size + options.uniform_negatives + 1
+            fewest = self.batch_size + options.uniform_negatives + 1
             if options.memory < fewest:
                 raise ValueError(f"memory: must hold a whole batch, {fewest} columns, received {options.memory}")
             self.memory = EmbeddingMemory(options.memory, width, name="memory")

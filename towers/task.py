@@ -82,12 +82,15 @@ class RetrievalTask(keras.Model):
             if wanted is True:
                 raise ValueError("sparse_updates: true needs batch_size and item_capacity, received None for one of them")
             return {}
-        towers = self.two_tower.user_tower, self.two_tower.item_tower
+        user, items = self.two_tower.user_tower, self.two_tower.item_tower
         chosen = {}
-        for name, tower, capacity in zip(("user", "items"), towers, (batch_size + 1, item_capacity), strict=True):
-            rows = tower.id_embedding.input_dim
-            if tower.use_id and (wanted is True or (rows >= LARGE_TABLE and rows > 2 * capacity)):
-                chosen[name] = SparseRows(tower.id_embedding, capacity, name=f"{name}_rows")
+        for name, used, embedding, capacity in (
+            ("user", user.use_id, user.id_embedding, batch_size + 1),
+            ("items", items.use_id, items.id_embedding, item_capacity),
+        ):
+            rows = embedding.input_dim
+            if used and (wanted is True or (rows >= LARGE_TABLE and rows > 2 * capacity)):
+                chosen[name] = SparseRows(embedding, capacity, name=f"{name}_rows")
         return chosen
 
     def compile(self, optimizer="rmsprop", *, jit_compile="auto", **options):

@@ -18,10 +18,10 @@ def make_histories(seed=1, users=20, items=30, events=150):
     return Histories.from_events(*chosen, rng.integers(0, 50, events), user_rows=users)
 
 
-def batches_of(histories, item_rows, static=False, weights=None, **columns):
+def batches_of(histories, item_rows, static=False, kind_weights=None, **columns):
     columns = LossColumns(item_rows=item_rows, **columns)
     return RetrievalBatches(
-        histories, item_rows=item_rows, columns=columns, static=static, weights=weights, **SETTINGS
+        histories, item_rows=item_rows, columns=columns, static=static, kind_weights=kind_weights, **SETTINGS
     )
 
 
@@ -87,11 +87,21 @@ def test_others_are_the_users_other_positives_among_the_columns(kind):
         assert (batch["others"].shape[1] & (batch["others"].shape[1] - 1)) == 0
 
 
-def test_event_weights_follow_their_events():
-    histories = make_histories()
-    weights = np.arange(1, len(histories.items) + 1).astype("float32")
-    received = np.concatenate([batch["weight"] for batch in batches_of(histories, 30, weights=weights).epoch(0)])
-    assert sorted(received[received > 0]) == sorted(weights)
+@pytest.mark.parametrize("ordered", [True, False])
+def test_event_weights_follow_the_kinds_of_events(ordered):
+    """Item 5 is always bought, all others are viewed: weight and item must come from the same event."""
+    rng = np.random.default_rng(0)
+    items = rng.integers(1, 9, 90)
+    kinds = np.where(items == 5, 2, 1)
+    histories = Histories.from_events(rng.integers(1, 6, 90), items, np.arange(90), user_rows=6, kinds=kinds)
+    settings = {**SETTINGS, "ordered": ordered}
+    weights = np.array([9.0, 1.0, 4.0])
+    for batch in RetrievalBatches(histories, item_rows=9, kind_weights=weights, **settings).epoch(0):
+        real = batch["weight"] > 0
+        chosen = batch["items"][batch["target"]][real]
+        assert batch["weight"][real].tolist() == np.where(chosen == 5, 4.0, 1.0).tolist()
+    with pytest.raises(ValueError, match="kind_weights"):
+        RetrievalBatches(make_histories(), item_rows=30, kind_weights=weights, **settings)
 
 
 @given(st.integers(1, 10**7), st.integers(1, 10**7))
