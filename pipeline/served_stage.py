@@ -29,7 +29,7 @@ Setting = tuple[float, float]
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Of the two towers in the sum. Never 0: a user without history is theirs alone."""
 
-BOOSTS = (1.0, 1.25, 1.5, 1.75, 2.0, 3.0)
+BOOSTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
 """Of items that nobody has chosen yet. A prediction from content is shrunk towards the mean, by as much as content fails
 to say, and would lose against items that are known; how far to stretch it is for the validation split to say."""
 
