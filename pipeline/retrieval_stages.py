@@ -9,6 +9,9 @@ from pipeline.content_stages import ContentStages
 from pipeline.progress import progress_bar
 from pipeline.stage import StageResult, code_fingerprint
 
+LOOP = ("data/histories.py", *(f"pipeline/{name}.py" for name in ("epochs", "feed", "optimizer")))
+"""Code that every training of towers runs through."""
+
 
 class RetrievalStages(ContentStages):
     """From vectors and events to candidates and queries."""
@@ -38,7 +41,9 @@ class RetrievalStages(ContentStages):
                     self.dataset(), self.store(), out, checkpoints, section, modalities=modalities, progress=progress
                 )
 
-        settings = {**section.model_dump(exclude={"ablations"}), "modalities": modalities}
+        # How often training is saved changes no weight.
+        left_out = {"ablations", "checkpoint_seconds", "checkpoint_steps"}
+        settings = {**section.model_dump(exclude=left_out), "modalities": modalities}
         return self.run(
             f"retrieval/{name}",
             work,
@@ -46,9 +51,7 @@ class RetrievalStages(ContentStages):
             {
                 self.store_stage: self.key(self.store_stage),
                 "ingest": self.key("ingest"),
-                "code": code_fingerprint(
-                    "towers", "data/batches.py", "data/histories.py", "pipeline/train_retrieval.py"
-                ),
+                "code": code_fingerprint("towers", *LOOP, "data/batches.py", "pipeline/train_retrieval.py"),
             },
         )
 
@@ -81,6 +84,7 @@ class RetrievalStages(ContentStages):
         code = (
             *(f"towers/{part}.py" for part in ("linear", "closed_form", "spectral", "history_task", "item", "fusion")),
             *(f"pipeline/linear_{part}.py" for part in ("stage", "parts", "judge")),
+            *LOOP,
             "pipeline/train_history.py",
             "data/history_batches.py",
         )
