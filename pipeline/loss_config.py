@@ -41,7 +41,7 @@ class LossConfig(Section):
     products: Literal["float32", "bfloat16"] = "float32"
     """What the softmax's matrix products are computed in; bfloat16 pays on an accelerator."""
 
-    event_weights: dict[str, float] = {}
+    event_weights: dict[str, float] = pydantic.Field(default_factory=dict)
     """How much a positive event counts by its kind, as in `{ purchase = 5.0, click = 0.5 }`; 1 where nothing is said."""
 
     @pydantic.model_validator(mode="after")
