@@ -36,11 +36,15 @@ class RowEmbedding(keras.layers.Embedding):
         finally:
             self._look_up = None
 
-    def rows(self, rows):
-        return take_rows(self.embeddings, rows) if self._look_up is None else self._look_up(rows)
+    def rows(self, rows, training=False):
+        """Rows in float32. Outside training by the plain operation: an exported graph needs no gradient, and a function of
+        one's own in it has another name in every process."""
+        if self._look_up is not None:
+            return self._look_up(rows)
+        return take_rows(self.embeddings, rows) if training else ops.take(self.embeddings, rows, axis=0)
 
-    def call(self, inputs):
-        return ops.cast(self.rows(inputs), self._works_in)
+    def call(self, inputs, training=False):
+        return ops.cast(self.rows(inputs, training), self._works_in)
 
 
 def take_rows(table, rows):
