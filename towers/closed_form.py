@@ -77,7 +77,7 @@ def ease(
     """
     if settings.l2 <= 0:
         raise ValueError(f"l2: must be > 0, received {settings.l2}; 20 to 1000 are usual")
-    matrix = gram.astype(np.float64 if exact else np.float32)
+    matrix: Any = gram.astype(np.float64 if exact else np.float32)
     if content is not None and settings.content:
         matrix += (settings.content * np.diag(gram).mean() * content).astype(matrix.dtype)
     diagonal = np.diag(matrix).copy()
