@@ -81,8 +81,9 @@ def assemble(run: Path) -> dict[str, Any]:
 def stage_seconds(run: Path) -> dict[str, float]:
     """Seconds by stage in the order of the walk; the variants of a stage (`retrieval/full`, ...) add up to one."""
     seconds: dict[str, float] = {}
-    order = ["ingest", "encode", "retrieval", "index", "ranking", "evaluate", "export"]
-    files = [*run.glob("*/manifest.json"), *run.glob("retrieval/*/manifest.json")]
+    order = ["ingest", "enrich", "encode", "finetune", "encode_tuned", "retrieval", "linear", "served", "search"]
+    order += ["index", "ranking", "evaluate", "export"]
+    files = [*run.glob("*/manifest.json"), *run.glob("[a-z]*/*/manifest.json")]
     for file in sorted(file for file in files if not file.parent.name.startswith(".")):
         manifest = _read(file)
         if isinstance(manifest, dict) and "stage" in manifest and "seconds" in manifest:
