@@ -29,6 +29,8 @@ SETTINGS = [
     "retrieval.width=16",
     "retrieval.history_length=10",
     "retrieval.batch_size=256",
+    "linear.epochs=3",
+    "linear.width=32",
     "ranking.epochs=1",
     "index.recall_floor=0.9",
 ]
@@ -183,16 +185,15 @@ def text(value) -> str:
 
 def test_export_equals_the_towers_in_python(finished):
     """The release answers for a request's own recent items what the towers say before any export."""
-    from pipeline.queries import embed_queries
-    from towers.two_tower import load_two_tower
+    from pipeline.served import load_served
 
     run, _, _ = finished
-    dataset, folder = run.dataset(), run.folder / "retrieval" / "full"
-    two_tower, items = load_two_tower(folder), np.load(folder / "item_embeddings.npy")
-    history = np.zeros((1, two_tower.config.history_length), np.int32)
+    dataset, served = run.dataset(), load_served(run.folder)
+    assert served.ensemble is not None
+    history = np.zeros((1, served.history_length), np.int32)
     history[0, :3] = [5, 9, 2]
-    query = embed_queries(two_tower, items, dataset.profile, np.array([0], np.int32), history)
-    scores = (query @ items.T)[0]
+    query = served.queries(dataset.profile, np.array([0], np.int32), history)
+    scores = (query @ served.items.T)[0]
     scores[[0, 5, 9, 2]] = -np.inf
     expected = dataset.items["item_id"].to_numpy()[np.argsort(-scores, kind="stable")[:10]].tolist()
     ids = dataset.items["item_id"]
