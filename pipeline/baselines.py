@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Protocol, Self
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.interactions import Interactions
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.top_k import ScoreBlock, select_top_k, top_k
+from towers.closed_form import ClosedFormSettings, co_occurrence, ease
 
 
 class Baseline(Protocol):
@@ -169,13 +169,9 @@ class EASE:
                 f"items: EASE inverts a dense matrix and takes at most {self.max_items} items with training events, "
                 f"received {size} ({size * size * 16 / 1e9:.0f} GB of working memory); use ItemKNN, or raise max_items"
             )
-        taken = to_sparse(train, self.width)[:, self.active].astype(np.float64)
-        gram = (taken.T @ taken).toarray()
-        gram[np.diag_indices(size)] += self.regularisation
-        weights = _invert_positive(gram)
-        weights /= -np.diag(weights).copy()
-        np.fill_diagonal(weights, 0.0)
-        self.weights = weights.astype(np.float32)
+        plain = ClosedFormSettings(l2=self.regularisation, dropout=0.0, user_power=0.0)
+        gram = co_occurrence(to_sparse(train, self.width)[:, self.active], plain.user_power)
+        self.weights = ease(gram, plain) if size else gram
         return self
 
     def score(self, histories: Interactions, users: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -194,14 +190,3 @@ def to_sparse(sets: Interactions, width: int) -> scipy.sparse.csr_array:
         raise ValueError(f"items: rows must be below {width}, received {sets.rows.max()}; pass the N of the catalogue")
     ones = np.ones(len(sets.rows), np.float32)
     return scipy.sparse.csr_array((ones, sets.rows, sets.offsets), shape=(len(sets), width))
-
-
-def _invert_positive(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of a symmetric positive definite matrix by Cholesky, half the work of a general inverse."""
-    if not len(matrix):
-        return matrix
-    factor, failed = scipy.linalg.lapack.dpotrf(matrix, lower=True, overwrite_a=True)
-    inverse, broken = scipy.linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
-    if failed or broken:
-        raise ValueError("regularisation: XᵀX + λI must be positive definite, received a singular one; raise λ")
-    return np.tril(inverse) + np.tril(inverse, -1).T
