@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from pipeline.report_figure import COLOURS, INK, Plot, colour_of, name_of, read_metric, render_plot
 
-HIDDEN = {"masked": "hidden from the trained model", "retrained": "trained without it"}
+HIDDEN = {"masked": "hidden from the two towers as they were trained", "retrained": "trained without it"}
 
 
 def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot | None:

@@ -270,7 +270,7 @@ def test_text_alternatives_tell_the_figures() -> None:
         assert figure in plot.alt
     ablation = plot_ablation(RETRIEVAL)
     assert ablation is not None
-    assert "recall@100 without audio (hidden from the trained model): 0.060." in ablation.alt
+    assert "recall@100 without audio (hidden from the two towers as they were trained): 0.060." in ablation.alt
     assert "currentColor" in ablation.svg and "xmlns" not in ablation.svg
     index = plot_index(INDEX)
     assert index is not None and "ScaNN a: recall 0.995 at 0.40 ms" in index.alt
