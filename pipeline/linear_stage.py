@@ -80,10 +80,8 @@ def fit_linear(
             return fit_closed_form(judge, features, section, say)
         if part == "spectral":
             return fit_spectral(judge, features, section, say)
-        folder = checkpoints / f"{part}-tower"
-        folder.mkdir(parents=True, exist_ok=True)
         return train_history(
-            dataset, store, judge, folder, checkpoints / f"{part}-epochs", section,
+            dataset, store, judge, checkpoints / f"{part}-epochs", section,
             loss=part, modalities=modalities, progress=progress,
         )  # fmt: skip
 
@@ -109,10 +107,8 @@ def fit_linear(
                 return refit_closed_form(known, features, parts[part]), {}
             if part == "spectral":
                 return refit_spectral(known, features, parts[part], section.seed), {}
-            folder = checkpoints / f"{part}-tower-again"
-            folder.mkdir(parents=True, exist_ok=True)
             return train_history(
-                dataset, store, judge, folder, checkpoints / f"{part}-epochs-again", section,
+                dataset, store, judge, checkpoints / f"{part}-epochs-again", section,
                 loss=part, modalities=modalities, progress=progress,
                 splits=refit_splits, epochs=parts[part]["best_epoch"] + 1,
             )  # fmt: skip

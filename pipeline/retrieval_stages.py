@@ -82,7 +82,7 @@ class RetrievalStages(ContentStages):
                 )
 
         code = (
-            *(f"towers/{part}.py" for part in ("linear", "closed_form", "spectral", "history_task", "item", "fusion")),
+            "towers",
             *(f"pipeline/linear_{part}.py" for part in ("stage", "parts", "judge")),
             *LOOP,
             "pipeline/train_history.py",

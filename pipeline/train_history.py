@@ -47,7 +47,6 @@ def train_history(
     dataset: Dataset,
     store: FeatureStore,
     judge: LinearJudge,
-    out: Path,
     checkpoints: Path,
     section: LinearSection,
     *,
@@ -57,7 +56,7 @@ def train_history(
     splits: tuple[str, ...] = ("train",),
     epochs: int | None = None,
 ) -> tuple[LinearTower, dict[str, Any]]:
-    """Train with the loss `elsa` or `softmax`, keep the epoch with the best validation NDCG@20, save the tower to `out`.
+    """Train with the loss `elsa` or `softmax` and keep the epoch with the best validation NDCG@20.
 
     Args:
         judge: of the validation split. checkpoints: a folder of this training alone; an interrupted one resumes from it.
@@ -116,7 +115,6 @@ def train_history(
         ),
         progress,
     )
-    two_tower.save_to(out)
     best = max(log, key=lambda row: row["valid_ndcg@20"])
     return tower(), {
         "epochs": len(log),
