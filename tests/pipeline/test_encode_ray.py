@@ -1,7 +1,12 @@
 """The Ray engine with two local workers against the local engine: the same bytes, in the table and in the store."""
 
+import contextlib
 import dataclasses
+import json
 import os
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,38 +58,40 @@ def files_of(folder, *suffixes):
     return found
 
 
-def start_ray(ray, **settings):
-    """Ray gives its node 30 s to start, which is little where the tests beside this one hold every core: a second go."""
-    try:
-        ray.init(**settings)
-    except Exception as error:
-        ray.shutdown()
-        if "timed out during startup" not in str(error):
-            raise
-        ray.init(**settings)
+def run_on_ray(*arguments):
+    """What `encode_with_ray` prints, and its errors: from a group of processes that is ended when it takes too long.
+
+    Ray gives its node 30 s to start, which is little where the tests beside this one hold every core: a second go.
+    """
+    command = [sys.executable, "-m", "tests.pipeline.encode_with_ray", *map(str, arguments)]
+    for _ in range(2):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            said, errors = process.communicate(timeout=100)
+        except subprocess.TimeoutExpired:
+            said, errors = "", "Ray hung for 100 s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode == 0:
+            break
+    return said, errors
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def test_ray_and_local_write_the_same_bytes(source, items, tmp_path):
-    ray = pytest.importorskip("ray")
-    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))}
-    start_ray(
-        ray, num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False,
-        runtime_env={"env_vars": environment},
-    )  # fmt: skip
-    try:
-        made, stores = {}, {}
-        for engine in ("local", "ray"):
-            stores[engine] = tmp_path / engine / "content"
-            specs = dict.fromkeys(MODALITIES, "signal:")
-            out = tmp_path / engine / "out"
-            made[engine] = encode(source, items, out, specs, stores[engine], batch_size=8, workers=2, engine=engine)
-        assert ray.is_initialized()  # a cluster that was there before the stage is left running
-    finally:
-        ray.shutdown()
-    assert made["ray"].info["encoded"] == made["local"].info["encoded"] == 4 * ITEMS - ITEMS - 1 + 1
-    assert files_of(stores["ray"], ".shard") == files_of(stores["local"], ".shard")
-    assert files_of(tmp_path / "ray" / "out", ".npy", ".parquet") == files_of(tmp_path / "local" / "out", ".npy", ".parquet")
+    pytest.importorskip("ray")
+    items.items.to_parquet(source / "items.parquet")
+    said, errors = run_on_ray(source, tmp_path / "ray" / "out", tmp_path / "ray" / "content")
+    assert said, errors[-4000:]
+    told = json.loads(said.splitlines()[-1])
+    assert told["still_up"]  # a cluster that was there before the stage is left running
+    specs = dict.fromkeys(MODALITIES, "signal:")
+    local = encode(source, items, tmp_path / "local" / "out", specs, tmp_path / "local" / "content", batch_size=8, workers=2)
+    assert told["encoded"] == local.info["encoded"] == 4 * ITEMS - ITEMS - 1 + 1
+    for folder, suffixes in (("content", (".shard",)), ("out", (".npy", ".parquet"))):
+        assert files_of(tmp_path / "ray" / folder, *suffixes) == files_of(tmp_path / "local" / folder, *suffixes)
     assert not list((tmp_path / "ray").rglob(".manifests"))
 
 
@@ -114,8 +121,5 @@ def test_manifests_share_the_work_and_hold_whole_batches(tmp_path, count, size, 
 
 
 def test_nothing_of_ray_is_imported_unless_chosen():
-    import subprocess
-    import sys
-
     code = "import sys, pipeline.encode, pipeline.stages, pipeline.encode_ray; print('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
