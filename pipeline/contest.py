@@ -12,8 +12,9 @@ import numpy as np
 
 from data.dataset import Dataset, train_counts
 from data.features import FeatureStore
+from pipeline.bootstrap import bootstrap_interval
 from pipeline.examples import interactions, make_requests
-from pipeline.metrics import bootstrap_interval, mean_over_users, ndcg_at_k, recall_at_k
+from pipeline.metrics import mean_over_users, ndcg_at_k, recall_at_k
 from pipeline.peers import Answer, Peer, Problem, Question, Settings
 from pipeline.positive_ranks import as_ranked, rank_positives
 from pipeline.significance import compare_paired

@@ -8,14 +8,8 @@ import numpy as np
 
 from data.dataset import Dataset
 from pipeline.examples import Requests
-from pipeline.metrics import (
-    auc,
-    expected_calibration_error,
-    log_loss,
-    mean_over_users,
-    ndcg_at_k,
-    reliability_curve,
-)
+from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.probability_metrics import auc, expected_calibration_error, log_loss, reliability_curve
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold, search_released
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.metrics import bootstrap_interval
+from pipeline.bootstrap import bootstrap_interval
 
 
 class Comparison(NamedTuple):

@@ -17,7 +17,8 @@ from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.epochs import NonFiniteLossError, Progress
 from pipeline.evaluate_ranking import rank_requests
 from pipeline.examples import make_requests
-from pipeline.metrics import expected_calibration_error, log_loss, mean_over_users, ndcg_at_k
+from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.probability_metrics import expected_calibration_error, log_loss
 from pipeline.ranker_setup import batches, build_ranker, hold_out_users, learnable_heads, unique_size
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
 from ranking.calibration import apply_calibration, fit_calibration

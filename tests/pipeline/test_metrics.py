@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import metrics
+from pipeline import bootstrap, metrics, probability_metrics
 from pipeline.interactions import Interactions
 
 ITEMS = 12
@@ -108,10 +108,10 @@ def test_auc_equals_the_count_over_pairs_with_ties_one_half(example):
     labels, scores = example
     positives, negatives = scores[labels == 1], scores[labels == 0]
     if not (len(positives) and len(negatives)):
-        assert math.isnan(metrics.auc(labels, scores))
+        assert math.isnan(probability_metrics.auc(labels, scores))
         return
     wins = sum(float(a > b) + 0.5 * float(a == b) for a in positives for b in negatives)
-    assert metrics.auc(labels, scores) == pytest.approx(wins / (len(positives) * len(negatives)))
+    assert probability_metrics.auc(labels, scores) == pytest.approx(wins / (len(positives) * len(negatives)))
 
 
 @given(labelled)
@@ -119,7 +119,7 @@ def test_log_loss_equals_the_loop(example):
     labels, chances = example
     clipped = [min(max(chance, 1e-7), 1 - 1e-7) for chance in chances]
     terms = [-math.log(p) if y else -math.log(1 - p) for y, p in zip(labels, clipped, strict=True)]
-    assert metrics.log_loss(labels, chances) == pytest.approx(sum(terms) / len(terms))
+    assert probability_metrics.log_loss(labels, chances) == pytest.approx(sum(terms) / len(terms))
 
 
 @given(labelled, st.integers(1, 20), st.randoms(use_true_random=False))
@@ -133,26 +133,26 @@ def test_calibration_error_is_a_loop_over_bins_and_ignores_input_order(example, 
     gaps = [abs(sum(y for y, _ in group) - sum(p for _, p in group)) for group in groups.values()]
     expected = pytest.approx(sum(gaps) / len(labels), abs=1e-12)
     order = random.sample(range(len(labels)), len(labels))
-    assert metrics.expected_calibration_error(labels, chances, bins) == expected
-    assert metrics.expected_calibration_error(labels[order], chances[order], bins) == expected
+    assert probability_metrics.expected_calibration_error(labels, chances, bins) == expected
+    assert probability_metrics.expected_calibration_error(labels[order], chances[order], bins) == expected
 
 
 def test_calibration_bins_have_equal_mass_and_see_the_truth():
     rng = np.random.default_rng(7)
     chances = rng.random(30_000) ** 3  # most of the mass near 0, where bins of equal width would be coarse
     labels = rng.random(30_000) < chances
-    curve = metrics.reliability_curve(labels, chances)
+    curve = probability_metrics.reliability_curve(labels, chances)
     assert curve.counts.tolist() == [2000] * 15
     assert np.all(np.diff(curve.predicted) > 0)
-    assert metrics.expected_calibration_error(labels, chances) < 0.01
-    over = metrics.expected_calibration_error(labels, np.sqrt(chances))
+    assert probability_metrics.expected_calibration_error(labels, chances) < 0.01
+    over = probability_metrics.expected_calibration_error(labels, np.sqrt(chances))
     assert over == pytest.approx(0.4 - 0.25, abs=0.01)  # E[u^1.5] - E[u^3] for uniform u
 
 
 def test_a_constant_prediction_is_one_bin():
     labels = np.repeat([0, 1], 50)
-    assert metrics.reliability_curve(labels, np.full(100, 0.5)).counts.tolist() == [100]
-    assert metrics.expected_calibration_error(labels, np.full(100, 0.5)) == 0.0
+    assert probability_metrics.reliability_curve(labels, np.full(100, 0.5)).counts.tolist() == [100]
+    assert probability_metrics.expected_calibration_error(labels, np.full(100, 0.5)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -166,16 +166,16 @@ def test_a_constant_prediction_is_one_bin():
 )
 def test_bad_labels_and_probabilities_are_refused(labels, chances, message):
     with pytest.raises(ValueError, match=message):
-        metrics.log_loss(labels, chances)
+        probability_metrics.log_loss(labels, chances)
 
 
 def test_bootstrap_interval_agrees_with_the_normal_one_and_is_reproducible():
     values = np.random.default_rng(3).normal(loc=0.3, scale=0.2, size=400)
     with_undefined = np.concatenate([values, [np.nan] * 50])
-    low, high = metrics.bootstrap_interval(with_undefined, np.random.default_rng(7))
+    low, high = bootstrap.bootstrap_interval(with_undefined, np.random.default_rng(7))
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
-    assert (low, high) == metrics.bootstrap_interval(with_undefined, np.random.default_rng(7))
+    assert (low, high) == bootstrap.bootstrap_interval(with_undefined, np.random.default_rng(7))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=40))
