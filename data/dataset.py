@@ -24,8 +24,11 @@ EVENT_COLUMNS = {
     "split": "int8",
     "positive": "bool",
 }
+OPTIONAL_EVENT_COLUMNS = {"position": "int32", "propensity": "float32"}
+"""Numbers that a log may carry beside the context of its events; 0 and NaN where unknown."""
 PROFILE = "profile_"
 ATTRIBUTE = "attribute_"
+CONTEXT = "context_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +42,12 @@ class Dataset:
             (NaN none), `created_at` (0 unknown), `domain`, `image`, `audio`, `video` (paths under the dataset folder's
             `media/`, "" none), `attribute_<column>` int32 codes.
         events: sorted by (user, timestamp, input order): `user`, `item` int32 rows, `timestamp` int64 UTC seconds (0 if
-            there are none), `event` int8 (`EVENT_CODES`), `value` float32 (NaN none), `split` int8, `positive` bool.
+            there are none), `event` int8 (`EVENT_CODES`), `value` float32 (NaN none), `split` int8, `positive` bool;
+            `context_<column>` int32 codes (0 unknown) and, where the log has them, `position` int32 (place on the page
+            from 1, 0 unknown) and `propensity` float32 (probability of having been shown, NaN unknown).
         counts: int64 [N+1], positive training events an item; the popularity of the logQ correction.
         profile_vocabulary: the values behind the codes of each profile column; index 0 is "".
-        attribute_vocabulary: the same for the item attributes.
+        attribute_vocabulary, context_vocabulary: the same for the item attributes and the context of events.
         report: what was read, accepted, quarantined and ignored.
         folder: where it lies, if it was saved or loaded.
     """
@@ -56,6 +61,7 @@ class Dataset:
     attribute_vocabulary: dict[str, list[str]]
     report: dict[str, Any]
     folder: Path | None = None
+    context_vocabulary: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     @property
     def positive(self) -> np.ndarray:
@@ -80,6 +86,25 @@ class Dataset:
         """int32 [N+1, A]: codes in the column order of `schema.attributes`."""
         return _codes(self.items, ATTRIBUTE, self.schema.attributes)
 
+    @property
+    def context(self) -> np.ndarray:
+        """int32 [E, C]: codes in the column order of `schema.context`."""
+        return _codes(self.events, CONTEXT, self.schema.context)
+
+    @property
+    def position(self) -> np.ndarray:
+        """int32 [E]: place on the page from 1, 0 unknown."""
+        if "position" in self.events:
+            return self.events["position"].to_numpy(np.int32)
+        return np.zeros(len(self.events), np.int32)
+
+    @property
+    def propensity(self) -> np.ndarray:
+        """float32 [E]: probability of having been shown, NaN unknown."""
+        if "propensity" in self.events:
+            return self.events["propensity"].to_numpy(np.float32)
+        return np.full(len(self.events), np.nan, np.float32)
+
     def save(self, folder: str | Path) -> None:
         """Fill a folder (the caller writes beside and renames); `quarantine.parquet` is written by the ingest."""
         folder = Path(folder)
@@ -93,6 +118,7 @@ class Dataset:
         for name, value in (
             ("profile_vocabulary.json", self.profile_vocabulary),
             ("attribute_vocabulary.json", self.attribute_vocabulary),
+            ("context_vocabulary.json", self.context_vocabulary),
             ("report.json", self.report),
         ):
             (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -106,6 +132,7 @@ class Dataset:
             DatasetError: not such a folder, or parts whose sizes disagree.
         """
         folder = Path(folder)
+        contexts = folder / "context_vocabulary.json"  # a folder from before events had a context has none
         if not (folder / "schema.json").is_file():
             raise DatasetError(f"{folder}: must be an ingested dataset (schema.json), received none. Run `ingest`.")
         dataset = cls(
@@ -118,6 +145,7 @@ class Dataset:
             attribute_vocabulary=_read_json(folder / "attribute_vocabulary.json"),
             report=_read_json(folder / "report.json"),
             folder=folder,
+            context_vocabulary=_read_json(contexts) if contexts.is_file() else {},
         )
         dataset.check()
         return dataset
@@ -138,10 +166,12 @@ class Dataset:
                 raise DatasetError(
                     f"{file}: must have {expected} rows (schema.json), received {received}. Ingest again."
                 )
-        if dict(self.events.dtypes.astype("str")) != EVENT_COLUMNS:
+        received_columns = dict(self.events.dtypes.astype("str"))
+        optional = {name: kind for name, kind in OPTIONAL_EVENT_COLUMNS.items() if name in received_columns}
+        expected_columns = EVENT_COLUMNS | {CONTEXT + name: "int32" for name in self.schema.context} | optional
+        if received_columns != expected_columns:
             raise DatasetError(
-                f"events.parquet: must have the columns {EVENT_COLUMNS}, received "
-                f"{dict(self.events.dtypes.astype('str'))}. Ingest again."
+                f"events.parquet: must have the columns {expected_columns}, received {received_columns}. Ingest again."
             )
         for column, rows in (("user", self.schema.user_rows), ("item", self.schema.item_rows)):
             values = self.events[column].to_numpy()

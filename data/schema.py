@@ -48,6 +48,7 @@ class Schema:
         item_rows: number of item rows (N + 1), row 0 included.
         profile: cardinality of each user profile column (code 0 = unknown), in the column order of axis P.
         attributes: cardinality of each item attribute column (code 0 = unknown), in the column order of axis A.
+        context: cardinality of each context column of the events (code 0 = unknown), in the column order of axis C.
         modalities: width F_m of each modality in the feature store; empty until the encode stage ran.
         frames: of the modalities whose vectors are T frames side by side (video), T; F_m is a multiple of it.
         has_timestamps: whether histories have an order.
@@ -65,6 +66,7 @@ class Schema:
     modalities: dict[str, int] = dataclasses.field(default_factory=dict)
     frames: dict[str, int] = dataclasses.field(default_factory=dict)
     has_timestamps: bool = True
+    context: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def with_modalities(self, widths: dict[str, int], frames: dict[str, int] | None = None) -> Schema:
         """The same schema with the feature store's widths, in the order of `MODALITIES`, and its frames."""

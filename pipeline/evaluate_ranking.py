@@ -118,7 +118,7 @@ def evaluate_ranking(
         "ece_by_head": {},
     }
     for head in form.spec.heads:
-        labels = getattr(lists, head)[lists.mask].astype(np.float64)
+        labels = lists.labels[head][lists.mask].astype(np.float64)
         probabilities = found[head][lists.mask].astype(np.float64)
         result["ece_by_head"][head] = expected_calibration_error(labels, probabilities)
         if head == "click":

@@ -39,8 +39,9 @@ def hold_out_users(users: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def learnable_heads(training: RankingLists, held_out: RankingLists) -> tuple[str, ...]:
     """`click`, and every other head with enough positive labels to learn from and to calibrate on."""
-    enough = {head: min(getattr(part, head).sum() for part in (training, held_out)) >= MINIMUM_LABELS for head in HEADS}
-    return tuple(head for head in HEADS if head == "click" or enough[head])
+    labelled = [head for head in HEADS if head in training.labels]
+    enough = {head: min(part.labels[head][part.known[head]].sum() for part in (training, held_out)) for head in labelled}
+    return tuple(head for head in labelled if head == "click" or enough[head] >= MINIMUM_LABELS)
 
 
 def build_ranker(
@@ -110,4 +111,4 @@ def batches(
             lists.timestamp[rows],
             unique_items,
         )
-        yield inputs, {"click": lists.click[rows], "purchase": lists.purchase[rows], "mask": mask}, len(part)
+        yield inputs, {head: values[rows] for head, values in lists.labels.items()} | {"mask": mask}, len(part)

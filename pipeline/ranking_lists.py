@@ -9,10 +9,12 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.histories import Histories
-from data.schema import EVENT_CODES, PURCHASE_EVENTS, SPLIT_CODES
+from data.schema import SPLIT_CODES
+from pipeline.event_labels import event_labels
 from pipeline.examples import positive_histories
 from ranking.config import RankingConfig
-from ranking.lists import RankingLists, Requests, assemble_lists, group_requests
+from ranking.lists import RankingLists, assemble_lists
+from ranking.requests import Requests, group_requests
 
 QueryFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(user rows [B], history rows [B, L]) -> queries [B, D]."""
@@ -81,16 +83,25 @@ def retrieve_fold(
             Of the split itself only what is strictly before a request is its past.
         query_history: history length that `query_fn` is given.
     """
-    events = dataset.events[dataset.events["split"] == SPLIT_CODES[split]]
-    user, item, time = (events[name].to_numpy() for name in ("user", "item", "timestamp"))
-    positive = events["positive"].to_numpy(bool)
-    purchase = positive & events["event"].isin([EVENT_CODES[kind] for kind in PURCHASE_EVENTS]).to_numpy(bool)
-    requests = group_requests(user, item, time, positive, purchase, config.request_seconds)
+    chosen = np.flatnonzero(dataset.events["split"].to_numpy() == SPLIT_CODES[split])
+    user, item, time = (dataset.events[name].to_numpy()[chosen] for name in ("user", "item", "timestamp"))
+    positive = dataset.positive[chosen]
+    requests = group_requests(
+        user,
+        item,
+        time,
+        {head: values[chosen] for head, values in event_labels(dataset).items()},
+        config.request_seconds,
+        position=dataset.position[chosen],
+        context=dataset.context[chosen],
+    )
     length = max(config.history_length, query_history)
     history = past_histories(dataset, split, requests.user, requests.timestamp, known_splits, length, config.seed)
     requests = requests.with_past(history, past_items(dataset, split, requests.user, requests.timestamp, known_splits))
-    queries = query_fn(requests.user, history[:, :query_history])
     released = dataset.items["created_at"].to_numpy(np.int64)
+    requests = requests.with_news(released)
+    history = requests.history
+    queries = query_fn(requests.user, history[:, :query_history])
     rows, scores = search_released(
         search_fn, queries, config.retrieved, requests.seen_start, requests.seen_item, released, requests.timestamp
     )

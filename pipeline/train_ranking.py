@@ -123,7 +123,7 @@ def train_ranking(
     put_back(ranker.trainable_variables, best)
     logits = predict_lists(ranker, judged, config, unique_items, raw=True)
     calibrations = {
-        head: fit_calibration(config.calibration, logits[head][judged.mask], getattr(judged, head)[judged.mask])
+        head: fit_calibration(config.calibration, logits[head][judged.mask], judged.labels[head][judged.mask])
         for head in heads
     }
     calibrated = {head: np.asarray(apply_calibration(logits[head], calibrations[head])) for head in heads}
@@ -164,7 +164,7 @@ def predict_lists(
 
 def labelled(predictions: dict[str, np.ndarray], lists: RankingLists, head: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions of one head at the real places of the lists. -> ([E], [E])"""
-    return getattr(lists, head)[lists.mask].astype(np.float64), predictions[head][lists.mask]
+    return lists.labels[head][lists.mask].astype(np.float64), predictions[head][lists.mask]
 
 
 def choose_score(

@@ -2,9 +2,10 @@
 
 Rules, each checked by a test:
 
-- A request is a user's events within a window (`group_requests`); its time is that of its first event, and its history
+- A request is a user's events within a window (`ranking.requests`); its time is that of its first event, and its history
   is what the user chose strictly before. What the user had seen before is no candidate, as it is masked at serving.
-- Impressions are labelled as logged: `click` for any positive event, `purchase` for a purchase, both 0 for a skip.
+- Impressions are labelled as logged, with every head that the log tells of. A drawn negative was not chosen (`click`,
+  `like`, `purchase` are 0), and since it was not shown either, nobody knows of it whether it would have been skipped.
 - Negatives come from the rows the index retrieved for the request, and a few from the whole catalogue. An item that the
   user chooses anywhere in the same fold is never a negative: the index was right about it, only early. No feature sees
   it.
@@ -19,110 +20,38 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from ranking.requests import Requests
+
 Array = NDArray
 
-
-@dataclasses.dataclass(frozen=True)
-class Requests:
-    """R requests; their impressions and seen items in compressed form: those of request r are `start[r]:start[r + 1]`.
-
-    Shapes: `user` int32 [R], `timestamp` int64 [R], `history` int32 [R, L] (most recent first, padded with 0);
-    `start` int64 [R + 1], `item` int32 [E], `click`, `purchase` bool [E]; `seen_start` int64 [R + 1], `seen_item`
-    int32 [S].
-    """
-
-    user: Array
-    timestamp: Array
-    history: Array
-    start: Array
-    item: Array
-    click: Array
-    purchase: Array
-    seen_start: Array
-    seen_item: Array
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def take(self, chosen: Array) -> Requests:
-        """The requests with the given indices, in that order."""
-        chosen = np.asarray(chosen, np.int64)
-        start, event = _select(self.start, chosen)
-        seen_start, seen = _select(self.seen_start, chosen)
-        return Requests(
-            self.user[chosen],
-            self.timestamp[chosen],
-            self.history[chosen],
-            start,
-            self.item[event],
-            self.click[event],
-            self.purchase[event],
-            seen_start,
-            self.seen_item[seen],
-        )
-
-    def with_past(self, history: Array, seen: list[Array]) -> Requests:
-        """The same requests with their histories [R, L] and one array of seen item rows each."""
-        seen_start = np.concatenate([[0], np.cumsum([len(rows) for rows in seen])]).astype(np.int64)
-        rows = np.concatenate([np.zeros(0, np.int32), *seen]).astype(np.int32)
-        return dataclasses.replace(self, history=history, seen_start=seen_start, seen_item=rows)
-
-
-def _select(start: Array, chosen: Array) -> tuple[Array, Array]:
-    """Offsets of the chosen groups, and the positions of their members."""
-    sizes = np.diff(start)[chosen]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return offsets, np.repeat(start[chosen] - offsets[:-1], sizes) + np.arange(offsets[-1])
+UNTOLD = ("skip", "value")
+"""Labels that only an impression can have; every other one is 0 for a drawn negative."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RankingLists:
-    """Training lists: `user` [R], `timestamp` [R], `history` [R, L], and the rest [R, K]; padding has row 0, mask
-    False."""
+    """Training lists; padding has row 0 and mask False.
+
+    Shapes: `user`, `timestamp` [R], `history` [R, L], `context` int32 [R, C]; the rest [R, K]: `candidates` int32,
+    `retrieval_scores`, `retrieval_ranks` f32, `labels` {head: f32}, `known` {head: bool} (where the label exists, within
+    `mask`), `position` int32 (place on the page from 1, 0 = unknown or never shown), `weight` f32 (1 = counts once).
+    """
 
     user: Array
     timestamp: Array
     history: Array
+    context: Array
     candidates: Array
     retrieval_scores: Array
     retrieval_ranks: Array
-    click: Array
-    purchase: Array
+    labels: dict[str, Array]
+    known: dict[str, Array]
+    position: Array
+    weight: Array
     mask: Array
 
     def __len__(self) -> int:
         return len(self.user)
-
-
-def group_requests(
-    user: Array, item: Array, timestamp: Array, click: Array, purchase: Array, window_seconds: int
-) -> Requests:
-    """Groups a fold's events into requests without a past; repeats of an item in a request are merged.
-
-    Args:
-        user, item, timestamp, click, purchase: columns [E] of the fold, any order.
-        window_seconds: events less than this after a request's first event belong to it; 0 = one request a user.
-    """
-    order = np.lexsort((timestamp, user))
-    user, item, timestamp = (np.asarray(column)[order] for column in (user, item, timestamp))
-    click, purchase = np.asarray(click, bool)[order], np.asarray(purchase, bool)[order]
-    first = np.zeros(len(user), bool)
-    begun_user, begun_time = -1, 0
-    for event in range(len(user)):
-        late = window_seconds > 0 and timestamp[event] >= begun_time + window_seconds
-        if user[event] != begun_user or late:
-            first[event], begun_user, begun_time = True, user[event], timestamp[event]
-    owner = np.cumsum(first) - 1
-    width = int(item.max(initial=0)) + 1
-    pair, merged = np.unique(owner * width + item, return_inverse=True)
-    clicked, bought = np.zeros(len(pair), bool), np.zeros(len(pair), bool)
-    np.logical_or.at(clicked, merged, click)
-    np.logical_or.at(bought, merged, purchase)
-    start = np.searchsorted(pair // width, np.arange(first.sum() + 1)).astype(np.int64)
-    history = np.zeros((int(first.sum()), 0), np.int32)
-    users, times = user[first].astype(np.int32), timestamp[first].astype(np.int64)
-    rows = (pair % width).astype(np.int32)
-    return Requests(users, times, history, start, rows, clicked, bought, np.zeros_like(start), np.zeros(0, np.int32))
 
 
 def place_among(scores: Array, retrieved_scores: Array) -> Array:
@@ -163,13 +92,10 @@ def assemble_lists(
     count, items = len(requests), len(item_embeddings)
     lists = np.arange(count)
     drawn = rng.integers(1, max(items, 2), (count, 2 * random_negatives)) if items > 1 else np.zeros((count, 0), int)
-    sizes = np.diff(requests.start)
-    shown = np.zeros((count, int(sizes.max(initial=0))), np.int64)
-    column = np.arange(len(requests.item)) - np.repeat(requests.start[:-1], sizes)
-    owner = np.repeat(lists, sizes)
-    shown[owner, column] = requests.item
-    click, purchase = np.zeros(shown.shape, bool), np.zeros(shown.shape, bool)
-    click[owner, column], purchase[owner, column] = requests.click, requests.purchase
+    owner = requests.owner
+    column = np.arange(len(requests.item)) - requests.start[owner]
+    shown = _placed(owner, column, requests.item, np.zeros((count, int(np.diff(requests.start).max(initial=0))), int))
+    click = _placed(owner, column, requests.labels["click"], np.zeros(shown.shape, np.float32))
 
     fill = max(0, list_size - shown.shape[1] - retrieved_rows.shape[1] - drawn.shape[1])
     parts = [shown, retrieved_rows.astype(np.int64), drawn, np.zeros((count, fill), np.int64)]
@@ -196,22 +122,34 @@ def assemble_lists(
     impressions = (valid & (source == 0)).any(axis=1)
     mask &= impressions[:, None]
     candidates = np.where(mask, np.take_along_axis(pool, taken, 1), 0)
-    labels = [np.zeros(pool.shape, bool), np.zeros(pool.shape, bool)]
-    labels[0][:, : shown.shape[1]], labels[1][:, : shown.shape[1]] = click, purchase
-    clicked, bought = (np.take_along_axis(label, taken, 1) & mask for label in labels)
+
+    def take(values: Array, otherwise: float) -> Array:
+        """A column of the impressions in the order of the lists; drawn elements and padding get another value."""
+        wide = _placed(owner, column, values, np.full(pool.shape, otherwise, values.dtype))
+        return np.where(mask, np.take_along_axis(wide, taken, 1), np.array(otherwise, values.dtype))
+
     scores = np.einsum("rd,rkd->rk", queries, item_embeddings[candidates], optimize=True).astype(np.float32)
     places = place_among(scores, np.where(retrieved_rows > 0, retrieved_scores, -np.inf))
     return RankingLists(
         user=requests.user,
         timestamp=requests.timestamp,
         history=requests.history,
+        context=requests.context,
         candidates=candidates.astype(np.int32),
         retrieval_scores=np.where(mask, scores, 0).astype(np.float32),
         retrieval_ranks=np.where(mask, places, 1).astype(np.float32),
-        click=clicked.astype(np.float32),
-        purchase=bought.astype(np.float32),
+        labels={head: take(values, 0) for head, values in requests.labels.items()},
+        known={head: take(values, head not in UNTOLD) & mask for head, values in requests.known.items()},
+        position=take(requests.position, 0),
+        weight=take(requests.weight, 1),
         mask=mask,
     )
+
+
+def _placed(owner: Array, column: Array, values: Array, into: Array) -> Array:
+    """`into` [R, W] with the values [E] of impressions at their places."""
+    into[owner, column] = values
+    return into
 
 
 def _named_before(pool: Array) -> Array:

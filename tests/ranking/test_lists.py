@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.lists import assemble_lists, group_requests, place_among
+from ranking.lists import assemble_lists, place_among
+from ranking.requests import group_requests
 
 DAY = 86_400
 
@@ -19,7 +20,7 @@ def made(seed=0, list_size=10, random_negatives=3, users=12, items=40, window=DA
     time = 1_000_000 + rng.integers(0, 5 * DAY, events)
     click = rng.random(events) < 0.7
     purchase = click & (rng.random(events) < 0.3)
-    requests = group_requests(user, item, time, click, purchase, window)
+    requests = group_requests(user, item, time, {"click": click, "purchase": purchase}, window)
     seen = [rng.choice(np.arange(1, items), 4, replace=False).astype(np.int32) for _ in range(len(requests))]
     requests = requests.with_past(np.stack(seen)[:, :3], seen)
     embeddings = rng.normal(size=(items, 5)).astype(np.float32)
@@ -72,10 +73,10 @@ def test_every_rule(seed, list_size, random_negatives):
         for place in range(list_size):
             row = lists.candidates[line, place]
             if not lists.mask[line, place]:
-                assert row == lists.click[line, place] == lists.purchase[line, place] == 0
+                assert row == lists.labels["click"][line, place] == lists.labels["purchase"][line, place] == 0
                 continue
-            assert lists.click[line, place] == (row in clicked)
-            assert lists.purchase[line, place] == (row in bought)
+            assert lists.labels["click"][line, place] == (row in clicked)
+            assert lists.labels["purchase"][line, place] == (row in bought)
             if row not in shown:
                 assert row not in ever
             score = float(queries[line] @ embeddings[row])
@@ -108,21 +109,20 @@ def test_requests_are_windows_from_the_first_event():
         np.array([2, 1, 1, 1, 1]),
         np.array([9, 5, 6, 5, 7]),
         np.array([50, 0, DAY - 1, DAY - 1, DAY]),
-        np.array([True, False, True, True, False]),
-        np.array([False, False, False, True, False]),
+        {"click": [True, False, True, True, False], "purchase": [False, False, False, True, False]},
         DAY,
     )
     assert requests.user.tolist() == [1, 1, 2]
     assert requests.timestamp.tolist() == [0, DAY, 50]
     assert requests.item.tolist() == [5, 6, 7, 9]
     # A skip and a later purchase of item 5 are one impression.
-    assert requests.click.tolist() == [True, True, False, True]
-    assert requests.purchase.tolist() == [True, False, False, False]
+    assert requests.labels["click"].tolist() == [True, True, False, True]
+    assert requests.labels["purchase"].tolist() == [True, False, False, False]
 
 
 def test_window_zero_is_one_request_a_user():
     requests = group_requests(
-        np.array([1, 1, 2]), np.array([3, 4, 3]), np.array([0, 9 * DAY, 0]), np.ones(3, bool), np.zeros(3, bool), 0
+        np.array([1, 1, 2]), np.array([3, 4, 3]), np.array([0, 9 * DAY, 0]), {"click": np.ones(3)}, 0
     )
     assert requests.user.tolist() == [1, 2]
     assert requests.item.tolist() == [3, 4, 3]
