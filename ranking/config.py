@@ -7,8 +7,9 @@ import json
 
 from data.schema import Schema
 
-HEADS = ("click", "purchase")
-"""The prediction heads in their one order: `click` is any positive event, `purchase` a purchase."""
+HEADS = ("click", "like", "purchase", "skip", "value")
+"""The prediction heads in their one order. `click` is any positive event, `like` and `purchase` are those kinds, `skip` a
+skip or a dislike: probabilities. `value` is the event's own number (a rating, seconds watched) scaled to [0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,11 @@ class RankerSpec:
         """Width of every modality that the ranker reads, in the order of axis M of its token table."""
         behaviour = {"behaviour": self.embedding_width} if self.embedding_width else {}
         return {**self.schema.modalities, **behaviour}
+
+    @property
+    def context(self) -> dict[str, int]:
+        """Cardinality of each context column of a request, in the order of axis C."""
+        return dict(getattr(self.schema, "context", {}))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)

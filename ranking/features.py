@@ -10,6 +10,8 @@ from ranking.config import RankerSpec, RankingConfig
 from ranking.tables import ITEM_NUMBERS, ContentTable, SideTables
 
 MASKED_LOGIT = -1e9
+GROUPS = ("ids", "profile", "attributes", "retrieval", "popularity", "price", "recency", "context")
+"""Groups of features beside the modalities, in their one order."""
 
 
 def principal_projection(table: np.ndarray, present: np.ndarray, width: int, seed: int, sample: int = 20_000):
@@ -94,11 +96,16 @@ class PairFeatures(keras.layers.Layer):
         cos_l = <c, h_l>;  a = softmax_l(tau cos_l + p_l);  u = sum_l a_l h_l
         features: max_l cos_l, <c, u>, mean_l cos_l, present, share of the history present, c, u, c * u
     with tau and the recency bias p_l learned per modality (target attention as in DIN, Zhou et al., KDD 2018).
-    Beside them: id, profile and attribute embeddings; the share of the history with the candidate's value of each
-    attribute;
-    retrieval score and log rank; `ITEM_NUMBERS`; price against the history's; age of the candidate; hour of the day.
+    Beside them: id, profile, attribute and context embeddings; the share of the history with the candidate's value of
+    each attribute; retrieval score and log rank; `ITEM_NUMBERS`; price against the history's; age of the candidate; hour
+    of the day.
 
-    Shapes: see `call`; X = `width`.
+    Attributes:
+        groups: group -> ranges of columns, in the order of the columns: one group per modality, then those of
+            `GROUPS` that the data has; every column is in exactly one.
+        width: X. score_column: where the standardised retrieval score stands.
+
+    Shapes: see `call`.
     """
 
     def __init__(self, spec: RankerSpec, config: RankingConfig, **kwargs):
@@ -111,8 +118,9 @@ class PairFeatures(keras.layers.Layer):
         )
         self.recency = self.add_weight(shape=(length, count), initializer="zeros", name="recency")
         rows = {"user_id": (schema.user_rows, config.id_width), "item_id": (schema.item_rows, config.id_width)}
-        for kind, columns in (("profile", schema.profile), ("attribute", schema.attributes)):
-            rows |= {f"{kind}_{name}": (size, config.side_width) for name, size in columns.items()}
+        columns = (("profile", schema.profile), ("attribute", schema.attributes), ("context", spec.context))
+        for kind, sizes in columns:
+            rows |= {f"{kind}_{name}": (size, config.side_width) for name, size in sizes.items()}
         # Ids start at zero and profile codes small: what training never touches then says nothing.
         self.embeddings = {
             name: self.add_weight(
@@ -122,21 +130,38 @@ class PairFeatures(keras.layers.Layer):
             )
             for place, (name, shape) in enumerate(rows.items())
         }
-        self.width = count * (5 + 3 * config.token_width) + sum(width for _, width in rows.values())
-        self.width += len(schema.attributes) + len(ITEM_NUMBERS) + 1
-        self.score_column = self.width
-        self.width += 2 + 1 + 2 + 1
+        side = config.side_width
+        widths = {name: 5 + 3 * config.token_width for name in spec.modalities} | {
+            "ids": 2 * config.id_width,
+            "profile": side * len(schema.profile),
+            "attributes": (side + 1) * len(schema.attributes),
+            "retrieval": 2,
+            "popularity": 2,
+            "price": 3,
+            "recency": 2,
+            "context": 3 + side * len(spec.context),
+        }
+        widths = {name: width for name, width in widths.items() if width}
+        ends = np.cumsum(list(widths.values()))
+        self.groups = {
+            name: [(int(end) - width, int(end))] for (name, width), end in zip(widths.items(), ends, strict=True)
+        }
+        self.width = int(ends[-1])
+        self.score_column = self.groups["retrieval"][0][0]
+        self.group_of_column = np.repeat(np.arange(len(widths)), list(widths.values())).astype(np.int32)
         self.built = True
 
-    def call(self, tokens, present, items, inputs, id_kept=None):
+    def call(self, tokens, present, items, inputs, id_kept=None, group_mask=None):
         """Features of every candidate.
 
         Args:
             tokens [U, M, D], present [U, M]: of the items that the positions below point to.
             items [U]: rows of those items, or None when positions are rows.
             inputs: `user` [B] rows; `history` [B, L], `candidates` [B, K] positions; `retrieval_scores`,
-                `retrieval_ranks` [B, K]; `timestamp` [B] UTC seconds, 0 = unknown.
+                `retrieval_ranks` [B, K]; `timestamp` [B] UTC seconds, 0 = unknown; `context` [B, C] codes, if C > 0.
             id_kept: {"user": [B], "item": [B, K]} of 0 and 1 in training; a dropped id uses row 0.
+            group_mask: [G] or [B, G] in the order of `groups`: 1 = as it is, 0 = what a user and an item have of whom
+                nothing is known.
 
         Returns:
             [B, K, X] f32.
@@ -148,10 +173,32 @@ class PairFeatures(keras.layers.Layer):
         shape = ops.shape(rows)
         across = lambda x: ops.broadcast_to(ops.expand_dims(x, 1), (shape[0], shape[1], x.shape[-1]))  # noqa: E731
         parts = self._content(tokens, present, history, candidates, exists)
-        parts += self._identities(inputs["user"], rows, across, id_kept)
-        parts += self._sides(rows, history_rows, exists)
-        parts += self._context(inputs, rows, exists, across)
-        return ops.concatenate(parts, axis=-1)
+        parts |= self._identities(inputs["user"], rows, history_rows, exists, across, id_kept)
+        parts |= self._numbers(inputs, rows, history_rows, exists)
+        parts["context"] = self._context(inputs, exists, across)
+        x0 = ops.concatenate([column for group in self.groups for column in parts[group]], axis=-1)
+        if group_mask is None:
+            return x0
+        neutral = self.neutral()
+        kept = ops.take(ops.cast(group_mask, "float32"), self.group_of_column, axis=-1)
+        kept = kept if len(kept.shape) == 1 else kept[:, None]
+        return x0 * kept + neutral * (1.0 - kept)
+
+    def neutral(self):
+        """Features of a user and an item of whom nothing is known, without a time. [1, 1, X]"""
+        count, scores = len(self.spec.modalities), np.full((1, 1), self.spec.score_center, np.float32)
+        nothing = np.zeros((1, 1), np.int32)
+        inputs = {
+            "user": nothing[0],
+            "history": np.zeros((1, 2), np.int32),
+            "candidates": nothing,
+            "retrieval_scores": scores,
+            "retrieval_ranks": np.full((1, 1), (self.config.retrieved + 1) / 2, np.float32),
+            "timestamp": nothing[0],
+            "context": np.zeros((1, len(self.spec.context)), np.int32),
+        }
+        inputs = {name: ops.convert_to_tensor(values) for name, values in inputs.items()}
+        return self.call(ops.zeros((1, count, self.config.token_width)), ops.zeros((1, count)), None, inputs)
 
     def _content(self, tokens, present, history, candidates, exists):
         length = history.shape[1]
@@ -166,59 +213,72 @@ class PairFeatures(keras.layers.Layer):
         highest = ops.max(ops.where(usable[:, None] > 0, cosine, -1.0), axis=2)
         any_usable = ops.max(usable, axis=1)[:, None]
         known = ops.sum(usable, axis=1)[:, None]
-        similar = [
-            highest * any_usable * there,
-            ops.sum(theirs * attended, axis=-1),
-            ops.sum(cosine * usable[:, None], axis=2) / ops.maximum(known, 1.0),
-            there,
-            ops.broadcast_to(known / ops.maximum(ops.sum(exists, axis=1)[:, None, None], 1.0), ops.shape(there)),
-        ]
+        share = known / ops.maximum(ops.sum(exists, axis=1)[:, None, None], 1.0)
+        similar = ops.stack(
+            [
+                highest * any_usable * there,
+                ops.sum(theirs * attended, axis=-1),
+                ops.sum(cosine * usable[:, None], axis=2) / ops.maximum(known, 1.0),
+                there,
+                ops.broadcast_to(share, ops.shape(there)),
+            ],
+            axis=-1,
+        )  # [B, K, M, 5]
         # Unit vectors have entries of about 1 / sqrt(D); scaled, they weigh as much as the other features.
         scale = float(self.config.token_width) ** 0.5
-        flat = lambda x: ops.reshape(x, (*ops.shape(x)[:2], x.shape[-2] * x.shape[-1]))  # noqa: E731
-        return [*similar, flat(theirs) * scale, flat(attended) * scale, flat(theirs * attended) * scale**2]
+        joined = ops.concatenate([similar, theirs * scale, attended * scale, theirs * attended * scale**2], axis=-1)
+        return {name: [joined[:, :, place]] for place, name in enumerate(self.spec.modalities)}
 
-    def _identities(self, user, rows, across, id_kept):
+    def _identities(self, user, rows, history_rows, exists, across, id_kept):
+        schema = self.spec.schema
         user_id = user * ops.cast(self.side.take("user_known", user), user.dtype)
         item_id = rows * ops.cast(self.side.take("item_known", rows), rows.dtype)
         if id_kept is not None:
             user_id = user_id * ops.cast(id_kept["user"], user.dtype)
             item_id = item_id * ops.cast(id_kept["item"], rows.dtype)
-        parts = [across(ops.take(self.embeddings["user_id"], user_id, axis=0))]
-        parts.append(ops.take(self.embeddings["item_id"], item_id, axis=0))
+        ids = [across(ops.take(self.embeddings["user_id"], user_id, axis=0))]
+        ids.append(ops.take(self.embeddings["item_id"], item_id, axis=0))
         profile, attributes = self.side.take("profile", user), self.side.take("attributes", rows)
-        for place, name in enumerate(self.spec.schema.profile):
-            parts.append(across(ops.take(self.embeddings[f"profile_{name}"], profile[..., place], axis=0)))
-        for place, name in enumerate(self.spec.schema.attributes):
-            parts.append(ops.take(self.embeddings[f"attribute_{name}"], attributes[..., place], axis=0))
-        return parts
-
-    def _sides(self, rows, history_rows, exists):
-        numbers, past = self.side.take("numbers", rows), self.side.take("numbers", history_rows)
-        parts = [numbers]
-        price, known = ITEM_NUMBERS.index("log price"), ITEM_NUMBERS.index("price known")
-        priced = exists * past[..., known]
-        usual = ops.sum(past[..., price] * priced, axis=1) / ops.maximum(ops.sum(priced, axis=1), 1.0)
-        parts.append(((numbers[..., price] - usual[:, None]) * numbers[..., known])[..., None])
-        if self.spec.schema.attributes:
-            mine, others = (
-                self.side.take("attributes", rows)[:, :, None],
-                self.side.take("attributes", history_rows)[:, None],
-            )
+        sides = [
+            across(ops.take(self.embeddings[f"profile_{name}"], profile[..., place], axis=0))
+            for place, name in enumerate(schema.profile)
+        ]
+        described = [
+            ops.take(self.embeddings[f"attribute_{name}"], attributes[..., place], axis=0)
+            for place, name in enumerate(schema.attributes)
+        ]
+        if schema.attributes:
+            mine, others = attributes[:, :, None], self.side.take("attributes", history_rows)[:, None]
             same = ops.cast(ops.logical_and(mine == others, mine > 0), "float32") * exists[:, None, :, None]
-            parts.append(ops.sum(same, axis=2) / ops.maximum(ops.sum(exists, axis=1), 1.0)[:, None, None])
-        return parts
+            described.append(ops.sum(same, axis=2) / ops.maximum(ops.sum(exists, axis=1), 1.0)[:, None, None])
+        return {"ids": ids, "profile": sides, "attributes": described}
 
-    def _context(self, inputs, rows, exists, across):
+    def _numbers(self, inputs, rows, history_rows, exists):
         score = (inputs["retrieval_scores"] - self.spec.score_center) / self.spec.score_scale
-        parts = [ops.clip(score, -6.0, 6.0)[..., None], ops.log(inputs["retrieval_ranks"])[..., None] / 4.0 - 1.0]
+        rank = ops.log(inputs["retrieval_ranks"]) / 4.0 - 1.0
+        numbers, past = self.side.take("numbers", rows), self.side.take("numbers", history_rows)
+        column = lambda name, of=numbers: of[..., ITEM_NUMBERS.index(name)]  # noqa: E731
+        priced = exists * column("price known", past)
+        usual = ops.sum(column("log price", past) * priced, axis=1) / ops.maximum(ops.sum(priced, axis=1), 1.0)
+        dearer = (column("log price") - usual[:, None]) * column("price known")
+        timestamp = inputs["timestamp"]
+        now = ops.cast(timestamp - self.spec.reference_time, "float32") / 86_400.0
+        timed = ops.cast(timestamp > 0, "float32")[:, None] * column("release known")
+        age = ops.maximum(now[:, None] - self.side.take("released", rows), 0.0) * timed
+        return {
+            "retrieval": [ops.stack([ops.clip(score, -6.0, 6.0), rank], axis=-1)],
+            "popularity": [ops.stack([column("log popularity"), column("never in training")], axis=-1)],
+            "price": [ops.stack([column("log price"), column("price known"), dearer], axis=-1)],
+            "recency": [ops.stack([column("release known"), ops.log1p(age) / 2.0], axis=-1)],
+        }
+
+    def _context(self, inputs, exists, across):
         timestamp = inputs["timestamp"]
         timed = ops.cast(timestamp > 0, "float32")
-        now = ops.cast(timestamp - self.spec.reference_time, "float32") / 86_400.0
-        dated = self.side.take("numbers", rows)[..., ITEM_NUMBERS.index("release known")]
-        age = ops.maximum(now[:, None] - self.side.take("released", rows), 0.0) * dated * timed[:, None]
-        parts.append(ops.log1p(age)[..., None] / 2.0)
         hour = ops.cast(timestamp % 86_400, "float32") * (2.0 * np.pi / 86_400.0)
         clock = ops.stack([ops.sin(hour) * timed, ops.cos(hour) * timed], axis=-1)
         filled = ops.log1p(ops.sum(exists, axis=1, keepdims=True)) / 2.0
-        return [*parts, across(ops.concatenate([clock, filled], axis=-1))]
+        parts = [clock, filled]
+        for place, name in enumerate(self.spec.context):
+            parts.append(ops.take(self.embeddings[f"context_{name}"], inputs["context"][:, place], axis=0))
+        return [across(ops.concatenate(parts, axis=-1))]

@@ -60,13 +60,14 @@ class RankingNetwork(keras.layers.Layer):
             dense.bias.assign([-3.0])
         self.built = True
 
-    def call(self, tokens, present, items, inputs, noise=None):
-        """`noise`: a `keras.random.SeedGenerator` in training (dropout, id dropout), None otherwise."""
+    def call(self, tokens, present, items, inputs, noise=None, group_mask=None):
+        """`noise`: a `keras.random.SeedGenerator` in training (dropout, id dropout), None otherwise. `group_mask`: see
+        `PairFeatures.call`."""
         config, kept = self.config, None
         if noise is not None and config.id_dropout > 0:
             keep = lambda like: keras.random.uniform(ops.shape(like), seed=noise) >= config.id_dropout  # noqa: E731
             kept = {"user": keep(inputs["user"]), "item": keep(inputs["candidates"])}
-        x0 = self.features(tokens, present, items, inputs, id_kept=kept)
+        x0 = self.features(tokens, present, items, inputs, id_kept=kept, group_mask=group_mask)
         drop = lambda x: keras.random.dropout(x, config.dropout, seed=noise) if noise is not None else x  # noqa: E731
         # No dropout on the features themselves: a list without its retrieval scores teaches the wrong order.
         crossed, deep = x0, x0
@@ -86,9 +87,8 @@ class Ranker(keras.Model):
 
     Shapes: `call(inputs)` with `inputs` = {`items` int [U] unique item rows of the batch (0-padded), `user` int [B],
     `history` int [B, L] and `candidates` int [B, K] positions in `items`, `retrieval_scores`, `retrieval_ranks` f32
-    [B, K],
-    `timestamp` int [B]} returns {head: logits [B, K]}. Each unique item is projected once. Labels are {`click`,
-    `purchase`, `mask`}, each [B, K].
+    [B, K], `timestamp` int [B], `context` int [B, C]} returns {head: logits [B, K]}. Each unique item is projected once.
+    Labels are {head: f32 [B, K]} for some of the heads, and `mask` bool [B, K].
 
     Raises:
         ValueError: at `assign`, if a table does not fit the spec.
@@ -122,19 +122,24 @@ class Ranker(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Cross-entropy of each head, plus `listwise_weight` times the listwise softmax of the clicks."""
         config = self.config
-        loss = binary_cross_entropy_loss(y_pred["click"], y["click"], y["mask"])
-        loss += config.listwise_weight * listwise_softmax_loss(y_pred["click"], y["click"], y["mask"])
-        if "purchase" in y_pred:
-            loss += config.purchase_weight * binary_cross_entropy_loss(y_pred["purchase"], y["purchase"], y["mask"])
+        loss = config.listwise_weight * listwise_softmax_loss(y_pred["click"], y["click"], y["mask"])
+        for head, logits in y_pred.items():
+            if head in y:
+                weight = 1.0 if head == "click" else config.purchase_weight
+                loss += weight * binary_cross_entropy_loss(logits, y[head], y["mask"])
         return loss
 
 
-def batch_inputs(user, history, candidates, scores, ranks, timestamp, unique_items: int) -> dict[str, np.ndarray]:
+def batch_inputs(
+    user, history, candidates, scores, ranks, timestamp, unique_items: int, *, context=None, position=None
+) -> dict[str, np.ndarray]:
     """Rows to the ranker's inputs: the batch's unique items, and positions in place of rows.
 
     Args:
         user [B], history [B, L], candidates [B, K], scores [B, K], ranks [B, K], timestamp [B]: NumPy arrays of rows.
         unique_items: U, a fixed size, so that a compiled step sees one shape; at least the number of distinct rows.
+        context: [B, C] codes; None = there are none, C = 0.
+        position: [B, K] places on the page from 1, 0 = unknown or never shown; in training only.
 
     Raises:
         ValueError: if the batch has more distinct items than `unique_items`.
@@ -150,7 +155,7 @@ def batch_inputs(user, history, candidates, scores, ranks, timestamp, unique_ite
     if len(items) > unique_items:
         raise ValueError(f"unique_items must hold the batch's {len(items)} distinct items, received {unique_items}")
     split = 1 + history.size
-    return {
+    inputs = {
         "items": np.pad(items, (0, unique_items - len(items))).astype(np.int32),
         "user": np.asarray(user, np.int32),
         "history": position[1:split].reshape(history.shape).astype(np.int32),
@@ -158,4 +163,6 @@ def batch_inputs(user, history, candidates, scores, ranks, timestamp, unique_ite
         "retrieval_scores": np.asarray(scores, np.float32),
         "retrieval_ranks": np.asarray(ranks, np.float32),
         "timestamp": np.asarray(timestamp, np.int64),
+        "context": np.zeros((len(history), 0), np.int32) if context is None else np.asarray(context, np.int32),
     }
+    return inputs if position is None else {**inputs, "position": np.asarray(position, np.int32)}

@@ -14,42 +14,57 @@ from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.model import Ranker, RankingNetwork
 
 DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
+LOWEST_SCORE = -0.999
+"""What exists never scores lower than this, so that padding (-1) stands last."""
 IDENTITY = {"kind": "platt", "slope": 1.0, "intercept": 0.0}
 
 
 class RankingServingForm(keras.Model):
     """A trained ranker whose content projections are folded into a token table; all tables are non-trainable weights.
 
-        probability_h = calibration_h(logit_h);  score = sum_h w_h probability_h / sum_h w_h
+        probability_h = calibration_h(logit_h);  score = sum_h w_h probability_h / sum_h |w_h| + blend * z
+
+    with z the standardised retrieval score.
 
     Args:
         spec, config: of the trained ranker.
         calibrations: head -> calibration, see `ranking.calibration`.
-        score_weights: head -> weight of the score; a head that was not trained has probability 0 and no weight.
+        score_weights: head -> weight of the score, negative for what should count against an item; a head that was not
+            trained has probability 0 and no weight.
+        blend: weight of the standardised retrieval score; not negative.
 
-    Shapes: `call(user_row [B], history_rows [B, L'], candidate_rows [B, K], retrieval_scores [B, K], timestamp [B])`
-    returns {"click", "purchase", "score"}, each f32 [B, K]; K free, any L' (the first `history_length` count), row 0 is
-    padding (click and purchase 0, score -1). Ranks are taken among the given candidates, so a request that sends all
-    that it retrieved sees the ranks of training.
+    Shapes: `call(user_row [B], history_rows [B, L'], candidate_rows [B, K], retrieval_scores [B, K], timestamp [B],
+    retrieval_ranks [B, K] or None, context [B, C] or None)` returns {every head of `HEADS`, "score"}, each f32 [B, K]; K
+    free, any L' (the first `history_length` count), row 0 is padding (probabilities 0, score -1, below any other).
+    Without ranks they are taken among the given candidates, so a request that sends all that it retrieved sees the
+    ranks of training. Without `context` all of it is unknown.
 
     Raises:
-        ValueError: at construction, if a head has no calibration or the weights name none of the heads.
+        ValueError: at construction, if a head has no calibration, or neither the weights nor the blend weigh anything.
     """
 
     def __init__(
-        self, spec: RankerSpec, config: RankingConfig, calibrations: dict, score_weights: dict[str, float], **kwargs
+        self,
+        spec: RankerSpec,
+        config: RankingConfig,
+        calibrations: dict,
+        score_weights: dict[str, float],
+        blend: float = 0.0,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         missing = [head for head in spec.heads if head not in calibrations]
         if missing:
             raise ValueError(f"calibrations must have one entry per head, received none for {missing}")
         weights = {head: float(score_weights.get(head, 0.0)) for head in spec.heads}
-        if not sum(weights.values()) > 0 or min(weights.values()) < 0:
+        if not (any(weights.values()) or blend) or blend < 0:
             raise ValueError(
-                f"score_weights must be non-negative and weigh a head of {spec.heads}, received {score_weights}"
+                f"score_weights must weigh a head of {spec.heads} unless a blend of the retrieval score, at least 0, "
+                f"does, received {score_weights} and blend {blend}"
             )
         self.spec, self.config = spec, config
         self.calibrations, self.score_weights = {head: calibrations[head] for head in spec.heads}, weights
+        self.blend = float(blend)
         count = len(spec.modalities)
         shape = (spec.schema.item_rows, count, config.token_width)
         add = lambda shape, name: self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name)  # noqa: E731
@@ -58,7 +73,17 @@ class RankingServingForm(keras.Model):
         self.network.trainable = False
         self.built = True
 
-    def call(self, user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks=None):
+    def call(
+        self,
+        user_row,
+        history_rows,
+        candidate_rows,
+        retrieval_scores,
+        timestamp,
+        retrieval_ranks=None,
+        context=None,
+        group_mask=None,
+    ):
         # A server sends all candidates of a request, so their ranks follow from their scores. A list that is only a
         # sample of them (evaluation) has to bring the ranks along.
         exists = candidate_rows > 0
@@ -67,6 +92,8 @@ class RankingServingForm(keras.Model):
         if retrieval_ranks is None:
             higher = ops.logical_and(scores[:, None, :] > scores[:, :, None], exists[:, None, :])
             retrieval_ranks = 1.0 + ops.sum(ops.cast(higher, "float32"), axis=-1)
+        if context is None:
+            context = ops.zeros((ops.shape(candidate_rows)[0], len(self.spec.context)), "int32")
         inputs = {
             "user": user_row,
             "history": history_rows[:, : self.config.history_length],
@@ -74,19 +101,26 @@ class RankingServingForm(keras.Model):
             "retrieval_scores": scores,
             "retrieval_ranks": ops.minimum(retrieval_ranks, self.config.retrieved + 1.0),
             "timestamp": timestamp,
+            "context": context,
         }
-        logits = self.network(self.tokens, self.present, None, inputs)
+        logits = self.network(self.tokens, self.present, None, inputs, group_mask=group_mask)
         kept = ops.cast(exists, "float32")
         answer = {head: apply_calibration(logits[head], self.calibrations[head]) * kept for head in self.spec.heads}
-        total = sum(self.score_weights.values())
-        score = sum(answer[head] * (weight / total) for head, weight in self.score_weights.items())
-        for head in HEADS:
-            answer.setdefault(head, ops.zeros_like(kept))
-        return {**answer, "score": ops.where(exists, score, -ops.ones_like(kept))}
+        answer = {head: answer.get(head, ops.zeros_like(kept)) for head in HEADS}
+        total = sum(abs(weight) for weight in self.score_weights.values()) or 1.0
+        score = self.blend * (scores - self.spec.score_center) / self.spec.score_scale
+        for head, weight in self.score_weights.items():
+            score = score + answer[head] * (weight / total)
+        return {**answer, "score": ops.where(exists, ops.maximum(score, LOWEST_SCORE), -ops.ones_like(kept))}
 
     @classmethod
     def from_ranker(
-        cls, ranker: Ranker, calibrations: dict | None = None, score_weights: dict | None = None, chunk: int = 8192
+        cls,
+        ranker: Ranker,
+        calibrations: dict | None = None,
+        score_weights: dict | None = None,
+        blend: float = 0.0,
+        chunk: int = 8192,
     ):
         """Folds a trained ranker: every item's tokens are computed once, `chunk` rows at a time.
 
@@ -94,7 +128,7 @@ class RankingServingForm(keras.Model):
         probability.
         """
         calibrations = calibrations or {head: IDENTITY for head in ranker.spec.heads}
-        form = cls(ranker.spec, ranker.config, calibrations, score_weights or {"click": 1.0})
+        form = cls(ranker.spec, ranker.config, calibrations, score_weights or {"click": 1.0}, blend)
         tokens, present = [], []
         for start in range(0, ranker.spec.schema.item_rows, chunk):
             part = ranker.content(np.arange(start, min(start + chunk, ranker.spec.schema.item_rows), dtype=np.int32))
@@ -121,6 +155,7 @@ class RankingServingForm(keras.Model):
             "config": json.loads(self.config.to_json()),
             "calibrations": self.calibrations,
             "score_weights": self.score_weights,
+            "blend": self.blend,
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2))
 
@@ -140,6 +175,7 @@ class RankingServingForm(keras.Model):
             RankingConfig.from_json(json.dumps(description["config"])),
             description["calibrations"],
             description["score_weights"],
+            description["blend"],
         )
         form.load_weights(folder / WEIGHTS)
         return form

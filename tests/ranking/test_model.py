@@ -1,5 +1,7 @@
 """The ranker: invariants of its answers, each unique item projected once, and the planted signal found."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def logits(ranker, inputs, head="click"):
 
 def test_one_logit_per_head_and_candidate(world, ranker):
     answer = ranker(inputs_of(world))
-    assert set(answer) == {"click", "purchase"}
+    assert tuple(answer) == ("click", "like", "purchase", "skip", "value")
     for values in answer.values():
         assert values.shape == world.candidates.shape
         assert np.isfinite(values).all()
@@ -120,7 +122,7 @@ def test_unknown_user_history_time_and_ids(world, ranker):
 def test_a_missing_clock_and_an_unreleased_item_have_age_zero(world, ranker):
     features = ranker.network.features
     tokens, present = ranker.content(np.arange(61))
-    column = features.score_column + 2
+    column = features.groups["recency"][0][0] + 1
 
     def ages(timestamp):
         inputs = {**inputs_of(world), "history": world.history, "candidates": world.candidates, "timestamp": timestamp}
@@ -131,6 +133,52 @@ def test_a_missing_clock_and_an_unreleased_item_have_age_zero(world, ranker):
     np.testing.assert_allclose(ages(world.timestamp), np.log1p(np.maximum(days, 0) * known) / 2, atol=1e-4)
     assert (ages(np.zeros(64, np.int64)) == 0).all()
     assert (ages(np.full(64, NOW - 50 * 86_400)) == 0).all()
+
+
+def features_of(world, ranker, **options):
+    tokens, present = ranker.content(np.arange(61))
+    inputs = {**inputs_of(world), "history": world.history, "candidates": world.candidates, **options.pop("inputs", {})}
+    return np.asarray(ranker.network.features(tokens, present, None, inputs, **options))
+
+
+def test_groups_cover_every_column_once(world, ranker):
+    features = ranker.network.features
+    assert list(features.groups)[:3] == ["text", "image", "behaviour"]
+    columns = [column for ranges in features.groups.values() for start, end in ranges for column in range(start, end)]
+    assert sorted(columns) == list(range(features.width))
+    assert features_of(world, ranker).shape[-1] == features.width
+
+
+def test_a_masked_group_is_what_nothing_known_has(world, ranker):
+    features = ranker.network.features
+    plain, names = features_of(world, ranker), list(features.groups)
+    nobody = {"user": np.zeros(64, int), "history": world.history * 0, "candidates": world.candidates * 0,
+              "timestamp": np.zeros(64, int), "retrieval_scores": world.scores * 0 + world.spec.score_center}  # fmt: skip
+    unknown = features_of(world, ranker, inputs=nobody)
+    np.testing.assert_array_equal(features_of(world, ranker, group_mask=np.ones(len(names))), plain)
+    for place, name in enumerate(names):
+        mask = np.ones((64, len(names)), np.float32)
+        mask[1, place] = 0  # of the second request alone
+        masked, (start, end) = features_of(world, ranker, group_mask=mask), features.groups[name][0]
+        inside = np.zeros(plain.shape, bool)
+        inside[1, :, start:end] = True
+        np.testing.assert_array_equal(masked[~inside], plain[~inside])
+        if name == "retrieval":  # the rank of nothing known is the middle one
+            np.testing.assert_allclose(masked[1, :, start:end], [[0, np.log(100.5) / 4 - 1]] * 12, atol=1e-6)
+        else:
+            np.testing.assert_allclose(masked[1, :, start:end], unknown[1, :, start:end], atol=1e-6)
+
+
+def test_context_codes_have_an_embedding_each(world):
+    schema = dataclasses.replace(world.spec.schema, context={"device": 3, "place": 5})
+    ranker = dataclasses.replace(world, spec=dataclasses.replace(world.spec, schema=schema)).ranker(SMALL)
+    codes = np.stack([np.arange(64) % 3, np.arange(64) % 5], axis=1)
+    start, end = ranker.network.features.groups["context"][0]
+    found = features_of(world, ranker, inputs={"context": codes})[:, :, start:end]
+    tables = [np.asarray(ranker.network.features.embeddings[f"context_{name}"]) for name in ("device", "place")]
+    for line in range(64):
+        expected = np.concatenate([table[code] for table, code in zip(tables, codes[line], strict=True)])
+        np.testing.assert_allclose(found[line, :, 3:], [expected] * 12, atol=1e-6)
 
 
 def test_training_starts_from_the_retrieval_order(world):
@@ -205,7 +253,7 @@ def test_principal_projection_keeps_neighbours():
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"calibration": "beta"}, {"dropout": 1.0}, {"score_weights": {"skip": 1}}]
+    "change", [{"epochs": 0}, {"calibration": "beta"}, {"dropout": 1.0}, {"score_weights": {"watch": 1}}]
 )
 def test_config_refuses(change):
     with pytest.raises(ValueError, match=str(next(iter(change)))):

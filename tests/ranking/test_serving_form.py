@@ -5,15 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ranking.config import HEADS
 from ranking.model import batch_inputs
-from ranking.serving_form import RankingServingForm
+from ranking.serving_form import IDENTITY, RankingServingForm
 from tests.ranking.worlds import SMALL, planted_world
 
 CALIBRATIONS = {
     "click": {"kind": "platt", "slope": 0.7, "intercept": -0.4},
+    "like": IDENTITY,
     "purchase": {"kind": "isotonic", "x": [-3.0, 0.0, 2.0], "y": [0.01, 0.1, 0.6]},
+    "skip": {"kind": "platt", "slope": 2.0, "intercept": 0.0},
+    "value": IDENTITY,
 }
-WEIGHTS = {"click": 1.0, "purchase": 2.0}
+WEIGHTS = {"click": 1.0, "purchase": 2.0, "skip": -1.0}
+BLEND = 0.05
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def ranker(world):
 
 @pytest.fixture(scope="module")
 def form(ranker):
-    return RankingServingForm.from_ranker(ranker, CALIBRATIONS, WEIGHTS, chunk=17)
+    return RankingServingForm.from_ranker(ranker, CALIBRATIONS, WEIGHTS, BLEND, chunk=17)
 
 
 def asked(world, lines=slice(None)):
@@ -52,7 +57,11 @@ def test_folded_equals_unfolded(world, ranker, form):
     purchase = np.interp(logits["purchase"], CALIBRATIONS["purchase"]["x"], CALIBRATIONS["purchase"]["y"])
     np.testing.assert_allclose(answer["click"], click, atol=1e-5)
     np.testing.assert_allclose(answer["purchase"], purchase, atol=1e-5)
-    np.testing.assert_allclose(answer["score"], (click + 2 * purchase) / 3, atol=1e-5)
+    skip = 1 / (1 + np.exp(-2 * logits["skip"]))
+    standardised = (world.scores - world.spec.score_center) / world.spec.score_scale
+    score = (click + 2 * purchase - skip) / 4 + BLEND * standardised
+    np.testing.assert_allclose(answer["score"], score, atol=1e-5)
+    assert set(answer) == {*HEADS, "score"}
 
 
 def test_save_load_equal(world, form, tmp_path):
@@ -60,6 +69,7 @@ def test_save_load_equal(world, form, tmp_path):
     again = RankingServingForm.load(tmp_path)
     assert (again.spec, again.config) == (form.spec, form.config)
     assert (again.calibrations, again.score_weights) == (form.calibrations, form.score_weights)
+    assert again.blend == form.blend
     for name, values in form(*asked(world)).items():
         np.testing.assert_array_equal(again(*asked(world))[name], values)
 
@@ -100,6 +110,12 @@ def test_given_ranks_replace_those_of_the_list(world, form):
     assert np.abs(np.asarray(deep["click"]) - np.asarray(whole["click"])).max() > 1e-5
 
 
+def test_the_blend_alone_is_the_retrieval_order(world, ranker):
+    form = RankingServingForm.from_ranker(ranker, CALIBRATIONS, {"click": 0.0}, blend=0.1)
+    score = as_numpy(form(*asked(world)))["score"]
+    np.testing.assert_array_equal(np.argsort(-score, axis=1), np.argsort(-world.scores, axis=1))
+
+
 def test_nothing_trains_and_no_raw_content_travels(form):
     assert not form.trainable_variables
     rows, width = form.spec.schema.item_rows, max(form.spec.modalities.values())
@@ -111,14 +127,15 @@ def test_without_purchases_the_score_is_the_click(world):
     spec = dataclasses.replace(world.spec, heads=("click",))
     form = RankingServingForm.from_ranker(dataclasses.replace(world, spec=spec).ranker(SMALL))
     answer = as_numpy(form(*asked(world)))
-    assert (answer["purchase"] == 0).all()
+    assert all((answer[head] == 0).all() for head in HEADS if head != "click")
     np.testing.assert_allclose(answer["score"], answer["click"])
 
 
 def test_wrong_arguments_say_so(world, tmp_path):
     with pytest.raises(ValueError, match="purchase"):
         RankingServingForm(world.spec, SMALL, {"click": CALIBRATIONS["click"]}, WEIGHTS)
-    with pytest.raises(ValueError, match="score_weights"):
-        RankingServingForm(world.spec, SMALL, CALIBRATIONS, {"click": 0.0})
+    for weights, blend in (({"click": 0.0}, 0.0), ({"click": 1.0}, -0.1)):
+        with pytest.raises(ValueError, match="score_weights"):
+            RankingServingForm(world.spec, SMALL, CALIBRATIONS, weights, blend)
     with pytest.raises(FileNotFoundError, match="train the ranking stage"):
         RankingServingForm.load(tmp_path)
