@@ -118,8 +118,8 @@ def evaluate_ranking(
         "ece_by_head": {},
     }
     for head in form.spec.heads:
-        labels = lists.labels[head][lists.mask].astype(np.float64)
-        probabilities = found[head][lists.mask].astype(np.float64)
+        labels = lists.labels[head][lists.known[head]].astype(np.float64)
+        probabilities = found[head][lists.known[head]].astype(np.float64)
         result["ece_by_head"][head] = expected_calibration_error(labels, probabilities)
         if head == "click":
             curve = reliability_curve(labels, probabilities)

@@ -13,6 +13,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
+from pipeline.calibrate import calibrate
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.epochs import NonFiniteLossError, Progress
 from pipeline.evaluate_ranking import rank_requests
@@ -21,7 +22,6 @@ from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.probability_metrics import expected_calibration_error, log_loss
 from pipeline.ranker_setup import batches, build_ranker, hold_out_users, learnable_heads, unique_size
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
-from ranking.calibration import apply_calibration, fit_calibration
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
@@ -122,11 +122,7 @@ def train_ranking(
         checkpoint.save({"epoch": epoch, "log": log}, best)
     put_back(ranker.trainable_variables, best)
     logits = predict_lists(ranker, judged, config, unique_items, raw=True)
-    calibrations = {
-        head: fit_calibration(config.calibration, logits[head][judged.mask], judged.labels[head][judged.mask])
-        for head in heads
-    }
-    calibrated = {head: np.asarray(apply_calibration(logits[head], calibrations[head])) for head in heads}
+    calibrations, calibrated = calibrate(dataset, logits, judged, config)
     weights = choose_score(dataset, ranker, calibrations, query_fn, search_fn, config, query_history)
     RankingServingForm.from_ranker(ranker, calibrations, weights).save(out / "serving_form")
     (out / "history.json").write_text(json.dumps(log, indent=2))
@@ -163,8 +159,8 @@ def predict_lists(
 
 
 def labelled(predictions: dict[str, np.ndarray], lists: RankingLists, head: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions of one head at the real places of the lists. -> ([E], [E])"""
-    return lists.labels[head][lists.mask].astype(np.float64), predictions[head][lists.mask]
+    """Labels and predictions of one head where the label is known. -> ([E], [E])"""
+    return lists.labels[head][lists.known[head]].astype(np.float64), predictions[head][lists.known[head]]
 
 
 def choose_score(

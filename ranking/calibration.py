@@ -1,7 +1,8 @@
 """From logits to probabilities that mean what they say: Platt scaling and isotonic regression, both monotone.
 
 A calibration is a small JSON-able dict, fitted in NumPy on held-out users and applied in the graph with `keras.ops`:
-`{"kind": "platt", "slope": a, "intercept": b}` or `{"kind": "isotonic", "x": [...], "y": [...]}`.
+`{"kind": "platt", "slope": a, "intercept": b}`, `{"kind": "isotonic", "x": [...], "y": [...]}`, or, where domains differ,
+`{"kind": "by_domain", "otherwise": calibration, "domains": {"3": calibration, ...}}` (see `ranking.domain_calibration`).
 """
 
 from __future__ import annotations
@@ -9,11 +10,19 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
+KINDS = ("platt", "isotonic")
 MINIMUM_SLOPE = 1e-3
 
 
-def fit_calibration(kind: str, logits, labels) -> dict:
-    """Fits the named kind to flat logits [E] and labels [E] of 0 and 1.
+def fit_calibration(kind: str, logits, labels, users=None) -> dict:
+    """Fits the named kind to flat logits [E] and labels [E] in [0, 1].
+
+    Both kinds minimise the log loss, Platt scaling among sigmoids and isotonic regression among all non-decreasing
+    functions. `kind` "best" takes the one with the lower log loss on users that it was not fitted to: it is fitted on
+    each half of them and judged on the other, and then fitted to all.
+
+    Args:
+        kind: "platt", "isotonic" or "best". users: int [E], needed by "best" alone.
 
     Raises:
         ValueError: if `kind` is unknown, or the arrays are empty, differ in length or are not finite.
@@ -34,7 +43,26 @@ def fit_calibration(kind: str, logits, labels) -> dict:
         return fit_platt(values, truth)
     if kind == "isotonic":
         return fit_isotonic(values, truth)
-    raise ValueError(f"kind must be 'platt' or 'isotonic', received {kind!r}")
+    if kind == "best" and users is not None:
+        return fit_calibration(best_kind(values, truth, np.asarray(users)), values, truth)
+    raise ValueError(f"kind must be 'platt', 'isotonic' or (with users) 'best', received {kind!r}")
+
+
+def best_kind(logits: np.ndarray, labels: np.ndarray, users: np.ndarray) -> str:
+    """The kind with the lower log loss [E] when fitted to every other user and judged on the rest; Platt if they tie."""
+    half = np.unique(users, return_inverse=True)[1].reshape(-1) % 2 == 0
+    if half.all():
+        return "platt"
+    losses = {}
+    for kind in KINDS:
+        parts = []
+        for judged in (half, ~half):
+            fitted = fit_calibration(kind, logits[~judged], labels[~judged])
+            probability = np.clip(np.asarray(apply_calibration(logits[judged], fitted), np.float64), 1e-12, 1 - 1e-12)
+            truth = labels[judged]
+            parts.append(-(truth * np.log(probability) + (1 - truth) * np.log(1 - probability)))
+        losses[kind] = float(np.concatenate(parts).mean())
+    return min(KINDS, key=lambda kind: losses[kind])
 
 
 def fit_platt(logits: np.ndarray, labels: np.ndarray, iterations: int = 50) -> dict:
@@ -103,20 +131,45 @@ def fit_isotonic(logits: np.ndarray, labels: np.ndarray) -> dict:
     return {"kind": "isotonic", "x": x[distinct].tolist(), "y": y[distinct].tolist()}
 
 
-def apply_calibration(logits, calibration: dict):
+def apply_calibration(logits, calibration: dict, domain=None):
     """Calibrated probabilities of logits of any shape; non-decreasing in the logit.
+
+    Args:
+        logits: float. domain: codes of the same shape, needed by the kind "by_domain" alone.
+
+    Raises:
+        ValueError: a calibration by domain without domains.
 
     Example:
         >>> probability = apply_calibration(np.array([0.0], "float32"), {"kind": "platt", "slope": 1.0, "intercept": 0.0})
         >>> float(probability[0])
         0.5
     """
-    if calibration["kind"] == "platt":
-        return ops.sigmoid(logits * calibration["slope"] + calibration["intercept"])
-    x, y = np.asarray(calibration["x"], np.float32), np.asarray(calibration["y"], np.float32)
+    parts, slot = [calibration], None
+    if calibration["kind"] == "by_domain":
+        if domain is None:
+            raise ValueError("domain: a calibration by domain needs the candidates' codes, received None")
+        parts = [calibration["otherwise"], *calibration["domains"].values()]
+        codes = [int(code) for code in calibration["domains"]]
+        slots = np.zeros(max(codes, default=0) + 2, np.int32)
+        slots[codes] = np.arange(1, len(parts))
+        slot = ops.take(slots, ops.clip(domain, 0, len(slots) - 1))
+    # One line a calibration, gathered by domain; a single one is broadcast.
+    pick = lambda table: table[0] if slot is None else ops.take(table, slot, axis=0)  # noqa: E731
+    if parts[0]["kind"] == "platt":
+        slope, intercept = (np.array([part[name] for part in parts], np.float32) for name in ("slope", "intercept"))
+        return ops.sigmoid(logits * pick(slope) + pick(intercept))
+    low, left, width, rise = _ramps(parts)
     # A sum of clipped ramps instead of a search: the same piecewise-linear function in every backend.
-    result = ops.zeros_like(logits) + float(y[0])
-    for left, right, low, high in zip(x[:-1], x[1:], y[:-1], y[1:], strict=True):
-        if high > low:
-            result = result + ops.clip((logits - float(left)) / float(right - left), 0.0, 1.0) * float(high - low)
-    return result
+    ramps = ops.clip((logits[..., None] - pick(left)) / pick(width), 0.0, 1.0) * pick(rise)
+    return pick(low) + ops.sum(ramps, axis=-1)
+
+
+def _ramps(parts: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Isotonic calibrations as a start [G] and ramps: where they begin, how wide and how high they are, each [G, P]."""
+    knots = max(2, *(len(part["x"]) for part in parts))
+    x, y = (
+        np.stack([np.pad(np.asarray(part[name], np.float32), (0, knots - len(part[name])), "edge") for part in parts])
+        for name in ("x", "y")
+    )
+    return y[:, 0], x[:, :-1], np.maximum(np.diff(x), 1e-6), np.diff(y)

@@ -11,6 +11,7 @@ from keras import ops
 
 from ranking.calibration import apply_calibration
 from ranking.config import HEADS, RankerSpec, RankingConfig
+from ranking.domain_calibration import domain_of
 from ranking.model import Ranker, RankingNetwork
 
 DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
@@ -105,7 +106,8 @@ class RankingServingForm(keras.Model):
         }
         logits = self.network(self.tokens, self.present, None, inputs, group_mask=group_mask)
         kept = ops.cast(exists, "float32")
-        answer = {head: apply_calibration(logits[head], self.calibrations[head]) * kept for head in self.spec.heads}
+        domain = domain_of(self.network.features.side, self.spec, candidate_rows)
+        answer = {head: apply_calibration(logits[head], self.calibrations[head], domain) * kept for head in logits}
         answer = {head: answer.get(head, ops.zeros_like(kept)) for head in HEADS}
         total = sum(abs(weight) for weight in self.score_weights.values()) or 1.0
         score = self.blend * (scores - self.spec.score_center) / self.spec.score_scale
@@ -121,14 +123,18 @@ class RankingServingForm(keras.Model):
         score_weights: dict | None = None,
         blend: float = 0.0,
         chunk: int = 8192,
+        newest: bool = True,
     ):
         """Folds a trained ranker: every item's tokens are computed once, `chunk` rows at a time.
+
+        The newest popularity alone comes along, unless `newest` is false, for requests of the past.
 
         Without `calibrations` probabilities are plain sigmoids; without `score_weights` the score is the click
         probability.
         """
         calibrations = calibrations or {head: IDENTITY for head in ranker.spec.heads}
-        form = cls(ranker.spec, ranker.config, calibrations, score_weights or {"click": 1.0}, blend)
+        spec = ranker.spec.newest() if newest else ranker.spec
+        form = cls(spec, ranker.config, calibrations, score_weights or {"click": 1.0}, blend)
         tokens, present = [], []
         for start in range(0, ranker.spec.schema.item_rows, chunk):
             part = ranker.content(np.arange(start, min(start + chunk, ranker.spec.schema.item_rows), dtype=np.int32))
@@ -141,7 +147,8 @@ class RankingServingForm(keras.Model):
                 raise ValueError(
                     f"ranker.network must have the weights of its config, received {trained.path} for {mine.path}"
                 )
-            mine.assign(trained)
+            # Moments of popularity are lines of its table, the newest last.
+            mine.assign(trained[len(trained) - len(mine) :] if mine.shape != trained.shape else trained)
         return form
 
     def save(self, folder: str | Path) -> None:
