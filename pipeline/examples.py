@@ -22,6 +22,7 @@ class Requests:
         seen: Q users' items that must not be recommended again.
         relevant: Q users' held-out positive items.
         timestamps: [Q] int64, the time of the user's first held-out event (0 where a log has no times).
+        context: [Q, C] int32, the context codes of that event (0 = unknown).
     """
 
     users: np.ndarray
@@ -29,6 +30,7 @@ class Requests:
     seen: Interactions
     relevant: Interactions
     timestamps: np.ndarray
+    context: np.ndarray
 
     def take(self, index: np.ndarray) -> Requests:
         return Requests(
@@ -37,6 +39,7 @@ class Requests:
             self.seen.select(index),
             self.relevant.select(index),
             self.timestamps[index],
+            self.context[index],
         )
 
 
@@ -78,12 +81,21 @@ def make_requests(
         known = known.shuffled(np.random.default_rng(seed))
     seen = interactions(dataset, known_splits, positive_only=False)
     events = dataset.events
-    chosen = events[events["positive"] & (events["split"] == SPLIT_CODES[split])]
+    chosen = np.flatnonzero(dataset.positive & (events["split"].to_numpy() == SPLIT_CODES[split]))
+    pairs = np.stack([events["user"].to_numpy()[chosen], events["item"].to_numpy()[chosen]]).astype(np.int64)
     width = dataset.schema.item_rows
-    seen_pairs = seen.users.astype(np.int64) * width + seen.rows
-    fresh = ~np.isin(chosen["user"].to_numpy().astype(np.int64) * width + chosen["item"].to_numpy(), seen_pairs)
-    chosen = chosen[fresh]
-    relevant = Interactions.from_pairs(chosen["user"].to_numpy(), chosen["item"].to_numpy(), dataset.schema.user_rows)
+    fresh = ~np.isin(pairs[0] * width + pairs[1], seen.users.astype(np.int64) * width + seen.rows)
+    chosen, (user, item) = chosen[fresh], pairs[:, fresh]
+    relevant = Interactions.from_pairs(user, item, dataset.schema.user_rows)
     users = np.flatnonzero(relevant.counts).astype(np.int32)
-    first = chosen.groupby("user")["timestamp"].min().reindex(users).to_numpy(dtype=np.int64)
-    return Requests(users, known.latest(users, history_length), seen.select(users), relevant.select(users), first)
+    time = events["timestamp"].to_numpy()[chosen]
+    order = np.lexsort((time, user))
+    first = order[np.unique(user[order], return_index=True)[1]]
+    return Requests(
+        users,
+        known.latest(users, history_length),
+        seen.select(users),
+        relevant.select(users),
+        time[first].astype(np.int64),
+        dataset.context[chosen[first]],
+    )
