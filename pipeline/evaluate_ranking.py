@@ -26,10 +26,11 @@ def answer(
     scores: np.ndarray,
     times: np.ndarray,
     ranks: np.ndarray | None = None,
+    context: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """The serving form's answer to many requests, in blocks of one shape. {click, purchase, score: [R, K]}
+    """The serving form's answer to many requests, in blocks of one shape. {every head of HEADS, score: [R, K]}
 
-    `ranks` [R, K] are needed where the candidates are not all that was retrieved.
+    `ranks` [R, K] are needed where the candidates are not all that was retrieved; `context` [R, C], None = unknown.
     """
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(users), BLOCK):
@@ -42,6 +43,7 @@ def answer(
             scores[rows],
             times[rows],
             None if ranks is None else ranks[rows],
+            None if context is None else context[rows],
         )
         parts.append({name: np.asarray(value)[: part.stop - part.start] for name, value in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -71,7 +73,9 @@ def rank_requests(
         released,
         requests.timestamps,
     )
-    ranked = answer(form, requests.users, requests.history, rows, scores, requests.timestamps)["score"]
+    ranked = answer(
+        form, requests.users, requests.history, rows, scores, requests.timestamps, context=requests.context
+    )["score"]
     order = np.argsort(-ranked, axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1), rows
 
@@ -110,6 +114,7 @@ def evaluate_ranking(
         lists.retrieval_scores,
         lists.timestamp,
         lists.retrieval_ranks,
+        lists.context,
     )
     result: dict[str, Any] = {
         "ndcg@10": mean_over_users(ndcg_at_k(ranked, requests.relevant, 10)),

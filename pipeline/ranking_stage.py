@@ -108,7 +108,7 @@ def evaluate_ranking_stage(
         dataset.items["created_at"].to_numpy(np.int64),
         shown.timestamps,
     )
-    ranked = answer(form, shown.users, shown.history, rows, scores, shown.timestamps)["score"]
+    ranked = answer(form, shown.users, shown.history, rows, scores, shown.timestamps, context=shown.context)["score"]
     users, items = dataset.users["user_id"].to_numpy(), dataset.items["item_id"].to_numpy()
     examples = []
     for number, user in enumerate(shown.users):
