@@ -83,8 +83,10 @@ class ModelManager:
         """Puts a configuration in force: checks it whole, moves labels, loads, then unloads.
 
         Raises:
-            ServingError: INVALID_ARGUMENT or FAILED_PRECONDITION for a configuration that is refused (nothing changes
-                then), or the reason why a model ends up with no version that answers.
+            ServingError: INVALID_ARGUMENT for a configuration that is refused (nothing changes then);
+                FAILED_PRECONDITION where a label in use would move to a version that is not loaded (all labels stay
+                then, while its versions load, so that the same configuration passes later); or the reason why a model
+                ends up with no version that answers.
         """
         if config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
@@ -92,11 +94,14 @@ class ModelManager:
                 "Only ModelConfigList is currently supported"
             )
         with self._sync:
-            wanted = self._check(config)
+            wanted, refusal = self._check(config)
             with self._lock:
                 removed = [model for name, model in self._models.items() if name not in wanted]
                 for name, model in wanted.items():
-                    model.versions = self._models[name].versions if name in self._models else {}
+                    previous = self._models.get(name)
+                    model.versions = previous.versions if previous is not None else {}
+                    if refusal is not None:
+                        model.labels = previous.labels if previous is not None else {}
                 self._models = wanted
             self.poll()
             for model in removed:
@@ -110,9 +115,14 @@ class ModelManager:
                         if errors
                         else not_found(f"No versions of servable {name} found under base path {model.base_path}")
                     )
+            if refusal is not None:
+                raise refusal
 
-    def _check(self, config: model_server_config_pb2.ModelServerConfig) -> dict[str, Model]:
+    def _check(
+        self, config: model_server_config_pb2.ModelServerConfig
+    ) -> tuple[dict[str, Model], ServingError | None]:
         wanted: dict[str, Model] = {}
+        refusal = None
         for entry in config.model_config_list.config:
             platform = entry.model_platform or "tensorflow"
             if not entry.name or not entry.base_path:
@@ -131,13 +141,13 @@ class ModelManager:
                     previous is not None and getattr(previous.versions.get(number), "state", None) == State.AVAILABLE
                 )
                 if moved and not loaded:
-                    raise failed_precondition(
+                    refusal = failed_precondition(
                         f"Request to assign label to version {number} of model {entry.name}, "
                         "which is not currently available for inference"
                     )
             base_path = resolve_base_path(entry.base_path, self._file.resolve().parent)
             wanted[entry.name] = Model(entry, base_path, labels=dict(entry.version_labels))
-        return wanted
+        return wanted, refusal
 
     def poll(self) -> None:
         """Looks for new and gone versions once: loads first, then unloads what is no longer asked for."""
@@ -217,6 +227,7 @@ class ModelManager:
                 else:
                     self.poll()
             except (ServingError, ValueError, OSError) as error:
+                self._stamp = None  # as TF Serving does, try the file again: what it labels may be loaded by then
                 logger.error("Polling failed, the loaded versions stay: %s", error)
 
     @contextlib.contextmanager

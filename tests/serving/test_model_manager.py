@@ -223,7 +223,8 @@ def test_labels_move_only_to_loaded_versions(model_store: Path, store: Path, man
     words = f"Request to assign label to version 2 of model {NAME}, which is not currently available for inference"
     assert caught.value.message == words
     assert labelled("stable") == 2.0
-    assert states(manager)[1] == "AVAILABLE"
+    assert states(manager) == {1: "AVAILABLE", 2: "AVAILABLE"}  # it loads all the same
+    manager.apply(config((1,), stable=1))
     manager.apply(config((1, 2), stable=1, canary=2))  # a new label may come with its version
     assert (labelled("stable"), labelled("canary")) == (2.0, 3.0)
     manager.apply(config((1, 2), stable=2))
@@ -262,6 +263,15 @@ def test_an_edited_config_file_is_put_in_force(model_store: Path, store: Path):
         config.write_text("nonsense {")
         time.sleep(0.1)
         assert client.predict_version(NAME, {"x": X})[1] == 1
+
+
+def test_a_label_follows_once_its_version_is_loaded(model_store: Path, store: Path):
+    """Two edits between two looks at the file: the server never saw the version without its label."""
+    copy_version(model_store / NAME / "2", store / NAME / "2")
+    config = write_models_config(store / "models.config", [ModelEntry(NAME, versions=(1,), labels={"stable": 1})])
+    with LocalServer(config, poll_seconds=0.02, watch_config=True) as server, ModelClient(server.target) as client:
+        write_models_config(config, [ModelEntry(NAME, versions=(1, 2), labels={"stable": 2})])
+        assert eventually(lambda: client.predict_version(NAME, {"x": X}, label="stable")[1] == 2)
 
 
 def test_another_release_takes_over(model_store: Path, store: Path, tmp_path: Path):
