@@ -7,9 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import grpc
 import numpy as np
 
 from serving.model_client import DEADLINE_SECONDS, ModelClient
+from serving.status import ServingError
 
 __all__ = ["EncodedItems", "FoundItem", "ModelClient", "NewItem", "RankedItem", "Recommendation", "Recommender"]
 
@@ -170,7 +172,7 @@ class Recommender:
 
         Raises:
             ValueError: k or candidates out of range.
-            ServingError: what the server answered.
+            ServingError: what the server answered; ABORTED where it serves no ranking of the release that retrieved.
         """
         if not 1 <= k <= candidates:
             raise ValueError(f"k: must be 1 to candidates, got k={k}, candidates={candidates}; ask for more candidates")
@@ -194,8 +196,9 @@ class Recommender:
         seconds = {"retrieval": middle - started, "ranking": 0.0}
         if not len(ids):
             return Recommendation(user_id, [], seconds, {retrieval_model: retrieval_version})
-        ranked, ranking_version = self.client.predict_version(
+        ranked, ranking_version = self._same_release(
             ranking_model,
+            retrieval_version,
             {
                 "user_id": user,
                 "recent_item_ids": recent,
@@ -203,8 +206,6 @@ class Recommender:
                 "retrieval_scores": scores[None, :].astype(np.float32),
                 "timestamp": np.array([int(time.time()) if timestamp is None else timestamp], np.int64),
             },
-            label=self._label,
-            deadline=self._deadline,
         )
         seconds["ranking"] = time.perf_counter() - middle
         order = np.argsort(-ranked["score"][0], kind="stable")[:k]
@@ -222,6 +223,21 @@ class Recommender:
         return Recommendation(
             user_id, items, seconds, {retrieval_model: retrieval_version, ranking_model: ranking_version}
         )
+
+    def _same_release(
+        self, model: str, version: int, inputs: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """What a model of one release answers, whatever label moves meanwhile: a mixed pair is refused."""
+        try:
+            return self.client.predict_version(model, inputs, version=version, deadline=self._deadline)
+        except ServingError as error:
+            if error.code != grpc.StatusCode.NOT_FOUND:
+                raise
+            raise ServingError(
+                grpc.StatusCode.ABORTED,
+                f"retrieval answered from release {version}, of which {model} is not served ({error.message}); ask again, "
+                f"and serve whole releases: see `python -m pipeline release list`",
+            ) from None
 
     def search(
         self, query: str, k: int = 10, *, exclude_item_ids: Sequence[str] = (), search_model: str = "search"

@@ -80,6 +80,23 @@ def test_unknown_models_and_both_version_and_label(recommender: Recommender):
         recommender.client.predict("retrieval", {}, version=1, label="stable")
 
 
+def test_a_mixed_pair_is_refused(tmp_path: Path):
+    """Retrieval of release 8 beside ranking of release 7: whichever way they got there, nothing is answered."""
+    write_recommender(tmp_path, 7, COUNT)
+    write_recommender(tmp_path, 8, COUNT)
+    entries = [ModelEntry("retrieval", versions=(7, 8), labels={"stable": 8}), ModelEntry("ranking", versions=(7,))]
+    with LocalServer(write_models_config(tmp_path / "models.config", entries)) as server:
+        with pytest.raises(ServingError, match="answered from release 8, of which ranking is not served") as caught:
+            Recommender(server.target, label="stable", deadline=30).recommend("u1")
+        assert caught.value.code == grpc.StatusCode.ABORTED
+        # A label that has moved for one model and not yet for the other makes no mixed pair.
+        moving = [ModelEntry("retrieval", versions=(7, 8), labels={"stable": 8}),
+                  ModelEntry("ranking", versions=(7, 8), labels={"stable": 7})]  # fmt: skip
+        server.manager.reload(write_models_config(tmp_path / "models.config", moving))
+        found = Recommender(server.target, label="stable", deadline=30).recommend("u1")
+        assert found.versions == {"retrieval": 8, "ranking": 8}
+
+
 def test_deadline(client: ModelClient):
     inputs = {"x": np.ones(1, np.float32), "n": np.array(20_000, np.int32)}
     started = time.monotonic()
