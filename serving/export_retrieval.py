@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.index import CandidateIndex
+from serving.index import LOWEST, CandidateIndex
 from serving.keras_weights import KerasWeights
 from serving.request_history import ServingTables, choose_history, choose_whole_history, users_rows
 from serving.saved_model import write_saved_model
 from serving.vocabulary_tables import VocabularyTables
 
-SIGNATURE = "serving_default"
+SIGNATURE, SIMILAR = "serving_default", "similar"
 
 
 class RetrievalModule(tf.Module):
@@ -61,6 +61,7 @@ class RetrievalModule(tf.Module):
                     f"linear_history: needs tables.chosen and one line an item row, received {len(linear_history)} lines "
                     f"for {index.item_rows} rows; take all from one run"
                 )
+            self.mixture = tuple(user_tower.mixture)
             offsets, rows = tables.chosen
             self.chosen_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False, name="chosen_offsets")
             self.chosen_rows = tf.Variable(rows, dtype=tf.int32, trainable=False, name="chosen_rows")
@@ -79,8 +80,9 @@ class RetrievalModule(tf.Module):
         """`serving_default`.
 
         Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; exclude_item_ids string
-        [B, E], "" = none; k int32 scalar -> {"item_ids": string [B, k], "scores": f32 [B, k]}, best first; where fewer
-        items are left, "" and the lowest float.
+        [B, E], "" = none; k int32 scalar -> {"item_ids": string [B, k], "scores": f32 [B, k], "query": f32 [B, D]}, best
+        first; where fewer items are left, "" and the lowest float. A score is the dot product of the query and an
+        item's embedding, so that a caller can place items beside these that are younger than the release.
         """
         user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
         history = choose_history(recent, tf.gather(self.history, user))
@@ -89,7 +91,35 @@ class RetrievalModule(tf.Module):
         seen = users_rows(self.seen_offsets, self.seen_rows, user)
         excluded = tf.concat([self.items.rows(exclude_item_ids), recent, seen], axis=1)
         rows, scores = self.index.search(queries, k, excluded)
-        return {"item_ids": self.items.ids(rows), "scores": scores}
+        return {"item_ids": self.items.ids(rows), "scores": scores, "query": queries}
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec((None, None), tf.float32, "embedding"),
+            tf.TensorSpec((None, None), tf.string, "exclude_item_ids"),
+            tf.TensorSpec((), tf.int32, "k"),
+        ],
+    )
+    def similar(self, embedding, exclude_item_ids, k):
+        """`similar`: what is near an item that has no row, by its embedding from `item_encoder`.
+
+        (What is near an item of the catalogue, `serving_default` says of a stranger whose one recent item it is.) Of an
+        ensemble, each half is brought to unit length and weighed as in a query.
+
+        Shapes: embedding f32 [B, D]; the others and the answer as in `serving_default`. An embedding of zeros, of which
+        nothing is known, finds nothing.
+        """
+        embedding = tf.ensure_shape(embedding, (None, self.index.width))
+        queries = embedding
+        if self.linear_history is not None:
+            own = self.index.width - self.linear_history.shape[1]
+            halves = zip(self.mixture, (embedding[:, :own], embedding[:, own:]), strict=True)
+            queries = tf.concat([weight * tf.math.l2_normalize(half, axis=1) for weight, half in halves], axis=1)
+        rows, scores = self.index.search(queries, k, self.items.rows(exclude_item_ids))
+        found = tf.reduce_any(embedding != 0.0, axis=1)[:, None]
+        item_ids, scores = self.items.ids(tf.where(found, rows, 0)), tf.where(found, scores, LOWEST)
+        return {"item_ids": item_ids, "scores": scores, "query": queries}
 
     def _queries(self, user, profile, history, recent):
         vectors, mask = self.index.embeddings(history), history > 0
@@ -102,4 +132,4 @@ class RetrievalModule(tf.Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes the SavedModel into a new folder, normally `retrieval/<version>`."""
-        write_saved_model(self, folder, {SIGNATURE: self.retrieve})
+        write_saved_model(self, folder, {SIGNATURE: self.retrieve, SIMILAR: self.similar})

@@ -17,6 +17,7 @@ from serving.saved_model import write_saved_model
 from serving.vocabulary_tables import VocabularyTables
 
 SIGNATURES = ("serving_default", "search")
+ITEMS = "items"
 
 
 class SearchModule(tf.Module):
@@ -56,21 +57,40 @@ class SearchModule(tf.Module):
         """`serving_default`, also under the name `search`.
 
         Shapes: query string [B]; exclude_item_ids string [B, E], "" = none; k int32 scalar -> {"item_ids": string [B,
-        k], "scores": f32 [B, k]}, best first; where fewer items are left, "" and the lowest float. A question without
-        words finds nothing; words that the encoder does not know find whatever the rest of the question means.
+        k], "scores": f32 [B, k], "query": f32 [B, E]}, best first; where fewer items are left, "" and the lowest float.
+        A question without words finds nothing, and its query is 0; words that the encoder does not know find whatever
+        the rest of the question means.
         """
         text = clean_text(query)
         encode = getattr(self.encoder, "queries", self.encoder)
         vectors = encode(text)
         # The pack's encoders give some vector for nothing at all, hashed n-grams give zeros.
         asked = tf.strings.regex_full_match(text, r"(?s).*[\pL\pN].*") & tf.reduce_any(vectors != 0.0, axis=1)
-        rows, scores = self.index.search(self.search_tower(vectors), k, self.items.rows(exclude_item_ids))
+        queries = tf.where(asked[:, None], self.search_tower(vectors), 0.0)
+        rows, scores = self.index.search(queries, k, self.items.rows(exclude_item_ids))
         found = asked[:, None] & (rows > 0)
-        return {"item_ids": self.items.ids(tf.where(found, rows, 0)), "scores": tf.where(found, scores, LOWEST)}
+        item_ids, scores = self.items.ids(tf.where(found, rows, 0)), tf.where(found, scores, LOWEST)
+        return {"item_ids": item_ids, "scores": scores, "query": queries}
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec((None, None), tf.float32, "embedding"),
+            tf.TensorSpec((None, None), tf.float32, "text_vector"),
+            tf.TensorSpec((None,), tf.bool, "text_present"),
+        ],
+    )
+    def place(self, embedding, text_vector, text_present):
+        """`items`: where items that are younger than the release lie beside its table, by what `item_encoder` answers.
+
+        Shapes: embedding f32 [B, D], text_vector f32 [B, F], text_present bool [B] -> {"vectors": f32 [B, E]}; the dot
+        product with a `query` is a score of `search`.
+        """
+        return {"vectors": self.search_tower.method("items", embedding, text_vector, text_present)}
 
     def save(self, folder: str | Path) -> None:
         """Writes the SavedModel into a new folder, normally `search/<version>`."""
-        write_saved_model(self, folder, dict.fromkeys(SIGNATURES, self.search))
+        write_saved_model(self, folder, {**dict.fromkeys(SIGNATURES, self.search), ITEMS: self.place})
 
 
 def search_table(search_tower: Any, embeddings: np.ndarray, vectors: np.ndarray, present: np.ndarray) -> np.ndarray:

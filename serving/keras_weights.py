@@ -29,7 +29,7 @@ class KerasWeights(tf.Module):
             raise ValueError(
                 f"model: must be built, received {type(model).__name__} without weights; call or load it first"
             )
-        self._call: Callable = lambda *inputs: model(*inputs)
+        self._call: Callable = lambda method, *inputs: (model if method is None else getattr(model, method))(*inputs)
         self._keys: Callable = lambda: list(model.weights)
         self.values = [
             tf.Variable(
@@ -40,6 +40,10 @@ class KerasWeights(tf.Module):
 
     def __call__(self, *inputs: Any) -> Any:
         """What the model answers in inference mode."""
+        return self.method(None, *inputs)
+
+    def method(self, name: str | None, *inputs: Any) -> Any:
+        """What a method of the model answers; None = the model itself."""
         values = [tf.convert_to_tensor(value) for value in self.values]
         with keras.StatelessScope(state_mapping=list(zip(self._keys(), values, strict=True))):
-            return self._call(*inputs)
+            return self._call(name, *inputs)

@@ -98,6 +98,29 @@ def test_strangers_and_mixed_batches(ensemble, module):
         assert ids[line].tolist() == wanted[:5]
 
 
+def test_the_query_of_a_score_is_told(ensemble, module):
+    """So that a caller can score items that the release does not hold."""
+    none = tf.zeros((1, 0), tf.string)
+    answer = module.retrieve(tf.constant(["u2"]), none, none, tf.constant(4))
+    rows = [int(name[1:]) for name in answer["item_ids"].numpy()[0]]
+    np.testing.assert_allclose(ensemble.items[rows] @ answer["query"].numpy()[0], answer["scores"].numpy()[0], atol=1e-4)
+
+
+def test_similar_weighs_the_halves_of_an_embedding_as_a_query_does(ensemble, module):
+    rng = np.random.default_rng(4)
+    embedding = rng.normal(size=(2, ensemble.items.shape[1])).astype(np.float32)
+    embedding[1] = 0.0  # an item of which nothing is known
+    answer = module.similar(tf.constant(embedding), tf.constant([["i3"], ["i3"]]), tf.constant(ITEMS))
+    halves = [0.7 * embedding[0, :6] / np.linalg.norm(embedding[0, :6])]
+    halves.append(0.4 * embedding[0, 6:] / np.linalg.norm(embedding[0, 6:]))
+    scores = ensemble.items @ np.concatenate(halves)
+    scores[[0, 3]] = -np.inf
+    order = np.argsort(-scores)[: ITEMS - 1]
+    assert answer["item_ids"].numpy()[0, : ITEMS - 1].tolist() == [f"i{row}".encode() for row in order]
+    np.testing.assert_allclose(answer["scores"].numpy()[0, : ITEMS - 1], scores[order], atol=1e-4)
+    assert not any(answer["item_ids"].numpy()[1])
+
+
 def test_a_new_item_gets_both_halves_from_its_content(ensemble):
     module = ItemEncoderModule(ensemble.two_tower.item_tower, {"image": 4}, {}, ensemble.content_map)
     vector = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)

@@ -166,6 +166,27 @@ def test_a_batch_is_its_questions(world, ask):
         assert [name.decode() for name in answer["item_ids"].numpy()[row]] == ask(question, 4)[0]
 
 
+def test_an_item_outside_the_table_is_scored_as_if_it_stood_there(world):
+    """`items` places it and `query` finds it: together the table's own scores."""
+    signatures = tf.saved_model.load(str(world.folder)).signatures
+    answer = signatures["serving_default"](
+        query=tf.constant(["astronauts among the stars", "?!"]), exclude_item_ids=tf.zeros((2, 0), tf.string), k=tf.constant(3)
+    )
+    rows = [world.ids.index(name.decode()) for name in answer["item_ids"].numpy()[0]]
+    query = answer["query"].numpy()
+    np.testing.assert_allclose(world.table[rows] @ query[0], answer["scores"].numpy()[0], atol=1e-4)
+    assert not query[1].any()
+    texts = [world.descriptions[row] for row in (5, 9)]
+    vectors, embeddings = world.encoder.encode(texts), world.table[[5, 9], :WIDTH]
+    present = np.array([True, False])
+    expected = keras.ops.convert_to_numpy(world.tower.items(embeddings, vectors, present))
+    placed = signatures["items"](
+        embedding=tf.constant(embeddings), text_vector=tf.constant(vectors), text_present=tf.constant(present)
+    )
+    np.testing.assert_allclose(placed["vectors"], expected, atol=1e-5)
+    assert not placed["vectors"].numpy()[1, WIDTH:].any() and placed["vectors"].numpy()[0, WIDTH:].any()
+
+
 def test_server_and_c_api_answer_the_same(world, ask, tmp_path):
     entry = ModelEntry("search", versions=(1,), labels={"stable": 1})
     config = write_models_config(tmp_path / "models.config", [entry], world.folder.parent.parent)
