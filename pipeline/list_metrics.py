@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-BLOCK_USERS = 1024
+BLOCK_USERS = 256
 
 
 def exposure(ranked: ArrayLike, items: int, k: int | None = None) -> NDArray[np.float64]:
