@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
+from data.item_labels import item_labels
+from data.schema import MODALITIES, SPLIT_CODES, TRAIN
 from pipeline.ranking_lists import RankingFold
 from ranking.config import HEADS, RankerSpec, RankingConfig
+from ranking.content_heads import ItemLabels
 from ranking.lists import RankingLists
 from ranking.model import Ranker, batch_inputs
+from ranking.popularity import PopularityTable, popularity_table
 from ranking.tables import collect_side_information
 
 MINIMUM_LABELS = 20
@@ -37,10 +41,12 @@ def hold_out_users(users: np.ndarray, share: float, seed: int) -> np.ndarray:
     return mixed / 2.0**64 < share
 
 
-def learnable_heads(training: RankingLists, held_out: RankingLists) -> tuple[str, ...]:
-    """`click`, and every other head with enough positive labels to learn from and to calibrate on."""
-    labelled = [head for head in HEADS if head in training.labels]
-    enough = {head: min(part.labels[head][part.known[head]].sum() for part in (training, held_out)) for head in labelled}
+def learnable_heads(training: RankingLists, held_out: RankingLists, config: RankingConfig) -> tuple[str, ...]:
+    """`click`, and every other head with a weight and with enough positive labels to learn from and to calibrate on."""
+    labelled = [head for head in HEADS if head in training.labels and config.weight_of(head) > 0]
+    enough = {
+        head: min(part.labels[head][part.known[head]].sum() for part in (training, held_out)) for head in labelled
+    }
     return tuple(head for head in labelled if head == "click" or enough[head] >= MINIMUM_LABELS)
 
 
@@ -52,12 +58,15 @@ def build_ranker(
     lists: RankingLists,
     heads: tuple[str, ...],
     config: RankingConfig,
+    *,
+    known_splits: tuple[str, ...],
 ) -> Ranker:
     """A fresh ranker with every table it reads.
 
     Args:
         training: the fold it will learn from; only ids that occur there get an embedding of their own.
-        lists: one draw of that fold's lists, which fixes the scale of the retrieval score.
+        lists: one draw of that fold's lists, which fixes the scale of the retrieval score and where each head starts.
+        known_splits: whose events make items popular, each from its own time on.
     """
     tables = {name: np.asarray(store.pooled(name)) for name in store.modalities}
     schema = dataset.schema.with_modalities({name: table.shape[1] for name, table in tables.items()})
@@ -65,8 +74,22 @@ def build_ranker(
     reference = int(dated.min()) if dataset.schema.has_timestamps else 0
     scores = lists.retrieval_scores[lists.mask]
     width = item_embeddings.shape[1] if config.item_embeddings else 0
-    spec = RankerSpec(schema, width, reference, float(scores.mean()), float(scores.std()) + 1e-6, heads)
+    popularity = popularity_of(dataset, training, known_splits, config)
+    labels = item_labels(dataset.items, dataset.events) if config.category_weight or config.sentiment_weight else None
+    spec = RankerSpec(
+        schema,
+        width,
+        reference,
+        float(scores.mean()),
+        float(scores.std()) + 1e-6,
+        heads,
+        popularity_moments=len(popularity.values),
+        popularity_start=popularity.start,
+        popularity_step=popularity.step,
+        categories=0 if labels is None else len(labels.names),
+    )
     ranker = Ranker(spec, config)
+    ranker.network.heads.start_from({head: base_rate(lists, head) for head in heads})
     known_items, known_users = np.zeros(schema.item_rows, bool), np.zeros(schema.user_rows, bool)
     known_items[training.requests.item] = True
     known_users[training.requests.user] = True
@@ -79,13 +102,33 @@ def build_ranker(
         profile=dataset.profile,
         user_known=known_users,
         reference_time=reference,
+        popularity=popularity,
     )
     present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in store.modalities]]
     if config.item_embeddings:
         tables["behaviour"] = item_embeddings
         present = np.concatenate([present, np.abs(item_embeddings).sum(axis=1, keepdims=True) > 0], axis=1)
-    ranker.assign(side, tables, present)
+    weak = None if labels is None else ItemLabels(labels.categories, labels.sentiment, labels.known)
+    ranker.assign(side, tables, present, weak)
     return ranker
+
+
+def base_rate(lists: RankingLists, head: str) -> float:
+    """Mean label of a head over the entries where it is known."""
+    known = lists.known[head]
+    return float(lists.labels[head][known].mean()) if known.any() else 0.5
+
+
+def popularity_of(
+    dataset: Dataset, training: RankingFold, known_splits: tuple[str, ...], config: RankingConfig
+) -> PopularityTable:
+    """Popularity as of the days of the fold's requests. A log without times has one popularity, that of the train split:
+    of anything later nobody could tell whether it is from before a request."""
+    codes = [SPLIT_CODES[name] for name in known_splits if dataset.schema.has_timestamps] or [TRAIN]
+    events = dataset.events[dataset.positive & dataset.events["split"].isin(codes)]
+    start = int(training.requests.timestamp.min()) if dataset.schema.has_timestamps else 1
+    item, time = (events[name].to_numpy() for name in ("item", "timestamp"))
+    return popularity_table(item, time, start, config.popularity_half_lives, dataset.schema.item_rows)
 
 
 def unique_size(dataset: Dataset, config: RankingConfig) -> int:
@@ -95,8 +138,9 @@ def unique_size(dataset: Dataset, config: RankingConfig) -> int:
 
 def batches(
     lists: RankingLists, config: RankingConfig, unique_items: int, order: np.ndarray
-) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]]:
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any], int]]:
     """Batches of one shape: inputs, labels and how many lists are real; the last one is filled with masked lists."""
+    placed = bool(config.position_bias and lists.position.any())
     for number in range(math.ceil(len(order) / config.batch_lists)):
         part = order[number * config.batch_lists : (number + 1) * config.batch_lists]
         rows = np.pad(part, (0, config.batch_lists - len(part)))
@@ -110,5 +154,9 @@ def batches(
             lists.retrieval_ranks[rows],
             lists.timestamp[rows],
             unique_items,
+            context=lists.context[rows],
+            position=lists.position[rows] if placed else None,
         )
-        yield inputs, {head: values[rows] for head, values in lists.labels.items()} | {"mask": mask}, len(part)
+        labels: dict[str, Any] = {head: values[rows] for head, values in lists.labels.items()}
+        labels["known"] = {head: values[rows] & mask for head, values in lists.known.items()}
+        yield inputs, labels | {"mask": mask, "weight": lists.weight[rows]}, len(part)

@@ -15,10 +15,8 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.calibrate import calibrate
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
+from pipeline.choose_score import choose_score
 from pipeline.epochs import NonFiniteLossError, Progress
-from pipeline.evaluate_ranking import rank_requests
-from pipeline.examples import make_requests
-from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.probability_metrics import expected_calibration_error, log_loss
 from pipeline.ranker_setup import batches, build_ranker, hold_out_users, learnable_heads, unique_size
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
@@ -26,6 +24,9 @@ from ranking.config import RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
 from ranking.serving_form import RankingServingForm
+
+FOLDS = ("train", "valid")
+"""What a ranker may know of: the retrieval model's split, and its own."""
 
 
 def train_ranking(
@@ -73,9 +74,9 @@ def train_ranking(
     training, holding = fold.take(np.flatnonzero(~held_out)), fold.take(np.flatnonzero(held_out))
     first = training.lists(dataset, item_embeddings, config, [config.seed, 0])
     judged = holding.lists(dataset, item_embeddings, config, [config.seed, 0])
-    heads = learnable_heads(first, judged)
+    heads = learnable_heads(first, judged, config)
     keras.utils.set_random_seed(config.seed)
-    ranker = build_ranker(dataset, store, item_embeddings, training, first, heads, config)
+    ranker = build_ranker(dataset, store, item_embeddings, training, first, heads, config, known_splits=FOLDS)
     steps_an_epoch = math.ceil(len(first) / config.batch_lists)
     steps = config.epochs * steps_an_epoch
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -85,7 +86,8 @@ def train_ranking(
     ranker.compile(optimizer=optimizer, jit_compile=config.jit_compile)
     optimizer.build(ranker.trainable_variables)
     unique_items = unique_size(dataset, config)
-    checkpoint = Checkpoint(checkpoints, ranker.trainable_variables + optimizer.variables)
+    kept = [*ranker.trainable_variables, *ranker.weighting.non_trainable_variables, *optimizer.variables]
+    checkpoint = Checkpoint(checkpoints, kept)
     log: list[dict[str, float]] = []
     best: dict[str, np.ndarray] = {}
     if (restored := checkpoint.restore()) is not None:
@@ -123,8 +125,17 @@ def train_ranking(
     put_back(ranker.trainable_variables, best)
     logits = predict_lists(ranker, judged, config, unique_items, raw=True)
     calibrations, calibrated = calibrate(dataset, logits, judged, config)
-    weights = choose_score(dataset, ranker, calibrations, query_fn, search_fn, config, query_history)
-    RankingServingForm.from_ranker(ranker, calibrations, weights).save(out / "serving_form")
+    past = RankingServingForm.from_ranker(ranker, calibrations, newest=False)
+    weights, blend, ndcg = choose_score(
+        dataset,
+        past,
+        lambda users: hold_out_users(users, config.calibration_share, config.seed),
+        query_fn,
+        search_fn,
+        config,
+        query_history,
+    )
+    RankingServingForm.from_ranker(ranker, calibrations, weights, blend).save(out / "serving_form")
     (out / "history.json").write_text(json.dumps(log, indent=2))
     return {
         "requests": len(first),
@@ -132,6 +143,8 @@ def train_ranking(
         "best_epoch": best_epoch(log),
         "heads": list(heads),
         "score_weights": weights,
+        "score_blend": blend,
+        "valid_ndcg@10": ndcg,
         "valid_ece": {head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads},
     }
 
@@ -161,31 +174,3 @@ def predict_lists(
 def labelled(predictions: dict[str, np.ndarray], lists: RankingLists, head: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions of one head where the label is known. -> ([E], [E])"""
     return lists.labels[head][lists.known[head]].astype(np.float64), predictions[head][lists.known[head]]
-
-
-def choose_score(
-    dataset: Dataset,
-    ranker: Ranker,
-    calibrations: dict[str, dict],
-    query_fn: QueryFunction,
-    search_fn: SearchFunction,
-    config: RankingConfig,
-    query_history: int,
-) -> dict[str, float]:
-    """The weights of the score with the best NDCG@10 among `score_choices`, on the held-out users' validation
-    events."""
-    if config.score_weights:
-        return dict(config.score_weights)
-    if "purchase" not in ranker.spec.heads:
-        return {"click": 1.0}
-    requests = make_requests(dataset, "valid", known_splits=("train",), history_length=query_history)
-    requests = requests.take(np.flatnonzero(hold_out_users(requests.users, config.calibration_share, config.seed)))
-    released = dataset.items["created_at"].to_numpy(np.int64)
-    quality = {}
-    for click, purchase in config.score_choices:
-        weights = {"click": click, "purchase": purchase}
-        form = RankingServingForm.from_ranker(ranker, calibrations, weights)
-        ranked, _ = rank_requests(form, requests, query_fn, search_fn, config, released)
-        quality[click, purchase] = mean_over_users(ndcg_at_k(ranked, requests.relevant, 10))
-    chosen = max(quality, key=lambda choice: quality[choice])
-    return {"click": chosen[0], "purchase": chosen[1]}

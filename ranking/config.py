@@ -11,6 +11,15 @@ HEADS = ("click", "like", "purchase", "skip", "value")
 """The prediction heads in their one order. `click` is any positive event, `like` and `purchase` are those kinds, `skip` a
 skip or a dislike: probabilities. `value` is the event's own number (a rating, seconds watched) scaled to [0, 1]."""
 
+CHOICES = {
+    "interaction": ("dcn", "dlrm", "finalmlp"),
+    "experts": ("shared", "mmoe", "ple"),
+    "task_weighting": ("fixed", "uncertainty", "gradnorm"),
+    "list_loss": ("softmax", "lambdarank", "none"),
+    "calibration": ("platt", "isotonic", "best"),
+}
+"""Settings with names for values."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RankingConfig:
@@ -25,16 +34,30 @@ class RankingConfig:
         request_seconds: events of one user within this many seconds of the first form one request; 0 = the whole fold.
         calibration_share: share of users (by hash) kept for early stopping, calibration and the choice of the score.
         token_width: D, width of the projected space of each modality.
-        id_width, side_width: widths of id embeddings, and of each profile or attribute embedding.
+        id_width, side_width: widths of id embeddings, and of each profile, attribute or context embedding.
         item_embeddings: whether the retrieval embedding of an item counts as one more (frozen) modality, "behaviour".
-        cross_layers, cross_rank: DCN-v2 layers; rank 0 = full matrix.
-        hidden: widths of the deep part, beside the crosses.
+        popularity_half_lives: days after which an event counts half for an item's popularity; one feature each.
+        popularity_delay: days. Training sees popularity as of up to so long before a request, drawn at random, as a release
+            that grows old does.
+        interaction: how features meet: "dcn" (DCN-v2), "dlrm" (dot products of groups) or "finalmlp" (two streams).
+        cross_layers, cross_rank: of "dcn"; rank 0 = full matrix. group_width: of "dlrm", width of a group's embedding.
+        stream_hidden, fusion_heads: of "finalmlp", widths of each stream and parts of the bilinear fusion.
+        experts: what heads share: "shared" (one bottom), "mmoe" (gated experts) or "ple" (own and shared experts).
+        expert_count: experts of "mmoe", or shared experts of a layer of "ple".
+        hidden: widths of the deep part, or of each expert.
+        domain_heads: whether every value of the item attribute `domain` has an additive head of its own.
+        purchase_given_click: whether purchase is click times purchase given click, over the whole space (ESMM).
         dropout, id_dropout: rates; a dropped id becomes row 0, which so learns the average user or item.
         batch_lists: B, lists a step.
-        listwise_weight, purchase_weight: weights of the listwise softmax and of the purchase head in the loss.
-        calibration: "platt" or "isotonic".
-        score_weights: head -> weight of the ranking score; empty = chosen among `score_choices` on the held-out users.
-        score_choices: weights of (click, purchase) to choose among.
+        head_weights: head -> weight of its loss; 1 for click and 0.5 for others where nothing is said, 0 = no such head.
+        task_weighting: "fixed", "uncertainty" or "gradnorm", see `ranking.task_weighting`; gradnorm_alpha belongs to it.
+        list_loss, list_weight: "softmax", "lambdarank" or "none" over the clicks of a list, and its weight.
+        category_weight, sentiment_weight: of telling an item's categories and reception by its content tokens.
+        position_bias: whether places on the page, where a log has them, get a logit of their own in training.
+        positions: P, places told apart.
+        calibration: "platt", "isotonic" or "best" (whichever predicts other held-out users better).
+        score_weights: head -> weight of the ranking score; empty = chosen on the held-out users, with the blend.
+        score_blend: weight of the standardised retrieval score beside given `score_weights`.
         jit_compile: whether XLA compiles the training step; on a few CPU cores it takes longer than it saves.
 
     Example:
@@ -53,9 +76,19 @@ class RankingConfig:
     id_width: int = 8
     side_width: int = 4
     item_embeddings: bool = True
+    popularity_half_lives: tuple[float, ...] = (3.0, 14.0)
+    popularity_delay: float = 7.0
+    interaction: str = "dcn"
     cross_layers: int = 2
     cross_rank: int = 32
+    group_width: int = 16
+    stream_hidden: tuple[int, ...] = (96, 48)
+    fusion_heads: int = 4
+    experts: str = "shared"
+    expert_count: int = 4
     hidden: tuple[int, ...] = (96, 48)
+    domain_heads: bool = True
+    purchase_given_click: bool = False
     dropout: float = 0.1
     id_dropout: float = 0.6
     batch_lists: int = 64
@@ -63,31 +96,51 @@ class RankingConfig:
     weight_decay: float = 1e-3
     epochs: int = 8
     patience: int = 3
-    listwise_weight: float = 0.5
-    purchase_weight: float = 0.5
+    head_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    task_weighting: str = "fixed"
+    gradnorm_alpha: float = 1.5
+    list_loss: str = "softmax"
+    list_weight: float = 0.5
+    category_weight: float = 0.0
+    sentiment_weight: float = 0.0
+    position_bias: bool = True
+    positions: int = 50
     calibration: str = "platt"
     score_weights: dict[str, float] = dataclasses.field(default_factory=dict)
-    score_choices: tuple[tuple[float, float], ...] = ((1.0, 0.0), (1.0, 0.5), (1.0, 2.0))
+    score_blend: float = 0.0
     jit_compile: bool = False
     seed: int = 7
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(int(width) for width in self.hidden))
-        object.__setattr__(self, "score_choices", tuple((float(a), float(b)) for a, b in self.score_choices))
+        for name in ("hidden", "stream_hidden"):
+            object.__setattr__(self, name, tuple(int(width) for width in getattr(self, name)))
+        object.__setattr__(self, "popularity_half_lives", tuple(float(days) for days in self.popularity_half_lives))
         for name in ("history_length", "list_size", "retrieved", "token_width", "id_width", "side_width", "batch_lists",
-                     "epochs", "patience"):  # fmt: skip
+                     "epochs", "patience", "group_width", "expert_count", "positions"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
-        if self.calibration not in ("platt", "isotonic"):
-            raise ValueError(f"calibration must be 'platt' or 'isotonic', received {self.calibration!r}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, received {getattr(self, name)!r}")
         for name in ("dropout", "id_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), received {getattr(self, name)}")
         if not 0.0 < self.calibration_share < 1.0:
             raise ValueError(f"calibration_share must be in (0, 1), received {self.calibration_share}")
-        unknown = set(self.score_weights) - set(HEADS)
-        if unknown:
-            raise ValueError(f"score_weights: heads must be among {HEADS}, received {sorted(unknown)}")
+        if self.experts != "shared" and not self.hidden:
+            raise ValueError(f"hidden must have a width for experts {self.experts!r}, received none")
+        if self.popularity_half_lives and min(self.popularity_half_lives) <= 0:
+            raise ValueError(f"popularity_half_lives must be positive, received {self.popularity_half_lives}")
+        for name in ("score_weights", "head_weights"):
+            unknown = set(getattr(self, name)) - set(HEADS)
+            if unknown:
+                raise ValueError(f"{name}: heads must be among {HEADS}, received {sorted(unknown)}")
+        if min(self.head_weights.values(), default=0.0) < 0 or self.weight_of("click") == 0:
+            raise ValueError(f"head_weights must be at least 0, that of click above, received {self.head_weights}")
+
+    def weight_of(self, head: str) -> float:
+        """The weight of a head's loss."""
+        return float(self.head_weights.get(head, 1.0 if head == "click" else 0.5))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -107,6 +160,8 @@ class RankerSpec:
         reference_time: UTC seconds subtracted from all times, so that ages in float32 are exact to the second.
         score_center, score_scale: mean and standard deviation of retrieval scores in training lists.
         heads: the heads that the training data has labels for; `click` always.
+        popularity_moments, popularity_start, popularity_step: P, and UTC seconds: see `ranking.popularity`.
+        categories: codes of the items' categories, 0 included, that content tokens learn to tell; 0 = none.
     """
 
     schema: Schema
@@ -115,6 +170,10 @@ class RankerSpec:
     score_center: float = 0.0
     score_scale: float = 1.0
     heads: tuple[str, ...] = HEADS
+    popularity_moments: int = 1
+    popularity_start: int = 0
+    popularity_step: int = 86_400
+    categories: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(self.heads))
@@ -132,7 +191,17 @@ class RankerSpec:
     @property
     def context(self) -> dict[str, int]:
         """Cardinality of each context column of a request, in the order of axis C."""
-        return dict(getattr(self.schema, "context", {}))
+        return self.schema.context
+
+    @property
+    def domains(self) -> int:
+        """Codes of the item attribute `domain`, 0 included; 0 = items have none."""
+        return self.schema.attributes.get("domain", 0)
+
+    def newest(self) -> RankerSpec:
+        """The same with the last moment of popularity alone: what serves."""
+        start = self.popularity_start + (self.popularity_moments - 1) * self.popularity_step
+        return dataclasses.replace(self, popularity_moments=1, popularity_start=start)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)

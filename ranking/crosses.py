@@ -1,4 +1,4 @@
-"""Explicit feature crosses: DCN-v2's cross layer, with a full matrix or a low-rank one."""
+"""Explicit feature crosses: DCN-v2's cross layer, with a full matrix or a low-rank one, and a stack of them."""
 
 from __future__ import annotations
 
@@ -66,3 +66,27 @@ class CrossLayer(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "rank": self.rank, "seed": self.seed}
+
+
+class CrossNetwork(keras.layers.Layer):
+    """DCN-v2's crosses as an interaction (see `ranking.interactions`): the deep part runs beside them, on x_0.
+
+    Args:
+        width: X. layers: number of crosses. rank: of each, 0 = full. seed: of the initial weights.
+
+    Shapes: `call(x0 [..., X]) -> x_l [..., X], x0 [..., X]`.
+    """
+
+    def __init__(self, width: int, layers: int, rank: int, seed: int, **kwargs):
+        super().__init__(**kwargs)
+        self.crosses = [CrossLayer(rank, seed=seed + 10 * place, name=f"cross_{place}") for place in range(layers)]
+        for cross in self.crosses:
+            cross.build((None, width), (None, width))
+        self.straight_width = self.onward_width = width
+        self.built = True
+
+    def call(self, x0, noise=None):
+        crossed = x0
+        for cross in self.crosses:
+            crossed = cross(x0, crossed)
+        return crossed, x0

@@ -7,86 +7,11 @@ import numpy as np
 from keras import ops
 
 from ranking.config import RankerSpec, RankingConfig
-from ranking.tables import ITEM_NUMBERS, ContentTable, SideTables
+from ranking.tables import ITEM_NUMBERS, SideTables
 
 MASKED_LOGIT = -1e9
 GROUPS = ("ids", "profile", "attributes", "retrieval", "popularity", "price", "recency", "context")
 """Groups of features beside the modalities, in their one order."""
-
-
-def principal_projection(table: np.ndarray, present: np.ndarray, width: int, seed: int, sample: int = 20_000):
-    """Mean and whitening projection [F, width] of a content table: where a learned projection sensibly starts.
-
-    Raw vectors of one modality often share a large common direction, which makes every cosine nearly 1; in the whitened
-    space of the leading principal components cosines tell items apart from the first step on.
-
-    Args:
-        table: [N + 1, F]. present: bool [N + 1]. width: D. seed: of the sample. sample: rows looked at.
-
-    Returns:
-        mean [F], projection [F, D] f32; components beyond F are zero.
-    """
-    rows = np.flatnonzero(present)
-    if len(rows) > sample:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
-    values = np.asarray(table[rows], np.float32).astype(np.float64)
-    projection = np.zeros((table.shape[1], width), np.float32)
-    if len(rows) < 2:
-        return np.zeros(table.shape[1], np.float32), projection
-    mean = values.mean(axis=0)
-    spread, directions = np.linalg.eigh(np.cov(values - mean, rowvar=False).reshape(table.shape[1], -1))
-    kept = min(width, table.shape[1])
-    spread, directions = spread[::-1][:kept], directions[:, ::-1][:, :kept]
-    # Half whitening: leading components keep some of their weight, and noise in the last ones is not blown up.
-    projection[:, :kept] = directions / np.sqrt(np.sqrt(np.maximum(spread, 1e-12) * max(spread[0], 1e-12)))
-    return mean.astype(np.float32), projection
-
-
-class ContentProjection(keras.layers.Layer):
-    """Projects the raw vectors of some items to unit tokens, one per modality.
-
-        token_m = normalise((x_m - mean_m) W_m), zeros where modality m is absent
-
-    Args:
-        spec, config: which modalities, and D.
-
-    Shapes: `call(items [U]) -> tokens [U, M, D], present [U, M]` (float 0 or 1).
-    """
-
-    def __init__(self, spec: RankerSpec, config: RankingConfig, **kwargs):
-        super().__init__(**kwargs)
-        rows, width = spec.schema.item_rows, config.token_width
-        self.modalities = tuple(spec.modalities)
-        self.tables = [
-            ContentTable(rows, size, "float32" if name == "behaviour" else "float16", name=f"{name}_table")
-            for name, size in spec.modalities.items()
-        ]
-        self.present = ContentTable(rows, len(self.modalities), name="present_table")
-        self.means, self.kernels = [], []
-        for name, size in spec.modalities.items():
-            self.means.append(self.add_weight(shape=(size,), initializer="zeros", trainable=False, name=f"{name}_mean"))
-            self.kernels.append(self.add_weight(shape=(size, width), initializer="zeros", name=f"{name}_kernel"))
-        self.seed, self.width = config.seed, width
-        self.built = True
-
-    def assign(self, tables: dict[str, np.ndarray], present: np.ndarray) -> None:
-        """Fills the raw tables ({modality: [N + 1, F_m]}, present bool [N + 1, M]) and starts the projections from
-        them."""
-        for axis, (name, layer) in enumerate(zip(self.modalities, self.tables, strict=True)):
-            layer.table.assign(np.asarray(tables[name]).astype(layer.table.dtype))
-            mean, projection = principal_projection(tables[name], present[:, axis], self.width, self.seed)
-            self.means[axis].assign(mean)
-            self.kernels[axis].assign(projection)
-        self.present.table.assign(np.asarray(present).astype(self.present.table.dtype))
-
-    def call(self, items):
-        present = self.present(items)
-        tokens = []
-        for axis, layer in enumerate(self.tables):
-            projected = ops.matmul(layer(items) - self.means[axis], self.kernels[axis])
-            length = ops.sqrt(ops.sum(ops.square(projected), axis=-1, keepdims=True) + 1e-8)
-            tokens.append(projected / length * present[:, axis : axis + 1])
-        return ops.stack(tokens, axis=1), present
 
 
 class PairFeatures(keras.layers.Layer):
@@ -94,11 +19,12 @@ class PairFeatures(keras.layers.Layer):
 
     Per modality, between the candidate's token c and the history's tokens h_l (absent ones masked):
         cos_l = <c, h_l>;  a = softmax_l(tau cos_l + p_l);  u = sum_l a_l h_l
-        features: max_l cos_l, <c, u>, mean_l cos_l, present, share of the history present, c, u, c * u
-    with tau and the recency bias p_l learned per modality (target attention as in DIN, Zhou et al., KDD 2018).
-    Beside them: id, profile, attribute and context embeddings; the share of the history with the candidate's value of
-    each attribute; retrieval score and log rank; `ITEM_NUMBERS`; price against the history's; age of the candidate; hour
-    of the day.
+        features: max_l cos_l, <c, u>, mean_l cos_l, cos_1, present, share of the history present, c, u, c * u
+    with tau and the recency bias p_l learned per modality (target attention as in DIN, Zhou et al., KDD 2018), and h_1
+    what was chosen last. Beside them: id, profile, attribute and context embeddings; for each attribute the share of the
+    history with the candidate's value, and whether the latest item has it; retrieval score and log rank; `ITEM_NUMBERS`
+    and decayed popularity as of the request (`ranking.popularity`); popularity and price against the history's; age of
+    the candidate; hour and weekday; how much history there is.
 
     Attributes:
         groups: group -> ranges of columns, in the order of the columns: one group per modality, then those of
@@ -112,7 +38,7 @@ class PairFeatures(keras.layers.Layer):
         super().__init__(**kwargs)
         self.spec, self.config = spec, config
         schema, count, length = spec.schema, len(spec.modalities), config.history_length
-        self.side = SideTables(spec, name="side")
+        self.side = SideTables(spec, len(config.popularity_half_lives), name="side")
         self.temperature = self.add_weight(
             shape=(count,), initializer=keras.initializers.Constant(4.0), name="temperature"
         )
@@ -131,15 +57,15 @@ class PairFeatures(keras.layers.Layer):
             for place, (name, shape) in enumerate(rows.items())
         }
         side = config.side_width
-        widths = {name: 5 + 3 * config.token_width for name in spec.modalities} | {
+        widths = {name: 6 + 3 * config.token_width for name in spec.modalities} | {
             "ids": 2 * config.id_width,
             "profile": side * len(schema.profile),
-            "attributes": (side + 1) * len(schema.attributes),
+            "attributes": (side + 2) * len(schema.attributes),
             "retrieval": 2,
-            "popularity": 2,
+            "popularity": 3 + len(config.popularity_half_lives),
             "price": 3,
             "recency": 2,
-            "context": 3 + side * len(spec.context),
+            "context": 5 + side * len(spec.context),
         }
         widths = {name: width for name, width in widths.items() if width}
         ends = np.cumsum(list(widths.values()))
@@ -151,7 +77,7 @@ class PairFeatures(keras.layers.Layer):
         self.group_of_column = np.repeat(np.arange(len(widths)), list(widths.values())).astype(np.int32)
         self.built = True
 
-    def call(self, tokens, present, items, inputs, id_kept=None, group_mask=None):
+    def call(self, tokens, present, items, inputs, id_kept=None, group_mask=None, as_of=None):
         """Features of every candidate.
 
         Args:
@@ -162,6 +88,7 @@ class PairFeatures(keras.layers.Layer):
             id_kept: {"user": [B], "item": [B, K]} of 0 and 1 in training; a dropped id uses row 0.
             group_mask: [G] or [B, G] in the order of `groups`: 1 = as it is, 0 = what a user and an item have of whom
                 nothing is known.
+            as_of: [B] UTC seconds, up to when popularity is known; None = until the request.
 
         Returns:
             [B, K, X] f32.
@@ -174,7 +101,7 @@ class PairFeatures(keras.layers.Layer):
         across = lambda x: ops.broadcast_to(ops.expand_dims(x, 1), (shape[0], shape[1], x.shape[-1]))  # noqa: E731
         parts = self._content(tokens, present, history, candidates, exists)
         parts |= self._identities(inputs["user"], rows, history_rows, exists, across, id_kept)
-        parts |= self._numbers(inputs, rows, history_rows, exists)
+        parts |= self._numbers(inputs, rows, history_rows, exists, inputs["timestamp"] if as_of is None else as_of)
         parts["context"] = self._context(inputs, exists, across)
         x0 = ops.concatenate([column for group in self.groups for column in parts[group]], axis=-1)
         if group_mask is None:
@@ -219,11 +146,12 @@ class PairFeatures(keras.layers.Layer):
                 highest * any_usable * there,
                 ops.sum(theirs * attended, axis=-1),
                 ops.sum(cosine * usable[:, None], axis=2) / ops.maximum(known, 1.0),
+                cosine[:, :, 0] * usable[:, None, 0],
                 there,
                 ops.broadcast_to(share, ops.shape(there)),
             ],
             axis=-1,
-        )  # [B, K, M, 5]
+        )  # [B, K, M, 6]
         # Unit vectors have entries of about 1 / sqrt(D); scaled, they weigh as much as the other features.
         scale = float(self.config.token_width) ** 0.5
         joined = ops.concatenate([similar, theirs * scale, attended * scale, theirs * attended * scale**2], axis=-1)
@@ -250,14 +178,21 @@ class PairFeatures(keras.layers.Layer):
         if schema.attributes:
             mine, others = attributes[:, :, None], self.side.take("attributes", history_rows)[:, None]
             same = ops.cast(ops.logical_and(mine == others, mine > 0), "float32") * exists[:, None, :, None]
-            described.append(ops.sum(same, axis=2) / ops.maximum(ops.sum(exists, axis=1), 1.0)[:, None, None])
+            described += [
+                ops.sum(same, axis=2) / ops.maximum(ops.sum(exists, axis=1), 1.0)[:, None, None],
+                same[:, :, 0],
+            ]
         return {"ids": ids, "profile": sides, "attributes": described}
 
-    def _numbers(self, inputs, rows, history_rows, exists):
+    def _numbers(self, inputs, rows, history_rows, exists, as_of):
         score = (inputs["retrieval_scores"] - self.spec.score_center) / self.spec.score_scale
         rank = ops.log(inputs["retrieval_ranks"]) / 4.0 - 1.0
         numbers, past = self.side.take("numbers", rows), self.side.take("numbers", history_rows)
         column = lambda name, of=numbers: of[..., ITEM_NUMBERS.index(name)]  # noqa: E731
+        usual_popularity = ops.sum(column("log popularity", past) * exists, axis=1) / ops.maximum(
+            ops.sum(exists, axis=1), 1.0
+        )
+        popularity = column("log popularity")
         priced = exists * column("price known", past)
         usual = ops.sum(column("log price", past) * priced, axis=1) / ops.maximum(ops.sum(priced, axis=1), 1.0)
         dearer = (column("log price") - usual[:, None]) * column("price known")
@@ -267,7 +202,10 @@ class PairFeatures(keras.layers.Layer):
         age = ops.maximum(now[:, None] - self.side.take("released", rows), 0.0) * timed
         return {
             "retrieval": [ops.stack([ops.clip(score, -6.0, 6.0), rank], axis=-1)],
-            "popularity": [ops.stack([column("log popularity"), column("never in training")], axis=-1)],
+            "popularity": [
+                ops.stack([popularity, column("never in training"), popularity - usual_popularity[:, None]], axis=-1),
+                self.side.popularity(as_of, rows),
+            ],
             "price": [ops.stack([column("log price"), column("price known"), dearer], axis=-1)],
             "recency": [ops.stack([column("release known"), ops.log1p(age) / 2.0], axis=-1)],
         }
@@ -275,8 +213,9 @@ class PairFeatures(keras.layers.Layer):
     def _context(self, inputs, exists, across):
         timestamp = inputs["timestamp"]
         timed = ops.cast(timestamp > 0, "float32")
-        hour = ops.cast(timestamp % 86_400, "float32") * (2.0 * np.pi / 86_400.0)
-        clock = ops.stack([ops.sin(hour) * timed, ops.cos(hour) * timed], axis=-1)
+        turn = lambda period: ops.cast(timestamp % period, "float32") * (2.0 * np.pi / period)  # noqa: E731
+        angles = [turn(86_400), turn(7 * 86_400)]
+        clock = ops.stack([wave(angle) * timed for angle in angles for wave in (ops.sin, ops.cos)], axis=-1)
         filled = ops.log1p(ops.sum(exists, axis=1, keepdims=True)) / 2.0
         parts = [clock, filled]
         for place, name in enumerate(self.spec.context):

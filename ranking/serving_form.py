@@ -13,6 +13,7 @@ from ranking.calibration import apply_calibration
 from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.domain_calibration import domain_of
 from ranking.model import Ranker, RankingNetwork
+from ranking.score import weighted_score
 
 DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
 LOWEST_SCORE = -0.999
@@ -109,10 +110,8 @@ class RankingServingForm(keras.Model):
         domain = domain_of(self.network.features.side, self.spec, candidate_rows)
         answer = {head: apply_calibration(logits[head], self.calibrations[head], domain) * kept for head in logits}
         answer = {head: answer.get(head, ops.zeros_like(kept)) for head in HEADS}
-        total = sum(abs(weight) for weight in self.score_weights.values()) or 1.0
-        score = self.blend * (scores - self.spec.score_center) / self.spec.score_scale
-        for head, weight in self.score_weights.items():
-            score = score + answer[head] * (weight / total)
+        standardised = (scores - self.spec.score_center) / self.spec.score_scale
+        score = weighted_score(answer, self.score_weights, self.blend, standardised)
         return {**answer, "score": ops.where(exists, ops.maximum(score, LOWEST_SCORE), -ops.ones_like(kept))}
 
     @classmethod
@@ -147,8 +146,9 @@ class RankingServingForm(keras.Model):
                 raise ValueError(
                     f"ranker.network must have the weights of its config, received {trained.path} for {mine.path}"
                 )
-            # Moments of popularity are lines of its table, the newest last.
-            mine.assign(trained[len(trained) - len(mine) :] if mine.shape != trained.shape else trained)
+            # Moments of popularity lie in the lines of one table, the newest last.
+            older = trained.shape[0] - mine.shape[0] if mine.shape else 0
+            mine.assign(trained[older:] if older else trained)
         return form
 
     def save(self, folder: str | Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from ranking.config import RankerSpec
+from ranking.popularity import PopularityTable
 
 ITEM_NUMBERS = ("log popularity", "never in training", "log price", "price known", "release known")
 INTEGERS = keras.backend.standardize_dtype("int")
@@ -21,8 +22,8 @@ class SideInformation:
 
     Shapes: `numbers` f32 [N + 1, 5] in the order of `ITEM_NUMBERS`; `released` f32 [N + 1], days after
     `RankerSpec.reference_time`; `attributes` int [N + 1, A]; `item_known` bool [N + 1] and `user_known` bool [U],
-    whether
-    the row has training events of its own (else it uses the id embedding of row 0); `profile` int [U, P].
+    whether the row has training events of its own (else it uses the id embedding of row 0); `profile` int [U, P].
+    `popularity`: see `ranking.popularity`; None = all alike.
     """
 
     numbers: np.ndarray
@@ -31,10 +32,20 @@ class SideInformation:
     item_known: np.ndarray
     profile: np.ndarray
     user_known: np.ndarray
+    popularity: PopularityTable | None = None
 
 
 def collect_side_information(
-    *, counts, price, created_at, attributes, item_known, profile, user_known, reference_time: int
+    *,
+    counts,
+    price,
+    created_at,
+    attributes,
+    item_known,
+    profile,
+    user_known,
+    reference_time: int,
+    popularity: PopularityTable | None = None,
 ) -> SideInformation:
     """Standardises the item columns over rows 1 to N; unknown values become the mean (0) and say so in a column of
     their own.
@@ -43,7 +54,7 @@ def collect_side_information(
         counts: positive training events of each item, [N + 1]. price: [N + 1], NaN = unknown.
         created_at: UTC seconds [N + 1], 0 = unknown. attributes: [N + 1, A] codes. profile: [U, P] codes.
         item_known, user_known: bool [N + 1], [U].
-        reference_time: UTC seconds, see `RankerSpec`.
+        reference_time: UTC seconds, see `RankerSpec`. popularity: as of the days of the requests.
     """
     counts, price, created_at = (np.asarray(column) for column in (counts, price, created_at))
     priced, dated = np.isfinite(price) & (price >= 0), created_at > 0
@@ -59,7 +70,9 @@ def collect_side_information(
     known = [np.asarray(flags, bool).copy() for flags in (item_known, user_known)]
     for flags in known:
         flags[0] = False
-    return SideInformation(numbers, released, np.asarray(attributes), known[0], np.asarray(profile), known[1])
+    return SideInformation(
+        numbers, released, np.asarray(attributes), known[0], np.asarray(profile), known[1], popularity
+    )
 
 
 def _standardised(column: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -72,12 +85,12 @@ class SideTables(keras.layers.Layer):
     """`SideInformation` as non-trainable weights, so that a saved ranker needs nothing but rows.
 
     Args:
-        spec: sizes of the tables.
+        spec: sizes of the tables. half_lives: H, columns of popularity.
     """
 
-    def __init__(self, spec: RankerSpec, **kwargs):
+    def __init__(self, spec: RankerSpec, half_lives: int, **kwargs):
         super().__init__(**kwargs)
-        schema = spec.schema
+        self.spec, schema = spec, spec.schema
         shapes = {
             "numbers": ((schema.item_rows, len(ITEM_NUMBERS)), "float32"),
             "released": ((schema.item_rows,), "float32"),
@@ -90,6 +103,14 @@ class SideTables(keras.layers.Layer):
             name: self.add_weight(shape=shape, dtype=dtype, initializer="zeros", trainable=False, name=name)
             for name, (shape, dtype) in shapes.items()
         }
+        self.popularity_table = self.add_weight(
+            shape=(spec.popularity_moments * schema.item_rows, half_lives),
+            dtype="float16",
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            name="popularity",
+        )
         self.built = True
 
     def assign(self, side: SideInformation) -> None:
@@ -103,6 +124,23 @@ class SideTables(keras.layers.Layer):
             if values.shape != tuple(weight.shape):
                 raise ValueError(f"side.{name} must have shape {tuple(weight.shape)}, received {values.shape}")
             weight.assign(values.astype(weight.dtype))
+        if side.popularity is not None:
+            shape = (self.spec.popularity_moments, self.spec.schema.item_rows, self.popularity_table.shape[1])
+            if side.popularity.values.shape != shape:
+                raise ValueError(f"side.popularity must have shape {shape}, received {side.popularity.values.shape}")
+            lines = side.popularity.values.reshape(self.popularity_table.shape)
+            self.popularity_table.assign(lines.astype(np.float16))
+
+    def popularity(self, time, rows):
+        """Popularity of rows [B, K] as of the last moment at or before each time [B]; time 0 (unknown) = the newest.
+
+        Returns: f32 [B, K, H].
+        """
+        last = self.spec.popularity_moments - 1
+        moment = ops.clip((time - self.spec.popularity_start) // self.spec.popularity_step, 0, last)
+        moment = ops.cast(ops.where(time > 0, moment, last), rows.dtype)
+        lines = ops.take(self.popularity_table, moment[:, None] * self.spec.schema.item_rows + rows, axis=0)
+        return ops.cast(lines, "float32")
 
     def take(self, name: str, rows):
         """Lines of a table for rows of any shape."""

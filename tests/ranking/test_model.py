@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from ranking.config import RankerSpec, RankingConfig
-from ranking.features import principal_projection
+from ranking.content import principal_projection
 from ranking.model import batch_inputs
 from tests.ranking.worlds import NOW, SMALL, planted_world
 
@@ -178,7 +178,7 @@ def test_context_codes_have_an_embedding_each(world):
     tables = [np.asarray(ranker.network.features.embeddings[f"context_{name}"]) for name in ("device", "place")]
     for line in range(64):
         expected = np.concatenate([table[code] for table, code in zip(tables, codes[line], strict=True)])
-        np.testing.assert_allclose(found[line, :, 3:], [expected] * 12, atol=1e-6)
+        np.testing.assert_allclose(found[line, :, 5:], [expected] * 12, atol=1e-6)
 
 
 def test_training_starts_from_the_retrieval_order(world):
@@ -194,7 +194,8 @@ def test_dropout_follows_seed_and_epoch(world):
 
     def noisy(epoch):
         ranker.reseed(epoch)
-        ranker.network.crosses[0].up.assign(np.ones(ranker.network.crosses[0].up.shape))
+        kernel = ranker.network.heads.kernels["click"]
+        kernel.assign(np.ones(kernel.shape))
         return np.asarray(ranker(inputs, training=True)["click"])
 
     np.testing.assert_array_equal(noisy(1), noisy(1))

@@ -1,0 +1,123 @@
+"""The weights of the ranking score: heads and retrieval score against each other, by NDCG@10 of held-out users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from data.dataset import Dataset
+from pipeline.evaluate_ranking import answer
+from pipeline.examples import make_requests
+from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
+from ranking.config import RankerSpec, RankingConfig
+from ranking.score import weighted_score
+from ranking.serving_form import RankingServingForm
+
+CUTOFF, MOST_USERS = 10, 3000
+SHARES = (0.25, 0.5, 1.0)
+"""Tried spread of a head's part of the score over that of the clicks'."""
+BLENDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Tried spread of the retrieval score's part over that of the heads'."""
+
+
+def choose_score(
+    dataset: Dataset,
+    form: RankingServingForm,
+    held_out: Callable[[np.ndarray], np.ndarray],
+    query_fn: QueryFunction,
+    search_fn: SearchFunction,
+    config: RankingConfig,
+    query_history: int,
+) -> tuple[dict[str, float], float, dict[str, float]]:
+    """Weights and blend with the best NDCG@10 on the held-out users' validation events.
+
+    The search starts from the clicks alone, and from the retrieval order alone, so that what is chosen loses to neither on
+    these users; then it tries the blend, each head in turn, and the blend again (see `search_weights`).
+
+    Args:
+        form: of the trained ranker, calibrated, with popularity as of the past. held_out: user rows -> which are held out.
+        query_history: history length that `query_fn` is given.
+
+    Returns: weights of the heads, blend, and the NDCG@10 of the `score`, the `click` head and the `retrieval_order`.
+    """
+    requests = make_requests(dataset, "valid", known_splits=("train",), history_length=query_history)
+    requests = requests.take(np.flatnonzero(held_out(requests.users))[:MOST_USERS])
+    if config.score_weights or not len(requests.users):
+        return dict(config.score_weights) or {"click": 1.0}, config.score_blend, {}
+    released = dataset.items["created_at"].to_numpy(np.int64)
+    queries = query_fn(requests.users, requests.history)
+    seen = (requests.seen.offsets, requests.seen.rows)
+    rows, scores = search_released(search_fn, queries, config.retrieved, *seen, released, requests.timestamps)
+    found = answer(form, requests.users, requests.history, rows, scores, requests.timestamps)
+
+    def quality(score: np.ndarray) -> float:
+        ordered = np.argsort(-np.where(rows > 0, score, -np.inf), axis=1, kind="stable")[:, :CUTOFF]
+        ranked = np.take_along_axis(rows, ordered, axis=1)
+        return mean_over_users(ndcg_at_k(ranked, requests.relevant, CUTOFF))
+
+    standardised = standardised_scores(form.spec, rows, scores)
+    probabilities = {head: found[head].astype(np.float64) for head in form.spec.heads}
+    weights, blend = search_weights(probabilities, standardised, rows > 0, quality)
+    figures = {
+        "score": quality(weighted_score(probabilities, weights, blend, standardised)),
+        "click": quality(probabilities["click"]),
+        "retrieval_order": quality(standardised),
+    }
+    return weights, blend, figures
+
+
+def standardised_scores(spec: RankerSpec, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Retrieval scores as the serving form standardises them; 0 where there is no candidate."""
+    return np.where(rows > 0, (scores.astype(np.float64) - spec.score_center) / spec.score_scale, 0.0)
+
+
+def search_weights(
+    probabilities: dict[str, np.ndarray],
+    standardised: np.ndarray,
+    exists: np.ndarray,
+    quality: Callable[[np.ndarray], float],
+) -> tuple[dict[str, float], float]:
+    """Coordinate search over weights that are measured by the spread they give to the score.
+
+    Args:
+        probabilities: {head: [Q, T]}, with `click`. standardised: retrieval scores [Q, T]. exists: bool [Q, T].
+        quality: of a score [Q, T], larger is better.
+
+    Returns: weights and blend. An equal of what was found before never replaces it, so that simpler scores win ties.
+    """
+    spread = lambda values: float(values[exists].std()) or 1.0  # noqa: E731
+    unit = spread(probabilities["click"])
+    heads = [head for head in probabilities if head != "click" and probabilities[head][exists].std() > 0]
+    best: dict[str, Any] = {"quality": -np.inf}
+
+    def try_out(weights: dict[str, float], ratio: float) -> None:
+        parts = weighted_score(probabilities, weights, 0.0, standardised)
+        blend = _rounded(ratio * spread(parts) / spread(standardised)) if weights else ratio
+        found = quality(weighted_score(probabilities, weights, blend, standardised))
+        if found > best["quality"]:
+            best.update(quality=found, weights=weights, ratio=ratio, blend=blend)
+
+    try_out({}, 0.1)
+    try_out({"click": 1.0}, 0.0)
+    if not best["weights"]:
+        for ratio in BLENDS:
+            try_out({"click": 1.0}, ratio)
+    for _ in range(2):
+        for ratio in (0.0, *BLENDS):
+            if best["weights"]:
+                try_out(best["weights"], ratio)
+        for head in heads:
+            sign = -1.0 if head == "skip" else 1.0
+            start = dict(best["weights"]) or {"click": 1.0}
+            for share in SHARES:
+                weight = _rounded(sign * share * unit / spread(probabilities[head]))
+                try_out({**start, head: weight}, best["ratio"] if best["weights"] else BLENDS[-1])
+    return dict(best["weights"]), float(best["blend"])
+
+
+def _rounded(value: float) -> float:
+    """Two significant digits: more would be noise."""
+    return float(f"{value:.2g}")
