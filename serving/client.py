@@ -10,10 +10,15 @@ from typing import NamedTuple
 import grpc
 import numpy as np
 
+from serving.client_explain import explain
+from serving.explanation import Explanation
 from serving.model_client import DEADLINE_SECONDS, ModelClient
+from serving.new_items import EncodedItems, NewItem, item_inputs
 from serving.status import ServingError
 
-__all__ = ["EncodedItems", "FoundItem", "ModelClient", "NewItem", "RankedItem", "Recommendation", "Recommender"]
+__all__ = [
+    "EncodedItems", "Explanation", "FoundItem", "ModelClient", "NewItem", "RankedItem", "Recommendation", "Recommender",
+]  # fmt: skip
 
 
 class RankedItem(NamedTuple):
@@ -51,79 +56,10 @@ class FoundItem(NamedTuple):
     score: float
 
 
-@dataclasses.dataclass(frozen=True)
-class NewItem:
-    """The raw content of an item that no training has seen.
-
-    Attributes:
-        title, description: text, HTML entities resolved.
-        categories: "a|b".
-        image: an encoded picture; empty = none.
-        audio: float32 [S], mono at 16 kHz; empty = none.
-        video_frames: encoded pictures of frames, evenly spaced.
-        vectors: float32 [F_m] of the modalities whose vectors a release takes ready-made.
-    """
-
-    title: str = ""
-    description: str = ""
-    categories: str = ""
-    image: bytes = b""
-    audio: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
-    video_frames: Sequence[bytes] = ()
-    vectors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedItems:
-    """Answer of `item_encoder`.
-
-    Attributes:
-        embeddings: float32 [B, D], to be compared with the index's.
-        present: bool [B, M].
-        vectors: float32 [B, F_m] of each modality, zeros where absent.
-        version: of the model that answered.
-    """
-
-    embeddings: np.ndarray
-    present: np.ndarray
-    vectors: dict[str, np.ndarray]
-    version: int
-
-
 def _strings(values: Sequence[str]) -> np.ndarray:
     array = np.empty((1, len(values)), object)
     array[0, :] = list(values)
     return array
-
-
-def item_inputs(items: Sequence[NewItem]) -> dict[str, np.ndarray]:
-    """The inputs of `item_encoder` for some new items."""
-
-    def column(values: list) -> np.ndarray:
-        array = np.empty(len(values), object)
-        array[:] = values
-        return array
-
-    audio = np.zeros((len(items), max((len(item.audio) for item in items), default=0)), np.float32)
-    frames = np.full((len(items), max((len(item.video_frames) for item in items), default=0)), b"", object)
-    for place, item in enumerate(items):
-        audio[place, : len(item.audio)] = item.audio
-        # Frames are taken evenly from the whole row, so a shorter video is stretched over it.
-        count = len(item.video_frames)
-        for column_place in range(frames.shape[1] if count else 0):
-            frames[place, column_place] = item.video_frames[column_place * count // frames.shape[1]]
-    inputs = {
-        **{name: column([getattr(item, name) for item in items]) for name in ("title", "description", "categories")},
-        "image_bytes": column([item.image for item in items]),
-        "audio": audio,
-        "audio_length": np.array([len(item.audio) for item in items], np.int32),
-        "video_frames_bytes": frames,
-    }
-    for name in sorted({name for item in items for name in item.vectors}):
-        width = max(len(item.vectors[name]) for item in items if name in item.vectors)
-        rows = [np.asarray(item.vectors.get(name, np.zeros(width)), np.float32) for item in items]
-        inputs[f"{name}_vector"] = np.stack(rows)
-    return inputs
 
 
 class Recommender:
@@ -238,6 +174,45 @@ class Recommender:
                 f"retrieval answered from release {version}, of which {model} is not served ({error.message}); ask again, "
                 f"and serve whole releases: see `python -m pipeline release list`",
             ) from None
+
+    def explain(
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        *,
+        recent_item_ids: Sequence[str] = (),
+        retrieval_scores: Sequence[float] | None = None,
+        retrieval_ranks: Sequence[int] | None = None,
+        candidates: int = 200,
+        timestamp: int | None = None,
+        retrieval_model: str = "retrieval",
+        ranking_model: str = "ranking",
+    ) -> list[Explanation]:
+        """Why some items score as they do for a user, in the order of the items; without those the model does not know.
+
+        Args:
+            user_id, recent_item_ids, timestamp, retrieval_model, ranking_model: as in the recommendation.
+            retrieval_scores, retrieval_ranks: of each item, as the recommendation answered them. Without them the items
+                are looked up among `candidates` retrieved anew; one that is not there counts as the last of them would.
+
+        Raises:
+            ValueError: no items, or scores and ranks of other items.
+            ServingError: what the server answered; an INVALID_ARGUMENT where the release explains nothing.
+        """
+        return explain(
+            self.client,
+            user_id,
+            item_ids,
+            recent_item_ids=recent_item_ids,
+            retrieval_scores=retrieval_scores,
+            retrieval_ranks=retrieval_ranks,
+            candidates=candidates,
+            timestamp=timestamp,
+            retrieval_model=retrieval_model,
+            ranking_model=ranking_model,
+            label=self._label,
+            deadline=self._deadline,
+        )
 
     def search(
         self, query: str, k: int = 10, *, exclude_item_ids: Sequence[str] = (), search_model: str = "search"

@@ -13,11 +13,12 @@ import tensorflow as tf
 from PIL import Image
 
 from data.image_decoder import decode_image
-from serving.client import ModelClient, NewItem, Recommender, item_inputs
+from serving.client import ModelClient, NewItem, Recommender
 from serving.export_item_encoder import ItemEncoderModule
 from serving.index import Compiled
 from serving.local import LocalServer
 from serving.models_config import ModelEntry, write_models_config
+from serving.new_items import item_inputs
 from serving.packed_table import PackedTable, pack_four_bits
 from serving.raw_audio import fit_clips
 from serving.raw_encoder import UnsupportedEncoderError, make_raw_encoder
