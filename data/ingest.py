@@ -13,8 +13,8 @@ import pandas as pd
 
 from data.catalogue import Catalogue, empty_items, read_items
 from data.categorical import Coding
-from data.dataset import ATTRIBUTE, EVENT_COLUMNS, PROFILE, Dataset, train_counts
-from data.interactions import Interactions, read_interactions
+from data.dataset import ATTRIBUTE, CONTEXT, EVENT_COLUMNS, OPTIONAL_EVENT_COLUMNS, PROFILE, Dataset, train_counts
+from data.interactions import READ_COLUMNS, Interactions, read_interactions
 from data.people import read_users
 from data.schema import EVENT_CODES, NEGATIVE_EVENTS, SPLIT_CODES, TEST, TRAIN, Schema
 from data.splits import check_fractions, core, global_time, leave_last_out, random_split
@@ -35,6 +35,7 @@ class IngestOptions:
         k_core: keep users and items with at least k positive events, repeatedly; 0 keeps all, new releases included.
         min_value: events with a smaller value (a low rating) are not positive; events without a value are unaffected.
         positive_events: kinds that are positive; None = all but `NEGATIVE_EVENTS`.
+        context: columns of the log that were known when an item was shown; None = every column without another meaning.
         seed: of the random split.
         now: the present in UTC seconds; None = the clock.
         max_future_seconds: how far beyond the present a timestamp may lie.
@@ -47,6 +48,7 @@ class IngestOptions:
     k_core: int = 0
     min_value: float | None = None
     positive_events: tuple[str, ...] | None = None
+    context: tuple[str, ...] | None = None
     seed: int = 0
     now: int | None = None
     max_future_seconds: int = 86_400
@@ -60,6 +62,9 @@ class IngestOptions:
         unknown = set(self.positive_events or ()) - set(EVENT_CODES)
         if unknown:
             raise DatasetError(f"positive_events: must be among {tuple(EVENT_CODES)}, received {sorted(unknown)}.")
+        taken = set(self.context or ()) & set(READ_COLUMNS)
+        if taken:
+            raise DatasetError(f"context: columns with a meaning of their own are none, received {sorted(taken)}.")
 
 
 def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = None) -> Dataset:
@@ -86,6 +91,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
         known_items=None if catalogue is None else catalogue.frame["item_id"].to_numpy(dtype=object),
         latest=latest,
         with_split={"auto": None, "given": True}.get(options.split, False),
+        context=options.context,
     )
     positive = positive_mask(log, options)
     keep = core(log.users.codes, log.items.codes, positive, options.k_core)
@@ -94,7 +100,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
             f"{source / 'interactions.parquet'}: no event left of {log.counts['read']} (quarantined: {log.reasons}; "
             f"k_core={options.k_core}). Mend the log or lower k_core."
         )
-    log, positive, removed = _select(log, keep), positive[keep], int((~keep).sum())
+    log, positive, removed = log.select(keep), positive[keep], int((~keep).sum())
 
     users, user_lines = _vocabulary(log.users.values, log.users.codes, people, "user_id", options.k_core)
     items, item_lines = _vocabulary(log.items.values, log.items.codes, catalogue, "item_id", options.k_core)
@@ -104,6 +110,10 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
     columns = (user_rows, item_rows, log.timestamps, log.events, log.values, split, positive)
     events = pd.DataFrame({name: column[order] for name, column in zip(EVENT_COLUMNS, columns, strict=True)})
     events = events.astype(EVENT_COLUMNS)
+    numbers = {name: getattr(log, name) for name in OPTIONAL_EVENT_COLUMNS}
+    told = {name: column[order] for name, column in numbers.items() if column is not None}
+    codes = {name: Coding(coding.codes[order], coding.values) for name, coding in log.context.items()}
+    events = _with_codes(events.assign(**told), CONTEXT, codes)
     _check_parts(events, kind)
 
     profile = _codings(people, user_lines, len(users))
@@ -119,6 +129,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
             profile={name: len(coding.values) for name, coding in profile.items()},
             attributes={name: len(coding.values) for name, coding in attributes.items()},
             has_timestamps=log.has_timestamps,
+            context={name: len(coding.values) for name, coding in log.context.items()},
         ),
         users=_with_codes(pd.DataFrame({"user_id": users.to_array()}).astype("str"), PROFILE, profile),
         items=_with_codes(item_frame, ATTRIBUTE, attributes),
@@ -126,6 +137,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
         counts=train_counts(events, len(items)),
         profile_vocabulary={name: coding.values for name, coding in profile.items()},
         attribute_vocabulary={name: coding.values for name, coding in attributes.items()},
+        context_vocabulary={name: coding.values for name, coding in log.context.items()},
         report={
             "users": len(users) - 1,
             "items": len(items) - 1,
@@ -199,18 +211,6 @@ def _check_parts(events: pd.DataFrame, kind: str) -> None:
                 f"split: {kind!r} leaves no positive event in the {name} part of {len(events)} events. Change the "
                 "fractions, the kind of split, `positive_events` or `min_value`."
             )
-
-
-def _select(log: Interactions, keep: np.ndarray) -> Interactions:
-    return dataclasses.replace(
-        log,
-        users=dataclasses.replace(log.users, codes=log.users.codes[keep]),
-        items=dataclasses.replace(log.items, codes=log.items.codes[keep]),
-        timestamps=log.timestamps[keep],
-        events=log.events[keep],
-        values=log.values[keep],
-        split=None if log.split is None else log.split[keep],
-    )
 
 
 def _vocabulary(

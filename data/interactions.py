@@ -1,4 +1,8 @@
-"""Reading `interactions.parquet`: every row is accepted, or quarantined under its first fault."""
+"""Reading `interactions.parquet`: every row is accepted, or quarantined under its first fault.
+
+Beside the columns with a meaning of their own, any other column is *context*: what was known when an item was shown, such
+as the device. `review`, the buyer's words after the fact, is none, and `context` names the others where a log mixes both.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from data.categorical import Coding, code_table
 from data.columns import IdColumn, read_ids, read_numbers, read_parquet, read_timestamps, read_words
 from data.schema import DEFAULT_EVENT, EVENT_CODES, SPLIT_CODES
 from data.validation import Quarantine, RowChecks
 
 FILE = "interactions.parquet"
-READ_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split")
+READ_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", "position", "propensity")
+AFTERWARDS = frozenset({"review"})
+"""Columns that are known only after the event: never its context."""
+MOST_PLACES = 2**31 - 1
 ALWAYS_VALUED = "rating"
 
 
@@ -27,6 +35,9 @@ class Interactions:
         timestamps: int64 [E], 0 if the log has none.
         events: int8 [E]. values: float32 [E], NaN if none.
         split: int8 [E] if the log carries a split and it was asked for.
+        context: coded columns, codes [E] each.
+        position: int32 [E], place on the page from 1, 0 unknown; None if the log has no such column. propensity: float32
+            [E], probability of having been shown, NaN unknown; None likewise.
         has_timestamps: whether the log has them.
         counts: rows read, accepted, quarantined. reasons: rows refused by each rule. ignored: unused columns.
     """
@@ -37,14 +48,35 @@ class Interactions:
     events: np.ndarray
     values: np.ndarray
     split: np.ndarray | None
+    context: dict[str, Coding]
+    position: np.ndarray | None
+    propensity: np.ndarray | None
     has_timestamps: bool
     counts: dict[str, int]
     reasons: dict[str, int]
     ignored: dict[str, str]
 
+    def select(self, keep: np.ndarray) -> Interactions:
+        """The events of a mask [E]."""
+        columns = {name: getattr(self, name) for name in ("timestamps", "events", "values", "split", "position",
+                   "propensity")}  # fmt: skip
+        return dataclasses.replace(
+            self,
+            users=IdColumn(self.users.codes[keep], self.users.values),
+            items=IdColumn(self.items.codes[keep], self.items.values),
+            context={name: Coding(coding.codes[keep], coding.values) for name, coding in self.context.items()},
+            **{name: column[keep] for name, column in columns.items() if column is not None},
+        )
+
 
 def read_interactions(
-    source: Path, quarantine: Quarantine, *, known_items: np.ndarray | None, latest: int, with_split: bool | None
+    source: Path,
+    quarantine: Quarantine,
+    *,
+    known_items: np.ndarray | None,
+    latest: int,
+    with_split: bool | None,
+    context: tuple[str, ...] | None = None,
 ) -> Interactions:
     """Read and check the log of a dataset folder.
 
@@ -57,8 +89,9 @@ def read_interactions(
         known_items: item ids of the catalogue (object [N]); None = there is no catalogue, every item is known.
         latest: the last believable moment in UTC seconds.
         with_split: whether the column `split` is needed; None = if the log has it.
+        context: names of the context columns; None = every column that has no other meaning.
     """
-    required = ["user_id", "item_id", *(["split"] if with_split else [])]
+    required = ["user_id", "item_id", *(["split"] if with_split else []), *(context or ())]
     table = read_parquet(source / FILE, required, quarantine)
     checks = RowChecks(table.num_rows)
     users, items = read_ids(table, "user_id", checks), read_ids(table, "item_id", checks)
@@ -69,6 +102,7 @@ def read_interactions(
     timestamps = _timestamps(table, checks, latest)
     events = _codes(table, "event", EVENT_CODES, DEFAULT_EVENT, checks)
     values = _values(table, events, checks)
+    position, propensity = _position(table, checks), _propensity(table, checks)
     split = None
     if with_split or (with_split is None and "split" in table.column_names):
         numbered = {str(code): code for code in SPLIT_CODES.values()}
@@ -78,7 +112,12 @@ def read_interactions(
     refused, reasons = checks.refused()
     quarantine.add_rows(FILE, table, refused, reasons)
     keep = checks.accepted
-    unused = [name for name in table.column_names if name not in READ_COLUMNS or (name == "split" and split is None)]
+    extra = [name for name in table.column_names if name not in READ_COLUMNS and name not in AFTERWARDS]
+    asked = extra if context is None else list(context)
+    # Codes are of the accepted rows: a value that only refused rows have is not worth one.
+    codings, ignored = code_table(table.filter(pa.array(keep)), asked)
+    unused = {name for name in table.column_names if name not in READ_COLUMNS} - set(asked)
+    unused |= {"split"} & set(table.column_names) if split is None else set()
     return Interactions(
         users=IdColumn(users.codes[keep], users.values),
         items=IdColumn(items.codes[keep], items.values),
@@ -86,10 +125,13 @@ def read_interactions(
         events=events[keep],
         values=values[keep],
         split=None if split is None else split[keep],
+        context=codings,
+        position=None if position is None else position[keep],
+        propensity=None if propensity is None else propensity[keep],
         has_timestamps="timestamp" in table.column_names,
         counts={"read": table.num_rows, "accepted": int(keep.sum()), "quarantined": len(refused)},
         reasons=checks.counts(),
-        ignored={name: "not used by the models" for name in unused},
+        ignored=ignored | {name: "not used by the models" for name in sorted(unused)},
     )
 
 
@@ -127,6 +169,30 @@ def _values(table: pa.Table, events: np.ndarray, checks: RowChecks) -> np.ndarra
         if code == EVENT_CODES[ALWAYS_VALUED] or 2 * lacking.sum() <= kind.sum():
             checks.refuse(lacking, "value: missing (NaN) in a kind of event that carries one")
     return values
+
+
+def _position(table: pa.Table, checks: RowChecks) -> np.ndarray | None:
+    """Places on the page from 1; 0 where a row names none, None where the log has no such column."""
+    if "position" not in table.column_names:
+        return None
+    numbers = read_numbers(table, "position")
+    places = np.where(numbers.missing | numbers.bad, 1, numbers.values)
+    wrong = numbers.bad | (places < 1) | (places > MOST_PLACES) | (np.floor(places) != places)
+    checks.refuse(wrong, "position: must be a whole number of at least 1")
+    return np.where(numbers.missing | wrong, 0, places).astype(np.int32)
+
+
+def _propensity(table: pa.Table, checks: RowChecks) -> np.ndarray | None:
+    """Probabilities of having been shown; NaN where a row names none, None where the log has no such column."""
+    if "propensity" not in table.column_names:
+        return None
+    numbers = read_numbers(table, "propensity")
+    with np.errstate(over="ignore"):
+        values = numbers.values.astype(np.float32)
+    # Judged as it will be kept: what float32 rounds to 0 cannot be divided by.
+    wrong = ~numbers.missing & (numbers.bad | ~((values > 0) & (values <= 1)))
+    checks.refuse(wrong, "propensity: must be a probability above 0 and at most 1")
+    return np.where(numbers.missing, np.float32(np.nan), values)
 
 
 def _refuse_repeated(

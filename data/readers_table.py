@@ -28,7 +28,7 @@ from data.schema import SPLIT_CODES
 from data.validation import DatasetError
 
 TABLES = ("interactions", "items", "users")
-LOG_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", "domain")
+LOG_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", "domain", "position", "propensity")
 CATALOGUES = ("all", "events")
 
 
@@ -40,7 +40,8 @@ class TableOptions:
         interactions: file of the log (.parquet, .csv or .tsv).
         items, users: files of the catalogue and the profiles; None = there is none.
         columns: {"interactions" | "items" | "users": {our name: their name}}. Columns that already have our name need
-            no entry; other columns of items and users are kept as attributes and profile, those of the log are not.
+            no entry; other columns of items and users are kept as attributes and profile, those of the log only if
+            they are named here (`device=device`): context is what was known beforehand, and nobody else can tell.
         event: the kind of every event, if the log has no such column.
         split: the log's column with a published split; rows whose code is not in `split_codes` are not part of it.
         split_codes: {"train" | "valid" | "test": code in that column}.
@@ -102,7 +103,8 @@ def convert_table(source: str | Path, out: str | Path, options: TableOptions | N
         writer.leave_out(f"interactions: rows outside the split {options.split}", outside)
     if options.event is not None and "event" not in log.column_names:
         log = log.append_column("event", pa.array([options.event] * log.num_rows, pa.string()))
-    writer.interactions(log.select([name for name in log.column_names if name in LOG_COLUMNS]))
+    kept = {*LOG_COLUMNS, *options.columns.get("interactions", {})}
+    writer.interactions(log.select([name for name in log.column_names if name in kept]))
 
     vectors = {name: read_vectors(writer.source, where) for name, where in options.features.items()}
     used = {id_ for id_ in texts(log["item_id"].unique()) if id_}

@@ -23,6 +23,7 @@ import pandas as pd
 from data.world_config import KINDS, WorldConfig, world_config
 from data.world_events import simulate_events
 from data.world_music import MusicScene
+from data.world_pages import draw_pages
 from data.world_scene import Scene
 from data.world_shop import ShopScene
 from data.world_tastes import AGES, COUNTRIES, TIERS, Tastes, draw_tastes
@@ -140,6 +141,8 @@ def _write(folder: Path, tastes: Tastes, tell: Progress) -> dict:
             "timestamp": log["timestamp"].astype(np.int64),
             "event": np.array(scene.outcomes, object)[log["event"]],
             "hour": log["hour"].astype(np.int8),
+            **draw_pages(config, log),
+            "propensity": log["propensity"].astype(np.float32),
             **scene.event_columns(log),
         }
     )

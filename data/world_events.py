@@ -26,8 +26,8 @@ def simulate_events(tastes: Tastes, progress: Callable[[int, int], None] | None 
 
     Returns:
         Columns over E events in time order: `user`, `item` (0-based), `timestamp`, `hour` (local), `event` (index in
-        `OUTCOMES`), `match` (how well item and user go together, standardised). No pair occurs twice and no event
-        precedes its item's release.
+        `OUTCOMES`), `match` (how well item and user go together, standardised), `propensity` (see `choose`). No pair
+        occurs twice and no event precedes its item's release.
     """
     config = tastes.config
     rng = np.random.default_rng([config.seed, 2])
@@ -45,15 +45,10 @@ def simulate_events(tastes: Tastes, progress: Callable[[int, int], None] | None 
         morning = np.where((hour >= 6) & (hour < 11), 1.0, -0.3)
         logits = tastes.preference(day, active) + fresh + config.hour_strength * morning[:, None] * side
         allowed = free[np.ix_(active, released)]
-        keys = np.where(allowed, logits[:, released] + rng.gumbel(size=allowed.shape), -np.inf)
+        noise = rng.gumbel(size=allowed.shape)
         wanted = np.minimum(visits[active, day], allowed.sum(1))
-        most = int(wanted.max(initial=0))
-        # Partition first: sorting all keys would take half of the simulation's time.
-        top = np.argpartition(-keys, min(most, len(released) - 1), axis=1)[:, :most]
-        top = np.take_along_axis(top, np.argsort(-np.take_along_axis(keys, top, 1), axis=1), 1)
-        kept = np.arange(most) < wanted[:, None]
-        row, place = np.nonzero(kept)
-        item = released[top[row, place]]
+        row, place, column, propensity = choose(logits[:, released], noise, allowed, wanted)
+        item = released[column]
         user = active[row]
         free[user, item] = False
         # Events of a visit share its hour and follow each other; the UTC hour of the day comes from the country.
@@ -67,6 +62,7 @@ def simulate_events(tastes: Tastes, progress: Callable[[int, int], None] | None 
                 "hour": hour[row],
                 "match": tastes.match(day, active)[row, item],
                 "affordability": tastes.affordability(active)[row, item],
+                "propensity": propensity,
             }
         )
         if progress is not None:
@@ -77,6 +73,38 @@ def simulate_events(tastes: Tastes, progress: Callable[[int, int], None] | None 
     log["match"] = (log["match"] - log["match"].mean()) / max(log["match"].std(), 1e-9)
     log["event"] = draw_outcomes(config, rng, log["match"], log.pop("affordability"), log["hour"])
     return log
+
+
+def choose(
+    logits: np.ndarray, noise: np.ndarray, allowed: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The `wanted` largest of `logit + noise` of every line, and how probable it was that each would be among them.
+
+    Given the threshold t, the largest key left out, an item is in with probability `P(logit + Gumbel > t)`, and sums over
+    chosen items of `f / p` are unbiased for the sum of f over all (Kool et al., 2020, "Estimating Gradients for Discrete
+    Random Variables by Sampling without Replacement"):
+
+        p = 1 - exp(-exp(logit - t)),   1 where nothing was left out
+
+    Args:
+        logits, noise, allowed: [V, I]. wanted: [V], at most the allowed.
+
+    Returns:
+        Line, place (from 0, largest first), column and p of every choice, each [E].
+    """
+    keys = np.where(allowed, logits + noise, -np.inf)
+    most = int(wanted.max(initial=0))
+    depth = min(most + 1, keys.shape[1])
+    # Partition first: sorting all keys would take half of the simulation's time.
+    top = np.argpartition(-keys, min(most, keys.shape[1] - 1), axis=1)[:, :depth]
+    found = np.take_along_axis(keys, top, 1)
+    order = np.argsort(-found, axis=1)
+    top, found = np.take_along_axis(top, order, 1), np.take_along_axis(found, order, 1)
+    line, place = np.nonzero(np.arange(most) < wanted[:, None])
+    column = top[line, place]
+    beyond = np.pad(found, ((0, 0), (0, 1)), constant_values=-np.inf)[np.arange(len(keys)), np.minimum(wanted, depth)]
+    surplus = np.minimum(logits[line, column] - beyond[line], 50.0)
+    return line, place, column, np.maximum(-np.expm1(-np.exp(surplus)), 1e-6)
 
 
 def plan_visits(tastes: Tastes, rng: np.random.Generator) -> np.ndarray:

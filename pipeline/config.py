@@ -13,6 +13,7 @@ from pipeline.config_section import Section
 from pipeline.encoders_config import EncodersConfig
 from pipeline.enrich_config import EnrichSection
 from pipeline.linear_config import LinearSection
+from pipeline.ranking_config import RankingSection
 from pipeline.retrieval_config import RetrievalConfig
 from pipeline.search_config import SearchSection
 
@@ -28,6 +29,8 @@ class DataConfig(Section):
     """Ratings below this are not positives; None takes every rating as one."""
     positive_events: tuple[str, ...] | None = None
     """Event kinds that count as positives; None = every kind but skips and dislikes."""
+    context: tuple[str, ...] | None = None
+    """Columns of the log that were known when an item was shown, such as the device; None = all that mean nothing else."""
     max_text_length: int = pydantic.Field(10_000, ge=1)
     seed: int = 7
 
@@ -36,21 +39,6 @@ class IndexConfig(Section):
     kind: Literal["scann", "exact"] = "scann"
     recall_floor: float = pydantic.Field(0.95, ge=0, le=1)
     queries: int = pydantic.Field(500, ge=1)
-
-
-class RankingSection(Section):
-    """Names and meanings are those of `ranking.config.RankingConfig`, which holds the rest of the defaults."""
-
-    history_length: int = pydantic.Field(20, ge=1)
-    list_size: int = pydantic.Field(32, ge=2)
-    retrieved: int = pydantic.Field(200, ge=10)
-    batch_lists: int = pydantic.Field(64, ge=1)
-    learning_rate: float = pydantic.Field(2e-3, gt=0)
-    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
-    epochs: int = pydantic.Field(8, ge=1)
-    patience: int = pydantic.Field(3, ge=1)
-    calibration: Literal["platt", "isotonic"] = "platt"
-    seed: int = 7
 
 
 class EvaluationConfig(Section):
