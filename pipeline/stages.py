@@ -11,6 +11,9 @@ from pipeline.progress import progress_bar
 from pipeline.retrieval_stages import RetrievalStages
 from pipeline.stage import StageResult, code_fingerprint, read_manifest
 
+RANKING_FILES = ("train_ranking", "ranker_setup", "ranking_lists", "event_labels", "calibrate", "choose_score")
+"""What of this room the trained ranker depends on."""
+
 
 class Run(RetrievalStages):
     """The stages in order.
@@ -65,7 +68,8 @@ class Run(RetrievalStages):
             {
                 "index": self.key("index"),
                 "code": code_fingerprint(
-                    "ranking", "pipeline/train_ranking.py", "pipeline/ranker_setup.py", "pipeline/ranking_lists.py"
+                    "ranking",
+                    *(f"pipeline/{name}.py" for name in RANKING_FILES),
                 ),
             },
         )

@@ -1,0 +1,31 @@
+"""The settings of the ranker: none missing, none different, and wrong ones refused where they are read."""
+
+import dataclasses
+
+import pytest
+
+from pipeline.config import ConfigError, load_config
+from pipeline.ranking_config import RankingSection
+from pipeline.ranking_stage import ranking_config
+from ranking.config import RankingConfig
+
+
+def test_every_setting_of_the_ranker_can_be_set_and_means_the_same():
+    names = [field.name for field in dataclasses.fields(RankingConfig)]
+    assert sorted(RankingSection.model_fields) == sorted(names)
+    assert ranking_config(load_config()) == RankingConfig()
+
+
+def test_tables_of_heads_reach_the_ranker():
+    config = ranking_config(
+        load_config(overrides=["ranking.head_weights={purchase=2.0, skip=0}", "ranking.experts=ple"])
+    )
+    assert (config.weight_of("purchase"), config.weight_of("skip"), config.experts) == (2.0, 0.0, "ple")
+
+
+@pytest.mark.parametrize(
+    "wrong", ["ranking.experts=many", "ranking.head_weights={watch=1.0}", "ranking.popularity_half_lives=[0.0]"]
+)
+def test_wrong_settings_are_refused_when_read(wrong):
+    with pytest.raises(ConfigError, match="ranking"):
+        load_config(overrides=[wrong])
