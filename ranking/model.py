@@ -55,9 +55,13 @@ class RankingNetwork(keras.layers.Layer):
             delay = keras.random.uniform(ops.shape(time), seed=noise) * (config.popularity_delay * 86_400)
             as_of = ops.where(time > 0, time - ops.cast(delay, time.dtype), time)
         x0 = self.features(tokens, present, items, inputs, id_kept=kept, group_mask=group_mask, as_of=as_of)
+        rows = inputs["candidates"] if items is None else ops.take(items, inputs["candidates"], axis=0)
+        return self.logits(x0, rows, noise=noise)
+
+    def logits(self, x0, rows, noise=None):
+        """From features on: x0 [B, K, X] and the candidates' rows [B, K] -> {head: [B, K]}."""
         # No dropout on the features themselves: a list without its retrieval scores teaches the wrong order.
         straight, onward = self.interaction(x0, noise=noise)
-        rows = inputs["candidates"] if items is None else ops.take(items, inputs["candidates"], axis=0)
         domain = domain_of(self.features.side, self.spec, rows) if self.domains else None
         experts = self.experts(onward, noise=noise)
         return self.heads(straight, experts, x0[..., self.features.score_column], domain)

@@ -86,6 +86,27 @@ class RankingServingForm(keras.Model):
         context=None,
         group_mask=None,
     ):
+        inputs = self.request_inputs(
+            user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks, context
+        )
+        x0 = self.network.features(self.tokens, self.present, None, inputs, group_mask=group_mask)
+        standardised = self.standardised(inputs)
+        if group_mask is not None:  # a masked retrieval score is blended in no more than it is a feature
+            place = list(self.network.features.groups).index("retrieval")
+            standardised = standardised * ops.convert_to_tensor(group_mask, "float32")[..., place, None]
+        return self.answer(x0, candidate_rows, standardised)
+
+    def request_inputs(
+        self,
+        user_row,
+        history_rows,
+        candidate_rows,
+        retrieval_scores,
+        timestamp,
+        retrieval_ranks=None,
+        context=None,
+    ) -> dict:
+        """The arguments of `call` as the features take them, with what was not given filled in."""
         # A server sends all candidates of a request, so their ranks follow from their scores. A list that is only a
         # sample of them (evaluation) has to bring the ranks along.
         exists = candidate_rows > 0
@@ -96,7 +117,7 @@ class RankingServingForm(keras.Model):
             retrieval_ranks = 1.0 + ops.sum(ops.cast(higher, "float32"), axis=-1)
         if context is None:
             context = ops.zeros((ops.shape(candidate_rows)[0], len(self.spec.context)), "int32")
-        inputs = {
+        return {
             "user": user_row,
             "history": history_rows[:, : self.config.history_length],
             "candidates": candidate_rows,
@@ -105,12 +126,19 @@ class RankingServingForm(keras.Model):
             "timestamp": timestamp,
             "context": context,
         }
-        logits = self.network(self.tokens, self.present, None, inputs, group_mask=group_mask)
+
+    def standardised(self, inputs: dict):
+        """The standardised retrieval scores of `request_inputs`. [B, K]"""
+        return (inputs["retrieval_scores"] - self.spec.score_center) / self.spec.score_scale
+
+    def answer(self, x0, candidate_rows, standardised) -> dict:
+        """From features on: x0 [B, K, X], rows [B, K] and standardised retrieval scores [B, K] to what `call` returns."""
+        logits = self.network.logits(x0, candidate_rows)
+        exists = candidate_rows > 0
         kept = ops.cast(exists, "float32")
         domain = domain_of(self.network.features.side, self.spec, candidate_rows)
         answer = {head: apply_calibration(logits[head], self.calibrations[head], domain) * kept for head in logits}
         answer = {head: answer.get(head, ops.zeros_like(kept)) for head in HEADS}
-        standardised = (scores - self.spec.score_center) / self.spec.score_scale
         score = weighted_score(answer, self.score_weights, self.blend, standardised)
         return {**answer, "score": ops.where(exists, ops.maximum(score, LOWEST_SCORE), -ops.ones_like(kept))}
 

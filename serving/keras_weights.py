@@ -29,7 +29,7 @@ class KerasWeights(tf.Module):
             raise ValueError(
                 f"model: must be built, received {type(model).__name__} without weights; call or load it first"
             )
-        self._call: Callable = lambda method, *inputs: (model if method is None else getattr(model, method))(*inputs)
+        self._call: Callable = lambda function, *inputs: function(model, *inputs)
         self._keys: Callable = lambda: list(model.weights)
         self.values = [
             tf.Variable(
@@ -40,10 +40,14 @@ class KerasWeights(tf.Module):
 
     def __call__(self, *inputs: Any) -> Any:
         """What the model answers in inference mode."""
-        return self.method(None, *inputs)
+        return self.run(lambda model, *given: model(*given), *inputs)
 
-    def method(self, name: str | None, *inputs: Any) -> Any:
-        """What a method of the model answers; None = the model itself."""
+    def method(self, name: str, *inputs: Any) -> Any:
+        """What a method of the model answers."""
+        return self.run(lambda model, *given: getattr(model, name)(*given), *inputs)
+
+    def run(self, function: Callable, *inputs: Any) -> Any:
+        """What `function(model, *inputs)` answers."""
         values = [tf.convert_to_tensor(value) for value in self.values]
         with keras.StatelessScope(state_mapping=list(zip(self._keys(), values, strict=True))):
-            return self._call(name, *inputs)
+            return self._call(function, *inputs)
