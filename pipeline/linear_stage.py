@@ -28,6 +28,7 @@ from pipeline.linear_parts import (
     refit_spectral,
 )
 from pipeline.train_history import train_history
+from pipeline.training_record import training_record, write_records
 from towers.linear import FILE, LinearTower, compress, join, score_scale
 
 INFO, REFIT = "info.json", "refit"
@@ -98,6 +99,7 @@ def fit_linear(
     used = {part: weight for part, weight in weights.items() if weight}
     tower = joined(towers, used, judge.train, section.width)
     tower.save(out)
+    write_records(out, [record_of(dataset, judge.train, ("train",))])
     if set(refit_splits) - {"train"}:
         known = to_sparse(interactions(dataset, refit_splits), dataset.schema.item_rows)
 
@@ -116,6 +118,7 @@ def fit_linear(
         again = {part: kept(checkpoints / f"{part}-again", functools.partial(fit_again, part))[0] for part in used}
         (out / REFIT).mkdir()
         joined(again, used, known, section.width).save(out / REFIT)
+        write_records(out / REFIT, [record_of(dataset, known, refit_splits)])
     info = {
         "fitted": True,
         "parts": parts,
@@ -128,6 +131,11 @@ def fit_linear(
     }
     (out / INFO).write_text(json.dumps(info, indent=2))
     return info
+
+
+def record_of(dataset: Dataset, taken: Any, splits: tuple[str, ...]) -> dict[str, Any]:
+    """The training record of the pairs of a sparse matrix [user rows, N + 1]."""
+    return training_record(dataset, Interactions.from_pairs(*taken.nonzero(), dataset.schema.user_rows), splits)
 
 
 def scales_of(towers: Mapping[str, LinearTower], taken: Any) -> dict[str, float]:

@@ -16,6 +16,8 @@ from towers.fusion import unit_length
 from towers.two_tower import TwoTower, load_two_tower
 
 FULL = "full"
+UNSEEN = "unseen"
+"""Below a variant that was fitted again on the validation split: what was served had it not been."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,16 +74,21 @@ def history_matrix(history: np.ndarray, item_rows: int) -> scipy.sparse.csr_arra
     return matrix
 
 
+def served_folder(run: Path, variant: str = FULL) -> Path:
+    """The folder of what a variant serves: the ensemble's, or that of the two towers where there is none."""
+    folder = run / "served" / variant
+    return folder if (folder / DESCRIPTION).is_file() else run / "retrieval" / variant
+
+
 def load_served(run: Path, variant: str = FULL) -> Served:
     """What the stages `train-retrieval` and `train-linear` of a run left for serving.
 
     Errors: FileNotFoundError where a stage has not run.
     """
-    folder = run / "served" / variant
+    folder = served_folder(run, variant)
     if (folder / DESCRIPTION).is_file():
         ensemble = load_ensemble(folder)
         length = int((folder / "history_length.txt").read_text())
         return Served(ensemble.two_tower, ensemble.tower_items, ensemble, length)
-    trained = run / "retrieval" / variant
-    two_tower = load_two_tower(trained)
-    return Served(two_tower, np.load(trained / "item_embeddings.npy"), None, two_tower.config.history_length)
+    two_tower = load_two_tower(folder)
+    return Served(two_tower, np.load(folder / "item_embeddings.npy"), None, two_tower.config.history_length)

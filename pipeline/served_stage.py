@@ -17,7 +17,8 @@ from pipeline.linear_judge import K, LinearJudge
 from pipeline.linear_stage import REFIT
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.queries import embed_queries
-from pipeline.served import Served
+from pipeline.served import UNSEEN, Served
+from pipeline.training_record import read_records, write_records
 from towers.content_map import ContentMap, fit_content_map
 from towers.ensemble import Ensemble
 from towers.fusion import unit_length
@@ -82,15 +83,27 @@ def build_served(
     }
     if figure <= alone:
         return {"kind": "two_tower", "valid_ndcg@20": alone, **info}
-    if (linear / REFIT / FILE).is_file():
+    weights = (share / spread, 1.0 - share)
+    longest = max(int(dataset.events[dataset.positive].groupby("user").size().max()), length)
+
+    def save(folder: Path, tower: LinearTower, content_map: ContentMap | None, source: Path) -> Ensemble:
+        stretched = stretch(tower, content_map, unknown, boost)
+        ensemble = Ensemble(two_tower, tower_items, stretched, content_map, weights)
+        folder.mkdir(exist_ok=True)
+        ensemble.save_to(folder)
+        (folder / "history_length.txt").write_text(str(longest))
+        np.save(folder / "item_embeddings.npy", Served(two_tower, tower_items, ensemble, length).items)
+        write_records(folder, read_records(trained) + read_records(source))
+        return ensemble
+
+    if not (linear / REFIT / FILE).is_file():
+        ensemble = save(out, tower, content_map, linear)
+    else:
+        # Fitted again on the validation split, the index knows that split's answers; the ranker, which learns from
+        # them, is shown the candidates of the one that does not.
         again = whiten(LinearTower.load(linear / REFIT))
-        tower, content_map = with_new_items(again, dataset, store, modalities)
-    tower = stretch(tower, content_map, unknown, boost)
-    ensemble = Ensemble(two_tower, tower_items, tower, content_map, (share / spread, 1.0 - share))
-    ensemble.save_to(out)
-    longest = dataset.events[dataset.positive].groupby("user").size().max()
-    (out / "history_length.txt").write_text(str(max(int(longest), length)))
-    np.save(out / "item_embeddings.npy", Served(two_tower, tower_items, ensemble, length).items)
+        ensemble = save(out, *with_new_items(again, dataset, store, modalities), linear / REFIT)
+        save(out / UNSEEN, tower, content_map, linear)
     chosen = {"kind": "ensemble", "share": share, "boost": boost, "valid_ndcg@20": figure}
     return {**chosen, "width": ensemble.items.shape[1], **info}
 

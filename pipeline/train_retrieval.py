@@ -20,11 +20,13 @@ from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
 from pipeline.epochs import AfterEpoch, LoopSettings, Progress, seed_everything, train_epochs
 from pipeline.examples import Requests, make_requests, positive_histories
+from pipeline.interactions import Interactions
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.optimizer import computing_in, make_optimizer
 from pipeline.queries import embed_queries
 from pipeline.side_losses import make_side_losses
 from pipeline.top_k import dot_product_scores, top_k
+from pipeline.training_record import training_record, write_records
 from towers.config import TowerConfig
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower, load_two_tower
@@ -141,12 +143,16 @@ def train_retrieval(
         # What is served computes in float32, whatever it was trained in.
         task = build_task(dataset, store, load_two_tower(out))
     write_outputs(task, log, out)
+    pairs = Interactions.from_pairs(histories.users, histories.items, dataset.schema.user_rows)
+    record = training_record(dataset, pairs, ("train",))
+    write_records(out, [record])
     chosen = max(log, key=lambda row: row["valid_ndcg@20"])
     return {
         "epochs": len(log),
         "best_epoch": chosen["epoch"],
         "valid_ndcg@20": chosen["valid_ndcg@20"],
         "events": len(histories.items),
+        "trained_on": record,
         "temperature": 1.0 / float(task.two_tower.scale),
     }
 
