@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.dataset import Dataset
 from pipeline.examples import Requests
+from pipeline.exposure_quality import judge_exposure
 from pipeline.metrics import mean_over_users, ndcg_at_k
-from pipeline.probability_metrics import auc, expected_calibration_error, log_loss, reliability_curve
+from pipeline.order_quality import judge_orders, task_targets
+from pipeline.probability_quality import judge_probabilities
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold, search_released
+from pipeline.segments import domain_groups, find_segments, popularity_groups
+from pipeline.trees_quality import judge_trees
+from pipeline.user_values import write_user_values
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
 
@@ -49,6 +55,28 @@ def answer(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def propose(
+    requests: Requests,
+    query_fn: QueryFunction,
+    search_fn: SearchFunction,
+    config: RankingConfig,
+    released: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the index answers to many requests, without what was seen or not yet released. rows, scores: [Q, T]
+
+    `released` [N + 1]: UTC seconds of each item's release, 0 = always there.
+    """
+    queries = query_fn(requests.users, requests.history)
+    seen = (requests.seen.offsets, requests.seen.rows)
+    return search_released(search_fn, queries, config.retrieved, *seen, released, requests.timestamps)
+
+
+def order_by(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The rows [Q, T] by falling score, equals in the order they stand in, padding last."""
+    order = np.argsort(-np.where(rows > 0, scores, -np.inf), axis=1, kind="stable")
+    return np.take_along_axis(rows, order, axis=1)
+
+
 def rank_requests(
     form: RankingServingForm,
     requests: Requests,
@@ -57,27 +85,13 @@ def rank_requests(
     config: RankingConfig,
     released: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The full path for many requests: retrieve, rank, order. Seen and not yet released items are excluded.
-
-    `released` [N + 1]: UTC seconds of each item's release, 0 = always there.
+    """The full path for many requests: retrieve, rank, order. See `propose`.
 
     Returns: item rows in ranked order, and the same candidates in retrieval order; both int32 [Q, T], padded with 0.
     """
-    queries = query_fn(requests.users, requests.history)
-    rows, scores = search_released(
-        search_fn,
-        queries,
-        config.retrieved,
-        requests.seen.offsets,
-        requests.seen.rows,
-        released,
-        requests.timestamps,
-    )
-    ranked = answer(
-        form, requests.users, requests.history, rows, scores, requests.timestamps, context=requests.context
-    )["score"]
-    order = np.argsort(-ranked, axis=1, kind="stable")
-    return np.take_along_axis(rows, order, axis=1), rows
+    rows, scores = propose(requests, query_fn, search_fn, config, released)
+    found = answer(form, requests.users, requests.history, rows, scores, requests.timestamps, context=requests.context)
+    return order_by(rows, found["score"]), rows
 
 
 def evaluate_ranking(
@@ -91,17 +105,35 @@ def evaluate_ranking(
     *,
     known_splits: tuple[str, ...],
     query_history: int,
+    vectors: np.ndarray | None = None,
+    trained: Path | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Figures of the ranker on the test split.
 
-    `ndcg@10` and `retrieval_order_ndcg@10` order the same candidates (the index's first T without what the user has seen and
-    what was not released at the time of the request) and are judged against all held-out items, found or not. They are
-    therefore not those of the retrieval evaluation, which has the whole catalogue as candidates. `auc`, `logloss`,
-    `ece` and the reliability curve are those of the click head over test impressions and drawn negatives, lists made
-    exactly as for training.
+    `ndcg@10` and `retrieval_order_ndcg@10` order the same candidates (the index's first T without what the user has seen
+    and what was not released at the time of the request) and are judged against all held-out items, found or not. They
+    are therefore not those of the retrieval evaluation, which has the whole catalogue as candidates. `order` has both by
+    task and segment, with intervals (`pipeline.order_quality`); `exposure` what both show (`pipeline.exposure_quality`);
+    `lightgbm` the trees on the ranker's features (`pipeline.trees_quality`). `heads` has AUC, log loss and calibration
+    (`pipeline.probability_quality`) over test impressions and drawn negatives, lists made exactly as for training;
+    `auc`, `logloss` and `ece` are those of the click head.
+
+    Args:
+        vectors: [N + 1, D] content of the items, for the diversity of lists.
+        trained: folder of the ranking stage, where its boosted trees may lie.
+        out: folder that takes each user's values (`pipeline.user_values`).
     """
     released = dataset.items["created_at"].to_numpy(np.int64)
-    ranked, retrieved = rank_requests(form, requests, query_fn, search_fn, config, released)
+    retrieved, scores = propose(requests, query_fn, search_fn, config, released)
+    asked = (requests.users, requests.history, retrieved, scores, requests.timestamps)
+    ranked = order_by(retrieved, answer(form, *asked, context=requests.context)["score"])
+    orders = {"ranked": ranked, "retrieval": retrieved}
+    groups = {"items": popularity_groups(dataset.counts)}
+    if (domains := domain_groups(dataset)) is not None:
+        groups["domain"] = domains
+    segments = find_segments(dataset, requests.users, known_splits, groups)
+    targets = task_targets(dataset, requests, "test")
     fold = retrieve_fold(
         dataset, "test", query_fn, search_fn, config, known_splits=known_splits, query_history=query_history
     )
@@ -116,22 +148,25 @@ def evaluate_ranking(
         lists.retrieval_ranks,
         lists.context,
     )
+    heads = judge_probabilities(found, lists, form.spec.heads, segments)
     result: dict[str, Any] = {
         "ndcg@10": mean_over_users(ndcg_at_k(ranked, requests.relevant, 10)),
         "retrieval_order_ndcg@10": mean_over_users(ndcg_at_k(retrieved, requests.relevant, 10)),
         "requests": len(fold.requests),
-        "ece_by_head": {},
+        **{name: heads["click"][name] for name in ("auc", "logloss", "ece") if "click" in heads},
+        "ece_by_head": {head: figures["ece"] for head, figures in heads.items() if "ece" in figures},
+        "reliability": {
+            head: figures.pop("reliability") for head, figures in heads.items() if "reliability" in figures
+        },
+        "heads": heads,
+        "order": judge_orders(orders, targets, requests.users, segments, config.seed),
+        "exposure": judge_exposure(orders, requests.relevant, dataset.counts, groups, vectors),
     }
-    for head in form.spec.heads:
-        labels = lists.labels[head][lists.known[head]].astype(np.float64)
-        probabilities = found[head][lists.known[head]].astype(np.float64)
-        result["ece_by_head"][head] = expected_calibration_error(labels, probabilities)
-        if head == "click":
-            curve = reliability_curve(labels, probabilities)
-            result |= {
-                "auc": auc(labels, probabilities),
-                "logloss": log_loss(labels, probabilities),
-                "ece": result["ece_by_head"][head],
-                "reliability": np.stack(curve, axis=1).tolist(),
-            }
+    if trained is not None:
+        trees = judge_trees(trained, form, requests, retrieved, scores, ranked, config.seed)
+        result |= {"lightgbm": trees}
+        if "ndcg@10" in trees:
+            result["lightgbm_ndcg@10"] = trees["ndcg@10"]
+    if out is not None:
+        write_user_values(out, dataset, requests, orders, targets, known_splits)
     return result

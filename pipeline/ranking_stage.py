@@ -10,6 +10,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
+from data.schema import MODALITIES
 from pipeline.config import Config
 from pipeline.epochs import Progress
 from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
@@ -68,16 +69,18 @@ def train_ranking_stage(
         checkpoints,
         ranking_config(config),
         query_history=side.history_length,
+        baseline=True,
         progress=progress,
     )
 
 
 def evaluate_ranking_stage(
-    dataset: Dataset, run: Path, out: Path, config: Config, progress: Progress
+    dataset: Dataset, store: FeatureStore, run: Path, out: Path, config: Config, progress: Progress
 ) -> dict[str, Any]:
-    """Judge the full path on the test split; writes `ranking.json` and `examples.json` into `out`."""
+    """Judge the full path on the test split; writes `ranking.json`, each user's values and `examples.json` into `out`."""
     from pipeline.evaluate_ranking import answer, evaluate_ranking
     from pipeline.examples import make_requests
+    from pipeline.exposure_quality import content_vectors
 
     side = RetrievalSide(dataset, run, config.index.kind)
     settings, form = ranking_config(config), RankingServingForm.load(run / "ranking" / "serving_form")
@@ -94,6 +97,9 @@ def evaluate_ranking_stage(
         settings,
         known_splits=known_splits,
         query_history=side.history_length,
+        vectors=content_vectors(*_content(store)),
+        trained=run / "ranking",
+        out=out,
     )
     (out / "ranking.json").write_text(json.dumps(result, indent=2))
     progress("ranking", 1, 2)
@@ -127,3 +133,10 @@ def evaluate_ranking_stage(
     (out / "examples.json").write_text(json.dumps(examples, indent=2, ensure_ascii=False))
     progress("ranking", 2, 2)
     return result
+
+
+def _content(store: FeatureStore) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The store's vectors [N + 1, F] and the items that have them, by modality."""
+    present = np.asarray(store.present)
+    tables = {name: np.asarray(store.pooled(name)) for name in store.modalities}
+    return tables, {name: present[:, MODALITIES.index(name)] for name in tables}

@@ -11,7 +11,7 @@ from pipeline.progress import progress_bar
 from pipeline.retrieval_stages import RetrievalStages
 from pipeline.stage import StageResult, code_fingerprint, read_manifest
 
-RANKING_FILES = ("train_ranking", "ranker_setup", "ranking_lists", "event_labels", "calibrate", "choose_score")
+RANKING_FILES = ("train_ranking", "ranker_setup", "ranking_lists", "event_labels", "calibrate", "choose_score", "boosted_trees")
 """What of this room the trained ranker depends on."""
 
 
@@ -92,7 +92,7 @@ class Run(RetrievalStages):
                 retrieval = evaluate_retrieval(
                     dataset, store, self.source, self.folder, variants, out, section, progress=progress
                 )
-                ranking = evaluate_ranking_stage(dataset, self.folder, out, self.config, progress)
+                ranking = evaluate_ranking_stage(dataset, store, self.folder, out, self.config, progress)
             return {
                 "retrieval": retrieval["test"],
                 "ranking": {key: value for key, value in ranking.items() if isinstance(value, int | float)},

@@ -13,6 +13,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
+from pipeline.boosted_trees import fit_boosted_trees
 from pipeline.calibrate import calibrate
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.choose_score import choose_score
@@ -40,6 +41,7 @@ def train_ranking(
     config: RankingConfig,
     *,
     query_history: int = 20,
+    baseline: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Train, keep the best epoch, calibrate, choose the score, and write the serving form to `out`.
@@ -57,6 +59,7 @@ def train_ranking(
         checkpoints: outlives a kill; an interrupted run resumes from it and ends with the same weights, since lists,
             batches and dropout of an epoch depend on (seed, epoch) alone.
         query_history: history length that `query_fn` is given.
+        baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
 
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`.
 
@@ -136,6 +139,7 @@ def train_ranking(
         query_history,
     )
     RankingServingForm.from_ranker(ranker, calibrations, weights, blend).save(out / "serving_form")
+    trees = fit_boosted_trees(past, first, judged, config, out) if baseline else {}
     (out / "history.json").write_text(json.dumps(log, indent=2))
     return {
         "requests": len(first),
@@ -145,6 +149,7 @@ def train_ranking(
         "score_weights": weights,
         "score_blend": blend,
         "valid_ndcg@10": ndcg,
+        "boosted_trees": trees,
         "valid_ece": {head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads},
     }
 
