@@ -17,6 +17,7 @@ from data.schema import MODALITIES
 from pipeline.baselines import to_sparse
 from pipeline.epochs import Progress
 from pipeline.examples import interactions
+from pipeline.interactions import Interactions
 from pipeline.linear_config import LinearSection
 from pipeline.linear_judge import LinearJudge
 from pipeline.linear_parts import (
