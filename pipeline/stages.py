@@ -11,7 +11,15 @@ from pipeline.progress import progress_bar
 from pipeline.retrieval_stages import RetrievalStages
 from pipeline.stage import StageResult, code_fingerprint, read_manifest
 
-RANKING_FILES = ("train_ranking", "ranker_setup", "ranking_lists", "event_labels", "calibrate", "choose_score", "boosted_trees")
+RANKING_FILES = (
+    "train_ranking",
+    "ranker_setup",
+    "ranking_lists",
+    "event_labels",
+    "calibrate",
+    "choose_score",
+    "boosted_trees",
+)
 """What of this room the trained ranker depends on."""
 
 
