@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import linear_stage
+from pipeline.leak_checks import LeakError, check_retrieval
 from pipeline.linear_config import LinearSection
 from pipeline.linear_judge import LinearJudge
 from pipeline.linear_parts import choose_weights, climb, fit_closed_form, fit_spectral
@@ -14,6 +15,7 @@ from pipeline.retrieval_config import RetrievalConfig
 from pipeline.served import Served, history_matrix, load_served
 from pipeline.served_stage import build_served
 from pipeline.train_retrieval import train_retrieval
+from pipeline.training_record import read_records
 from tests.pipeline.training_world import make_world
 from towers.ensemble import DESCRIPTION
 from towers.linear import FILE, LinearTower
@@ -129,6 +131,16 @@ def test_a_refit_learns_from_the_splits_named_and_is_what_is_served(world, run, 
     tower, kept = load_served(tmp_path).ensemble.linear, np.flatnonzero(dataset.counts > 0)
     scores, expected = (part.history[kept] @ part.items[kept].T for part in (tower, again))
     np.testing.assert_allclose(scores, expected, rtol=1e-2, atol=1e-2)
+    # The ranker learns from the validation split: it is asked with what has not seen it, which is as if without a refit.
+    unseen, before = (load_served(tmp_path, "full/unseen"), load_served(run[0]))
+    rows = np.arange(1, 6)
+    asked = [part.queries(dataset.profile, rows, np.stack([rows, rows + 1], axis=1)) @ part.items.T for part in (unseen, before)]
+    np.testing.assert_allclose(*asked, rtol=1e-3, atol=1e-3)
+    assert [record["splits"] for record in read_records(served)] == [["train"], ["train", "valid"]]
+    check_retrieval(dataset, read_records(served), "test")
+    check_retrieval(dataset, read_records(served / "unseen"), "valid")
+    with pytest.raises(LeakError, match="trained on train and valid .* and is asked about valid"):
+        check_retrieval(dataset, read_records(served), "valid")
 
 
 def test_catalogues_that_are_too_large_and_no_parts_are_left_to_the_two_towers(world, run, tmp_path):
