@@ -18,6 +18,7 @@ from pipeline.calibrate import calibrate
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.choose_score import choose_score
 from pipeline.epochs import NonFiniteLossError, Progress
+from pipeline.list_checks import check_lists, check_ranker
 from pipeline.probability_metrics import expected_calibration_error, log_loss
 from pipeline.ranker_setup import batches, build_ranker, hold_out_users, learnable_heads, unique_size
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
@@ -63,7 +64,7 @@ def train_ranking(
 
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`.
 
-    Errors: NonFiniteLossError; ValueError when the validation split has no positive event on either side of the hash.
+    Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; ValueError when the validation split has no positive event on either side of the hash.
     """
     fold = retrieve_fold(
         dataset, "valid", query_fn, search_fn, config, known_splits=("train",), query_history=query_history
@@ -80,6 +81,9 @@ def train_ranking(
     heads = learnable_heads(first, judged, config)
     keras.utils.set_random_seed(config.seed)
     ranker = build_ranker(dataset, store, item_embeddings, training, first, heads, config, known_splits=FOLDS)
+    for lists in (first, judged):
+        check_lists(dataset, lists, "valid", known_splits=("train",), window_seconds=config.request_seconds)
+    check_ranker(dataset, ranker, "valid")
     steps_an_epoch = math.ceil(len(first) / config.batch_lists)
     steps = config.epochs * steps_an_epoch
     schedule = keras.optimizers.schedules.CosineDecay(
