@@ -1,0 +1,116 @@
+"""Fairness of exposure: least shares of a group in every prefix, boosts that reach a share, and what a group gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops as keras_ops
+
+STEPS = 40
+"""Of a bisection; the boost is then known to 1e-12 of its range."""
+
+
+def discounts(k: int) -> np.ndarray:
+    """Attention of each place, 1 / log2(1 + place), [k]."""
+    return 1.0 / np.log2(np.arange(2, k + 2))
+
+
+def least_protected(share: Any, significance: Any, k: Any, *, ops: Any = keras_ops) -> Any:
+    """How many of the first 1, 2, ..., k items must be of the protected group.
+
+        m(p) = smallest m with F(m; p, share) > significance,  F the binomial distribution function
+
+    the ranked group fairness of FA*IR: below m(p) the group's number is what a fair coin would hardly give. The paper's
+    correction for testing k prefixes at once is left to the choice of the significance. Zehlike et al. (CIKM 2017),
+    https://arxiv.org/abs/1706.06368.
+
+    Args:
+        share: [B, 1] or [1, 1], the share that a fair page has; may differ between users' groups.
+        significance: [1, 1] or [B, 1]; 0.1 is usual, 0.5 asks for about the share itself.
+        k: length of the page; a tensor where the page's length is an input of a graph.
+
+    Returns: f32 [B, k], never falling, rising by at most 1 a place.
+
+    Example: Table 2 of the paper, share 0.5 and significance 0.1.
+        >>> from ranking.array_ops import numpy_ops
+        >>> least_protected(np.array([[0.5]]), np.array([[0.1]]), 12, ops=numpy_ops)[0].astype(int).tolist()
+        [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4]
+    """
+    share = ops.clip(ops.cast(share, "float32"), 0.0, 1.0)[..., None]  # [B, 1, 1]
+    number = ops.arange(k + 1, dtype="float32")
+    factorial = ops.cumsum(ops.log(ops.maximum(number, 1.0)), axis=0)  # ln(n!)
+    prefix, some = number[1:][:, None], number[None, :]
+    left = ops.maximum(prefix - some, 0.0)
+    ways = factorial[1:][:, None] - factorial[None, :] - ops.take(factorial, ops.cast(left, "int32"), axis=0)
+    odds = some * ops.log(ops.maximum(share, 1e-30)) + left * ops.log(ops.maximum(1.0 - share, 1e-30))
+    mass = ops.where(some <= prefix, ops.exp(ways + odds), 0.0)
+    too_few = ops.logical_and(ops.cumsum(mass, axis=2) <= significance[..., None], some <= prefix)
+    return ops.sum(ops.cast(too_few, "float32"), axis=2)
+
+
+def find_group_boost(
+    scores: np.ndarray, kept: np.ndarray, protected: np.ndarray, share: float, k: int, greatest: float = 10.0
+) -> float:
+    """The least boost at which a group gets a share of the exposure of all first k places together.
+
+    Maximal utility under a bound on a group's exposure is a linear programme over doubly stochastic matrices; its
+    Lagrangian is sorting by `score + boost * protected`, and as exposure rises with the boost, the multiplier is found
+    by bisection. The bound holds over the requests together, not in each one. Singh & Joachims (KDD 2018),
+    https://arxiv.org/abs/1802.07281; over many requests as in Biega et al. (SIGIR 2018).
+
+    Args:
+        scores: [Q, K]. kept: bool [Q, K]. protected: bool [Q, K]. share: in [0, 1]. k: places of a page.
+        greatest: boosts looked at, in units of each request's range of scores.
+
+    Returns: the boost, in units of a request's range of scores; `greatest` where even that is not enough.
+
+    Raises:
+        ValueError: share out of bounds.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: must lie in [0, 1], received {share}; it is a share of the exposure")
+    if exposure_share(scores, kept, protected, k, 0.0) >= share:
+        return 0.0
+    low, high = 0.0, greatest
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if exposure_share(scores, kept, protected, k, middle) >= share else (middle, high)
+    return high
+
+
+def exposure_share(scores: np.ndarray, kept: np.ndarray, protected: np.ndarray, k: int, boost: float) -> float:
+    """Share of the exposure of all first k places that a group gets when it is boosted; NaN where nothing is shown."""
+    best, worst = (
+        np.where(kept, scores, -np.inf).max(axis=1, keepdims=True),
+        np.where(kept, scores, np.inf).min(axis=1, keepdims=True),
+    )
+    spread = np.where(kept.any(axis=1, keepdims=True), best - worst, 0.0)
+    boosted = np.where(kept, scores + boost * spread * protected, -np.inf)
+    order = np.argsort(-boosted, axis=1, kind="stable")[:, :k]
+    shown = np.take_along_axis(kept, order, axis=1) * discounts(order.shape[1])
+    total = shown.sum()
+    return float((shown * np.take_along_axis(protected, order, axis=1)).sum() / total) if total else float("nan")
+
+
+def floors_by_user_group(shares: np.ndarray, weights: np.ndarray, slack: float = 0.0) -> np.ndarray:
+    """Least shares that bring the users' groups together: no group sees less of the protected items than all do on
+    average, up to `slack`.
+
+        floor_g = max(0, sum_h w_h share_h / sum_h w_h - slack)  for groups below it, 0 for the others
+
+    Args:
+        shares: [G] share of the protected items among what each users' group is shown; NaN = nobody in it.
+        weights: [G] requests of each group.
+
+    Returns: [G], for `group_share` of each user's requests.
+
+    Example:
+        >>> floors_by_user_group(np.array([0.1, 0.3]), np.array([1.0, 1.0])).tolist()
+        [0.2, 0.0]
+    """
+    known = np.isfinite(shares) & (weights > 0)
+    if not known.any():
+        return np.zeros(len(shares))
+    average = float(np.average(shares[known], weights=weights[known]))
+    return np.where(known & (shares < average), max(average - slack, 0.0), 0.0)

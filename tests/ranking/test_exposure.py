@@ -1,0 +1,53 @@
+"""Floors against binomial sums, boosts against what they are to reach."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ranking.array_ops import numpy_ops
+from ranking.exposure import exposure_share, find_group_boost, floors_by_user_group, least_protected
+
+
+@pytest.mark.parametrize(("share", "significance"), [(0.1, 0.1), (0.5, 0.05), (0.7, 0.25), (0.0, 0.1), (1.0, 0.1)])
+def test_least_protected_is_the_binomial_quantile(share, significance):
+    found = least_protected(np.array([[share]]), np.array([[significance]]), 30, ops=numpy_ops)[0]
+    for prefix in range(1, 31):
+        mass = [math.comb(prefix, m) * share**m * (1 - share) ** (prefix - m) for m in range(prefix + 1)]
+        least = next(m for m in range(prefix + 1) if sum(mass[: m + 1]) > significance)
+        assert found[prefix - 1] == least
+    assert (np.diff(found) >= 0).all() and (np.diff(found) <= 1).all()
+
+
+def test_the_boost_reaches_the_share_and_no_more():
+    rng = np.random.default_rng(0)
+    protected = rng.random((200, 50)) < 0.3
+    scores = rng.random((200, 50)) - 0.2 * protected
+    kept = rng.random((200, 50)) < 0.9
+    before = exposure_share(scores, kept, protected, 10, 0.0)
+    boost = find_group_boost(scores, kept, protected, 0.3, 10)
+    assert before < 0.25 and exposure_share(scores, kept, protected, 10, boost) >= 0.3
+    assert exposure_share(scores, kept, protected, 10, boost - 1e-3) < 0.3
+    assert find_group_boost(scores, kept, protected, before / 2, 10) == 0
+    assert find_group_boost(scores, kept, np.zeros_like(protected), 0.3, 10) == 10
+    with pytest.raises(ValueError, match=r"share: must lie in \[0, 1\]"):
+        find_group_boost(scores, kept, protected, 1.2, 10)
+
+
+def test_exposure_share_is_that_of_a_loop():
+    rng = np.random.default_rng(1)
+    scores, kept, protected = rng.random((7, 9)), rng.random((7, 9)) < 0.6, rng.random((7, 9)) < 0.5
+    shown = total = 0.0
+    for line in range(7):
+        order = [item for item in np.argsort(-scores[line]) if kept[line, item]][:4]
+        for place, item in enumerate(order, start=1):
+            total += 1 / math.log2(1 + place)
+            shown += protected[line, item] / math.log2(1 + place)
+    assert exposure_share(scores, kept, protected, 4, 0.0) == pytest.approx(shown / total)
+
+
+def test_floors_lift_the_users_who_see_less():
+    floors = floors_by_user_group(np.array([0.2, 0.4, np.nan, 0.1]), np.array([10, 10, 0, 20.0]), slack=0.05)
+    average = (0.2 * 10 + 0.4 * 10 + 0.1 * 20) / 40
+    np.testing.assert_allclose(floors, [0, 0, 0, average - 0.05])
+    assert not floors_by_user_group(np.array([np.nan]), np.array([0.0])).any()
