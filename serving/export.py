@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.export_explain import EXPLAIN, SHOWN, explain_requests
 from serving.export_item_encoder import ItemEncoderModule
 from serving.export_ranking import RankingModule
 from serving.export_retrieval import RetrievalModule
@@ -86,8 +87,13 @@ def export_release(
         for name, (make, requests) in models.items():
             start = time.perf_counter()
             folder = staging / name / str(version)
-            make().save(folder)
+            module = make()
+            module.save(folder)
             write_warmup(folder, name, requests)
+            if isinstance(module, RankingModule) and module.explain is not None:
+                asked = explain_requests(_some_ids(tables.user_ids, 1)[0], _some_ids(tables.item_ids, max(SHOWN)))
+                write_warmup(folder, name, asked, EXPLAIN, append=True)
+            del module
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             say(f"{name}: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
         entries = {name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in models}

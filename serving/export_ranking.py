@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from ranking.serving_form import RankingServingForm
+from serving.export_explain import EXPLAIN, explain_signature
 from serving.keras_weights import KerasWeights
 from serving.request_history import ServingTables, choose_history
 from serving.saved_model import write_saved_model
@@ -23,6 +25,10 @@ class RankingModule(tf.Module):
         ranker: built Keras model; `ranker(user_row [B], history_rows [B, L], candidate_rows [B, K], retrieval_scores
             [B, K], timestamp [B]) -> {"click", "purchase", "score"}`, each [B, K].
 
+    Attributes:
+        explain: the signature of `serving.export_explain`; None for a ranker that is no `RankingServingForm`, of whose
+            features nothing is known.
+
     Raises:
         ValueError: the vocabulary and the user tables are of different sizes.
     """
@@ -37,6 +43,7 @@ class RankingModule(tf.Module):
             )
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
         self.ranker = KerasWeights(ranker, "ranker")
+        self.explain = explain_signature(self, ranker) if isinstance(ranker, RankingServingForm) else None
 
     @tf.function(
         autograph=False,
@@ -66,4 +73,5 @@ class RankingModule(tf.Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes the SavedModel into a new folder, normally `ranking/<version>`."""
-        write_saved_model(self, folder, {SIGNATURE: self.rank})
+        explain = {} if self.explain is None else {EXPLAIN: self.explain}
+        write_saved_model(self, folder, {SIGNATURE: self.rank, **explain})
