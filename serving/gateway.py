@@ -1,7 +1,7 @@
 """The gateway: a web application between people and the model server.
 
 It answers `/v1/recommend` by calling the model server over gRPC with a deadline, adds titles, covers and clips, and
-answers popular items, marked as such, when no model does. Start it from Python:
+answers popular items, marked as such, when no model does. `python -m serving.gateway_server` runs it; from Python:
 
     app = create_app(GatewaySettings(run="runs/demo", source="runs/demo/world", target="127.0.0.1:8500"))
     uvicorn.run(app, host="127.0.0.1", port=8080, log_level="warning")
@@ -9,17 +9,31 @@ answers popular items, marked as such, when no model does. Start it from Python:
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import anyio.to_thread
 from fastapi import FastAPI
 
 from serving.catalogue import Catalogue, media_folder
+from serving.circuit_breaker import CircuitBreaker
+from serving.gateway_access import Access
+from serving.gateway_cache import AnswerCache
 from serving.gateway_catalogue import add_catalogue_routes, add_page
+from serving.gateway_drift import Coverage, ScoreDrift
 from serving.gateway_errors import add_error_replies
 from serving.gateway_guard import Guard
+from serving.gateway_keys import KeyRing
+from serving.gateway_log import UserHash
 from serving.gateway_messages import ErrorReply
 from serving.gateway_metrics import GatewayMetrics
 from serving.gateway_monitoring import add_monitoring_routes
+from serving.gateway_openapi import describe_security
 from serving.gateway_parts import AnyRecommender, GatewayParts
 from serving.gateway_recommend import add_recommend_routes
+from serving.gateway_release import ReleaseWatch
+from serving.gateway_session import Sessions
 from serving.gateway_settings import GatewaySettings
 
 __all__ = ["GatewaySettings", "create_app"]
@@ -30,26 +44,95 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
 
     Args:
         settings: see `GatewaySettings`.
-        recommender: asked for recommendations; None = a `serving.client.Recommender` on `settings.target`.
+        recommender: asked for recommendations; None = a `serving.client.Recommender` on `settings.target`, with hedged
+            calls and circuit breakers.
 
     Raises:
         FileNotFoundError: when the run has no ingested folder.
+        ValueError: a file of keys, of a salt or of reference scores that cannot be used.
     """
-    catalogue = Catalogue(settings.run / "ingest", media_folder(settings.source))
-    if recommender is None:
-        # Only here, because the client's protocol messages bring TensorFlow with them.
-        from serving.client import Recommender
+    metrics = GatewayMetrics()
+    access = Access(
+        None if settings.keys is None else KeyRing(settings.keys), settings.requests_per_second, settings.burst
+    )
+    parts = _make_parts(settings, recommender or _make_recommender(settings, metrics), metrics)
 
-        recommender = Recommender(settings.target, label=settings.label, deadline=settings.deadline_seconds)
-    parts = GatewayParts(settings, catalogue, recommender, GatewayMetrics())
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
+        parts.release.start()
+        yield
+        await anyio.to_thread.run_sync(parts.release.stop)
+
     # The interactive documentation pages load scripts from another host; the schema itself stays at /openapi.json.
     app = FastAPI(
-        title="Triptych gateway", version="1", docs_url=None, redoc_url=None, responses={422: {"model": ErrorReply}}
+        title="Triptych gateway",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={status: {"model": ErrorReply} for status in (400, 401, 403, 413, 422, 429)},
     )
-    app.add_middleware(Guard, metrics=parts.metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Guard,
+        metrics=metrics,
+        access=access,
+        max_body_bytes=settings.max_body_bytes,
+        max_item_bytes=settings.max_item_bytes,
+    )
     add_error_replies(app)
     add_page(app)
-    add_catalogue_routes(app, catalogue)
+    add_catalogue_routes(app, parts.catalogue)
     add_recommend_routes(app, parts)
     add_monitoring_routes(app, parts)
+    describe_security(app)
     return app
+
+
+def _make_recommender(settings: GatewaySettings, metrics: GatewayMetrics) -> AnyRecommender:
+    # Only here, because the client's protocol messages bring TensorFlow with them.
+    from serving.client import Recommender
+    from serving.model_client import ModelClient
+
+    client = ModelClient(
+        settings.target,
+        deadline=settings.deadline_seconds,
+        hedge=settings.hedge,
+        breaker=lambda: CircuitBreaker(settings.breaker_seconds),
+        on_hedge=lambda model: metrics.hedges.labels(model).inc(),
+    )
+    metrics.watch_breakers(lambda: {model: breaker.state for model, breaker in (client.breakers or {}).copy().items()})
+    return Recommender(client, label=settings.label, deadline=settings.deadline_seconds)
+
+
+def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics: GatewayMetrics) -> GatewayParts:
+    catalogue = Catalogue(settings.run / "ingest", media_folder(settings.source))
+
+    def ask() -> Mapping[str, int]:
+        models: dict[str, Any] = {
+            "retrieval_model": settings.retrieval_model,
+            "ranking_model": settings.ranking_model,
+        }
+        return recommender.recommend("", k=1, candidates=1, timestamp=catalogue.last_timestamp, **models).versions
+
+    parts = GatewayParts(
+        settings=settings,
+        catalogue=catalogue,
+        recommender=recommender,
+        metrics=metrics,
+        cache=AnswerCache(settings.cache_seconds, settings.cache_entries),
+        sessions=Sessions(settings.session_seconds, settings.session_users),
+        release=ReleaseWatch(ask, settings.poll_seconds),
+        drift=ScoreDrift(settings.score_reference),
+        coverage=Coverage(),
+        user_hash=UserHash(settings.log_salt),
+    )
+    parts.release.on_change(lambda versions: parts.cache.forget_all())
+    parts.release.on_change(lambda versions: parts.drift.restart())
+    metrics.watch("score_drift", "Population stability index of the last scores; NaN until known.", parts.drift.index)
+    metrics.watch("sessions", "Sessions that feedback has opened and that have not expired.", lambda: len(parts.sessions))
+    metrics.watch(
+        "coverage", "Share of the catalogue in the last 500 lists.",
+        lambda: parts.coverage.distinct() / max(catalogue.item_count, 1),
+    )  # fmt: skip
+    return parts

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from serving.gateway_messages import ErrorReply, RecommendRequest
+from serving.gateway_messages import ErrorReply
 
 MAX_DETAILS = 20
 
@@ -46,7 +46,7 @@ def rule_text(problem: dict[str, Any]) -> str:
     if not where:  # a rule over several fields names them itself
         return message if problem["type"] == "value_error" else f"body: {message}"
     if problem["type"] == "extra_forbidden":
-        return f"{shown(where)}: must be one of {', '.join(RecommendRequest.model_fields)}"
+        return f"{shown(where)}: is no field of this request; /openapi.json lists those that are"
     return f"{where}: {message[:1].lower()}{message[1:]}, received {shown(problem.get('input'))}"
 
 

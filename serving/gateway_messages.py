@@ -24,11 +24,19 @@ class RecommendRequest(BaseModel):
         200
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        str_strip_whitespace=True,
+        json_schema_extra={"examples": [{"user_id": "u00001", "k": 5}, {"recent_item_ids": ["r00007", "r00012"]}]},
+    )
 
     user_id: Id = Field("", description="Whom the items are for; any string. One never seen gets cold-start items.")
+    session_id: Id = Field("", description="Whose feedback just now counts too, for visitors without a user id.")
     recent_item_ids: list[ItemId] = Field(
-        [], max_length=MAX_RECENT, description="Most recent first; empty = the history stored at training time."
+        [],
+        max_length=MAX_RECENT,
+        description="Most recent first; empty = the stored history. Feedback of the last minutes goes before either.",
     )
     exclude_item_ids: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="Never answered.")
     exclude_seen: bool = Field(True, description="Also leave out what the user's log already holds.")
@@ -80,6 +88,7 @@ class RecommendReply(BaseModel):
     known_user: bool
     fallback: bool = Field(description="True when popular items stand in because the model server did not answer.")
     fallback_reason: str | None = None
+    cached: bool = Field(False, description="True when an equal request was answered a moment ago.")
     items: list[RankedReply]
     seconds: dict[str, float]
     versions: dict[str, int]

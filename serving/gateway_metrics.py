@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from serving.circuit_breaker import STATES
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class GatewayMetrics:
-    """Requests, fallbacks and the latency of each stage.
+    """Requests, fallbacks, the latency of each stage, and what is worth watching beside them.
 
     Example:
         >>> metrics = GatewayMetrics()
@@ -47,6 +51,29 @@ class GatewayMetrics:
             ("stage",), buckets=BUCKETS, registry=self.registry,
         )  # fmt: skip
 
+        self.cached = Counter(
+            "triptych_gateway_cache", "Recommendations by whether the answer was kept from before.",
+            ("result",), registry=self.registry,
+        )  # fmt: skip
+        self.hedges = Counter(
+            "triptych_gateway_hedges", "Calls sent a second time, by model.", ("model",), registry=self.registry
+        )
+        self.feedback = Counter(
+            "triptych_gateway_feedback", "Feedback events by kind and by what became of them: new, duplicate, refused.",
+            ("event", "result"), registry=self.registry,
+        )  # fmt: skip
+        self.item_changes = Counter(
+            "triptych_gateway_item_changes", "Items added, changed and deleted.", ("change",), registry=self.registry
+        )
+
+    def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """A gauge that is asked for its value whenever the metrics are read."""
+        Gauge(f"triptych_gateway_{name}", text, registry=self.registry).set_function(value)
+
+    def watch_breakers(self, states: Callable[[], Mapping[str, str]]) -> None:
+        """The state of every circuit breaker, as 1 beside 0s."""
+        self.registry.register(_Breakers(states))
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times the body, also when it raises."""
@@ -59,3 +86,17 @@ class GatewayMetrics:
     def expose(self) -> bytes:
         """The metrics in Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+class _Breakers(Collector):
+    def __init__(self, states: Callable[[], Mapping[str, str]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "triptych_gateway_circuit_breaker", "1 for the state of each model's breaker.", labels=("model", "state")
+        )
+        for model, current in sorted(self._states().items()):
+            for state in STATES:
+                family.add_metric((model, state), float(state == current))
+        yield family

@@ -1,4 +1,4 @@
-"""What the gateway's routes share: settings, catalogue, the recommender behind them, and the metrics."""
+"""What the gateway's routes share: settings, catalogue, the recommender behind them, and what they remember."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from serving.catalogue import Catalogue
+from serving.gateway_cache import AnswerCache
+from serving.gateway_drift import Coverage, ScoreDrift
+from serving.gateway_log import UserHash, note
 from serving.gateway_metrics import GatewayMetrics
+from serving.gateway_release import ReleaseWatch
+from serving.gateway_session import Session, Sessions
 from serving.gateway_settings import GatewaySettings
 
 
@@ -45,3 +50,29 @@ class GatewayParts:
     catalogue: Catalogue
     recommender: AnyRecommender
     metrics: GatewayMetrics
+    cache: AnswerCache
+    sessions: Sessions
+    release: ReleaseWatch
+    drift: ScoreDrift
+    coverage: Coverage
+    user_hash: UserHash
+
+    def session(self, user_id: str, session_id: str) -> Session:
+        """What a user did just now, in this session before any other of theirs."""
+        own, users = (self.sessions.of(key) for key in owners(user_id, session_id)[::-1])
+        positive = tuple(dict.fromkeys((*own.positive, *users.positive)))
+        return Session(positive, tuple(dict.fromkeys(i for i in (*own.skipped, *users.skipped) if i not in positive)))
+
+    def note_user(self, user_id: str) -> None:
+        """Puts the hash of a user id into the request's log line."""
+        note(user=self.user_hash(user_id) if user_id else None)
+
+
+def owners(user_id: str, session_id: str) -> tuple[str, str]:
+    """Names of a user and of a session that cannot be mistaken for one another; "" for nobody.
+
+    Example:
+        >>> owners("ann", "")
+        ('user:ann', '')
+    """
+    return f"user:{user_id}" if user_id else "", f"session:{session_id}" if session_id else ""

@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
+import grpc
 from fastapi import FastAPI, Query
 
 from serving.catalogue import Catalogue
 from serving.gateway_catalogue import item_reply
+from serving.gateway_log import FIELDS, note
 from serving.gateway_messages import MAX_EXCLUDED, RankedReply, RecommendReply, RecommendRequest
-from serving.gateway_parts import GatewayParts
+from serving.gateway_parts import GatewayParts, owners
+from serving.gateway_session import Session
 from serving.status import ServingError
 
 logger = logging.getLogger(__name__)
+
+MAX_HISTORY = 500
+"""Items of a history that is sent because it begins with what happened just now."""
 
 
 def add_recommend_routes(app: FastAPI, parts: GatewayParts) -> None:
@@ -31,20 +37,46 @@ def add_recommend_routes(app: FastAPI, parts: GatewayParts) -> None:
 
 
 def answer(parts: GatewayParts, request: RecommendRequest) -> RecommendReply:
-    """The reply to one request; popular items, marked as such, where the models give none."""
-    settings, catalogue, metrics = parts.settings, parts.catalogue, parts.metrics
+    """The reply to one request: one kept from before while it is still true, or a new one."""
     started = time.perf_counter()
-    known = catalogue.knows_user(request.user_id)
-    excluded = _excluded(request, catalogue)
+    parts.note_user(request.user_id)
+    whose, key = owners(request.user_id, request.session_id), request.model_dump_json()
+    stamp = parts.cache.begin()
+    reply = parts.cache.get(key, whose)
+    if reply is None:
+        parts.metrics.cached.labels("miss").inc()
+        reply = _new_answer(parts, request, started)
+        if not reply.fallback:
+            parts.cache.put(key, whose, stamp, reply)
+    else:
+        parts.metrics.cached.labels("hit").inc()
+        seconds = round(time.perf_counter() - started, 6)
+        parts.metrics.seconds.labels("cached").observe(seconds)
+        reply = reply.model_copy(update={"cached": True, "seconds": {"total": seconds}})
+    if not reply.known_user:
+        parts.metrics.unknown_users.inc()
+    parts.metrics.items.inc(len(reply.items))
+    parts.coverage.observe([entry.item.item_id for entry in reply.items])
+    parts.drift.observe(entry.score for entry in reply.items if entry.score is not None)
+    note(fallback=reply.fallback_reason, cached=reply.cached, items=len(reply.items))
+    return reply
+
+
+def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) -> RecommendReply:
+    """Asks the models; popular items, marked as such, where they give no answer."""
+    settings, catalogue, metrics = parts.settings, parts.catalogue, parts.metrics
+    session = parts.session(request.user_id, request.session_id)
+    excluded = _excluded(request, session, catalogue)
     timestamp = request.timestamp
     if timestamp is None and settings.clock == "log" and catalogue.last_timestamp:
         timestamp = catalogue.last_timestamp
     reason: str | None = None
     versions: dict[str, int] = {}
     try:
-        recommendation = parts.recommender.recommend(
+        recommendation = _ask(
+            parts,
             request.user_id,
-            recent_item_ids=request.recent_item_ids,
+            recent_item_ids=_recent(request, session, catalogue),
             exclude_item_ids=excluded,
             k=request.k,
             candidates=request.candidates,
@@ -54,7 +86,7 @@ def answer(parts: GatewayParts, request: RecommendRequest) -> RecommendReply:
         )
     except ServingError as error:
         reason = error.code.name
-        logger.warning("popular items answered: the model server said %s", error)
+        logger.warning("popular items answered", extra={FIELDS: {"code": reason}})
         seconds = {"model": time.perf_counter() - started}
         with metrics.stage("fallback"):
             items = [
@@ -63,6 +95,7 @@ def answer(parts: GatewayParts, request: RecommendRequest) -> RecommendReply:
             ]
     else:
         seconds, versions = dict(recommendation.seconds), dict(recommendation.versions)
+        parts.release.seen(versions)
         with metrics.stage("catalogue"):
             items = [
                 RankedReply(
@@ -81,13 +114,10 @@ def answer(parts: GatewayParts, request: RecommendRequest) -> RecommendReply:
         metrics.seconds.labels(stage).observe(value)
     if reason is not None:
         metrics.fallbacks.labels(reason).inc()
-    if not known:
-        metrics.unknown_users.inc()
     metrics.up.set(0 if reason else 1)
-    metrics.items.inc(len(items))
     return RecommendReply(
         user_id=request.user_id,
-        known_user=known,
+        known_user=catalogue.knows_user(request.user_id),
         fallback=reason is not None,
         fallback_reason=reason,
         items=items,
@@ -96,11 +126,37 @@ def answer(parts: GatewayParts, request: RecommendRequest) -> RecommendReply:
     )
 
 
-def _excluded(request: RecommendRequest, catalogue: Catalogue) -> list[str]:
-    """What must not be answered: the request's own list, then what was just seen, then the log, newest first."""
-    wanted = list(request.exclude_item_ids)
+def _ask(parts: GatewayParts, user_id: str, **options: Any) -> Any:
+    """The recommendation; asked for once more where the release changed between retrieval and ranking."""
+    try:
+        return parts.recommender.recommend(user_id, **options)
+    except ServingError as error:
+        if error.code != grpc.StatusCode.ABORTED:
+            raise
+        return parts.recommender.recommend(user_id, **options)
+
+
+def _recent(request: RecommendRequest, session: Session, catalogue: Catalogue) -> list[str]:
+    """What happened just now, before what the request or else the log tells; the request's own where nothing did.
+
+    A request without recent items leaves the history to the model, which has the whole of it; but recent items that are
+    sent replace that, so the log's follow behind those of the session.
+    """
+    if not session.positive:
+        return [item_id for item_id in request.recent_item_ids if item_id not in session.skipped]
+    before: list[str] = list(request.recent_item_ids)
+    if not before:
+        before = [event.item_id for event in catalogue.history(request.user_id, MAX_HISTORY) if event.positive]
+    wanted = dict.fromkeys((*session.positive, *before))
+    return [item_id for item_id in wanted if item_id not in session.skipped][:MAX_HISTORY]
+
+
+def _excluded(request: RecommendRequest, session: Session, catalogue: Catalogue) -> list[str]:
+    """What must not be answered: the request's own list, what was just skipped, what was just seen, then the log, newest
+    first."""
+    wanted = [*request.exclude_item_ids, *session.skipped]
     if request.exclude_seen:
-        wanted += request.recent_item_ids
+        wanted += (*session.positive, *request.recent_item_ids)
         wanted += [event.item_id for event in catalogue.history(request.user_id, MAX_EXCLUDED)]
     return list(dict.fromkeys(wanted))[:MAX_EXCLUDED]
 

@@ -126,7 +126,8 @@ def fake() -> FakeRecommender:
 @pytest.fixture
 def client(folders: tuple[Path, Path], fake: FakeRecommender) -> TestClient:
     run, source = folders
-    return TestClient(create_app(GatewaySettings(run=run, source=source), fake), raise_server_exceptions=False)
+    settings = GatewaySettings(run=run, source=source, cache_seconds=0)  # every request reaches the stand-in
+    return TestClient(create_app(settings, fake), raise_server_exceptions=False)
 
 
 def test_recommend_answers_ranked_items_with_metadata(client: TestClient) -> None:
@@ -188,7 +189,7 @@ def test_an_unknown_user_gets_cold_start_items(client: TestClient, user_id: str)
         ({"recent_item_ids": ["i1"] * 201}, ["recent_item_ids:", "at most 200"]),
         ({"exclude_item_ids": ["i1", ""]}, ["exclude_item_ids.1:", "at least 1"]),
         ({"timestamp": -1}, ["timestamp:", "greater than or equal to 0"]),
-        ({"usr_id": "ann"}, ["'usr_id': must be one of user_id, recent_item_ids"]),
+        ({"usr_id": "ann"}, ["'usr_id': is no field of this request"]),
         ([], ["body:", "valid dictionary"]),
     ],
 )
