@@ -178,7 +178,7 @@ def batch_inputs(
     if len(items) > unique_items:
         raise ValueError(f"unique_items must hold the batch's {len(items)} distinct items, received {unique_items}")
     split = 1 + history.size
-    inputs = {
+    inputs: dict[str, np.ndarray] = {
         "items": np.pad(items, (0, unique_items - len(items))).astype(np.int32),
         "user": np.asarray(user, np.int32),
         "history": place[1:split].reshape(history.shape).astype(np.int32),

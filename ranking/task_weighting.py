@@ -67,7 +67,8 @@ class TaskWeighting(keras.layers.Layer):
         if self.kind == "fixed":
             return ops.sum(weights * stacked)
         current = ops.stop_gradient(stacked)
-        first = ops.where(self.first > 0, self.first, current)
+        first = ops.convert_to_tensor(self.first)
+        first = ops.where(first > 0, first, current)
         self.first.assign(first)
         lengths = weights * ops.stop_gradient(ops.stack([norms[name] for name in self.names]))
         rates = current / ops.maximum(first, 1e-6)
