@@ -23,6 +23,7 @@ from serving.gateway_cache import AnswerCache
 from serving.gateway_catalogue import add_catalogue_routes, add_page
 from serving.gateway_drift import Coverage, ScoreDrift
 from serving.gateway_errors import add_error_replies
+from serving.gateway_explain import add_explain_route
 from serving.gateway_guard import Guard
 from serving.gateway_keys import KeyRing
 from serving.gateway_log import UserHash
@@ -84,6 +85,7 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
     add_page(app)
     add_catalogue_routes(app, parts.catalogue)
     add_recommend_routes(app, parts)
+    add_explain_route(app, parts)
     add_monitoring_routes(app, parts)
     describe_security(app)
     return app

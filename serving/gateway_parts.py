@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from serving.catalogue import Catalogue
+from serving.explanation import Explanation
 from serving.gateway_cache import AnswerCache
 from serving.gateway_drift import Coverage, ScoreDrift
 from serving.gateway_log import UserHash, note
@@ -40,6 +41,20 @@ class AnyRecommender(Protocol):
         retrieval_model: str = "retrieval",
         ranking_model: str = "ranking",
     ) -> Any: ...
+
+    def explain(
+        self,
+        user_id: str,
+        item_ids: Sequence[str],
+        *,
+        recent_item_ids: Sequence[str] = (),
+        retrieval_scores: Sequence[float] | None = None,
+        retrieval_ranks: Sequence[int] | None = None,
+        candidates: int = 200,
+        timestamp: int | None = None,
+        retrieval_model: str = "retrieval",
+        ranking_model: str = "ranking",
+    ) -> list[Explanation]: ...
 
 
 @dataclasses.dataclass(frozen=True)

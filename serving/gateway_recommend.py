@@ -76,7 +76,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
         recommendation = _ask(
             parts,
             request.user_id,
-            recent_item_ids=_recent(request, session, catalogue),
+            recent_item_ids=recent_items(request, session, catalogue),
             exclude_item_ids=excluded,
             k=request.k,
             candidates=request.candidates,
@@ -136,7 +136,7 @@ def _ask(parts: GatewayParts, user_id: str, **options: Any) -> Any:
         return parts.recommender.recommend(user_id, **options)
 
 
-def _recent(request: RecommendRequest, session: Session, catalogue: Catalogue) -> list[str]:
+def recent_items(request: RecommendRequest, session: Session, catalogue: Catalogue) -> list[str]:
     """What happened just now, before what the request or else the log tells; the request's own where nothing did.
 
     A request without recent items leaves the history to the model, which has the whole of it; but recent items that are
