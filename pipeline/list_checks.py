@@ -83,7 +83,9 @@ def check_lists(
     for rule, broken in rules.items():
         if broken.any():
             line, place = (int(found[0]) for found in np.nonzero(broken))
-            raise LeakError(f"the lists ({rule})", _element(dataset, lists, line, lists.candidates[line, place]), ADVICE)
+            raise LeakError(
+                f"the lists ({rule})", _element(dataset, lists, line, lists.candidates[line, place]), ADVICE
+            )
     wrong = (lists.history > 0) & ~remembered
     if wrong.any():
         line, place = (int(found[0]) for found in np.nonzero(wrong))
@@ -94,15 +96,14 @@ def check_lists(
 ADVICE = "Build requests with `pipeline.ranking_lists.retrieve_fold`, and give it only splits that lie before"
 
 
-def check_ranker(dataset: Dataset, ranker: Ranker, split: str) -> None:
-    """The popularity that a ranker reads must be what was known before each request of `split`.
+def check_counts_read(dataset: Dataset, ranker: Ranker, split: str) -> None:
+    """The item counts that a ranker reads must be those of the train split.
 
     Raises:
-        LeakError: counts or decayed popularity that know the labels' events, or later ones.
+        LeakError: counts that know the labels' events, or a table that is not made of the dataset's counts.
     """
     check_counts(dataset, dataset.counts, split)
-    side, spec = ranker.network.features.side, ranker.spec
-    numbers = keras.ops.convert_to_numpy(side.tables["numbers"])
+    numbers = keras.ops.convert_to_numpy(ranker.network.features.side.tables["numbers"])
     count = np.log1p(dataset.counts[1:])
     column = numbers[1:, ITEM_NUMBERS.index("log popularity")]
     apart = np.abs(column - (count - count.mean()) / max(float(count.std()), 1e-6))
@@ -114,8 +115,25 @@ def check_ranker(dataset: Dataset, ranker: Ranker, split: str) -> None:
             f"{dataset.counts[row]} training events",
             "Fill the table from `dataset.counts`",
         )
-    half_lives = ranker.config.popularity_half_lives
-    values = keras.ops.convert_to_numpy(side.popularity_table).astype(np.float64)
+
+
+def check_popularity_read(dataset: Dataset, ranker: Ranker, split: str, first_request: int) -> None:
+    """Popularity as of a day must be that of the events before it, and the first day must not come after any request.
+
+    Args:
+        first_request: UTC seconds of the earliest request.
+
+    Raises:
+        LeakError: popularity of the future.
+    """
+    spec, half_lives = ranker.spec, ranker.config.popularity_half_lives
+    if dataset.schema.has_timestamps and half_lives and spec.popularity_start > first_request:
+        raise LeakError(
+            "decayed popularity",
+            f"its first moment is {spec.popularity_start}, and a request is at {first_request}, which would read it",
+            "Begin the table with the day of the earliest request",
+        )
+    values = keras.ops.convert_to_numpy(ranker.network.features.side.popularity_table).astype(np.float64)
     moments = spec.popularity_start + spec.popularity_step * np.arange(spec.popularity_moments)
     values = values.reshape(len(moments), -1, len(half_lives))
     check_popularity(dataset, values, moments, half_lives, split, smallest_spread=SMALLEST_SPREAD)

@@ -18,6 +18,7 @@ from ranking.content_heads import ItemLabels
 from ranking.lists import RankingLists
 from ranking.model import Ranker, batch_inputs
 from ranking.popularity import PopularityTable, popularity_table
+from ranking.requests import Requests
 from ranking.tables import collect_side_information
 
 MINIMUM_LABELS = 20
@@ -60,6 +61,8 @@ def build_ranker(
     config: RankingConfig,
     *,
     known_splits: tuple[str, ...],
+    first_request: int,
+    also: Requests | None = None,
 ) -> Ranker:
     """A fresh ranker with every table it reads.
 
@@ -67,6 +70,8 @@ def build_ranker(
         training: the fold it will learn from; only ids that occur there get an embedding of their own.
         lists: one draw of that fold's lists, which fixes the scale of the retrieval score and where each head starts.
         known_splits: whose events make items popular, each from its own time on.
+        first_request: UTC seconds of the earliest request that the ranker will be asked about.
+        also: requests of another source that it learns from too.
     """
     tables = {name: np.asarray(store.pooled(name)) for name in store.modalities}
     schema = dataset.schema.with_modalities({name: table.shape[1] for name, table in tables.items()})
@@ -74,7 +79,7 @@ def build_ranker(
     reference = int(dated.min()) if dataset.schema.has_timestamps else 0
     scores = lists.retrieval_scores[lists.mask]
     width = item_embeddings.shape[1] if config.item_embeddings else 0
-    popularity = popularity_of(dataset, training, known_splits, config)
+    popularity = popularity_of(dataset, first_request, known_splits, config)
     labels = item_labels(dataset.items, dataset.events) if config.category_weight or config.sentiment_weight else None
     spec = RankerSpec(
         schema,
@@ -91,8 +96,9 @@ def build_ranker(
     ranker = Ranker(spec, config)
     ranker.network.heads.start_from({head: base_rate(lists, head) for head in heads})
     known_items, known_users = np.zeros(schema.item_rows, bool), np.zeros(schema.user_rows, bool)
-    known_items[training.requests.item] = True
-    known_users[training.requests.user] = True
+    for requests in (training.requests, *([] if also is None else [also])):
+        known_items[requests.item] = True
+        known_users[requests.user] = True
     side = collect_side_information(
         counts=dataset.counts,
         price=dataset.items["price"].to_numpy(float),
@@ -120,13 +126,13 @@ def base_rate(lists: RankingLists, head: str) -> float:
 
 
 def popularity_of(
-    dataset: Dataset, training: RankingFold, known_splits: tuple[str, ...], config: RankingConfig
+    dataset: Dataset, first_request: int, known_splits: tuple[str, ...], config: RankingConfig
 ) -> PopularityTable:
-    """Popularity as of the days of the fold's requests. A log without times has one popularity, that of the train split:
-    of anything later nobody could tell whether it is from before a request."""
+    """Popularity as of every day from that of the first request on. A log without times has one popularity, that of the
+    train split: of anything later nobody could tell whether it is from before a request."""
     codes = [SPLIT_CODES[name] for name in known_splits if dataset.schema.has_timestamps] or [TRAIN]
     events = dataset.events[dataset.positive & dataset.events["split"].isin(codes)]
-    start = int(training.requests.timestamp.min()) if dataset.schema.has_timestamps else 1
+    start = first_request if dataset.schema.has_timestamps else 1
     item, time = (events[name].to_numpy() for name in ("item", "timestamp"))
     return popularity_table(item, time, start, config.popularity_half_lives, dataset.schema.item_rows)
 

@@ -28,6 +28,12 @@ class RankingSection(Section):
     calibration_share: float = pydantic.Field(0.2, gt=0, lt=1)
     """Share of users, by a hash, kept for early stopping, calibration and the choice of the score."""
 
+    propensity_cap: float = pydantic.Field(0.0, ge=0)
+    """Where a log has propensities, what was shown weighs 1 / propensity, at most this much; 0 = everything weighs 1."""
+    previous_run: str = ""
+    """Folder of a run made earlier, whose index is asked about the days of the train split after its own: a second source
+    of lists. It is refused if it was trained on them."""
+
     token_width: int = pydantic.Field(16, ge=1)
     """Width of each modality's learned projection."""
     id_width: int = pydantic.Field(8, ge=1)
@@ -109,5 +115,5 @@ class RankingSection(Section):
 
     @pydantic.model_validator(mode="after")
     def _known_to_the_ranker(self) -> RankingSection:
-        RankingConfig(**self.model_dump())
+        RankingConfig(**self.model_dump(exclude={"previous_run"}))
         return self

@@ -14,6 +14,7 @@ from pipeline.event_labels import event_labels
 from pipeline.examples import positive_histories
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists, assemble_lists
+from ranking.propensity import propensity_weights
 from ranking.requests import Requests, group_requests
 
 QueryFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -93,6 +94,7 @@ def retrieve_fold(
         {head: values[chosen] for head, values in event_labels(dataset).items()},
         config.request_seconds,
         position=dataset.position[chosen],
+        weight=propensity_weights(dataset.propensity[chosen], config.propensity_cap),
         context=dataset.context[chosen],
     )
     length = max(config.history_length, query_history)

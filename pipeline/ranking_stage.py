@@ -14,84 +14,33 @@ from data.schema import MODALITIES
 from pipeline.config import Config
 from pipeline.epochs import Progress
 from pipeline.leak_checks import check_context, check_retrieval, check_split_order
-from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
-from pipeline.served import FULL, UNSEEN, load_served, served_folder
-from pipeline.top_k import select_top_k
-from pipeline.training_record import read_records
+from pipeline.ranking_lists import search_released
+from pipeline.retrieval_side import RetrievalSide
+from pipeline.stage import StageError
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
-from serving.index_build import load_index
-
-
-class RetrievalSide:
-    """The trained towers and the built index of a run, as the plain functions that ranking asks.
-
-    Args:
-        dataset: the ingested data. run: the run folder. kind: which index answers ("scann" or "exact").
-        unseen: what has not been fitted again on the validation split, where the served one has; searched exactly.
-
-    Attributes:
-        records: what the models behind it were trained on.
-    """
-
-    def __init__(self, dataset: Dataset, run: Path, kind: str, *, unseen: bool = False):
-        apart = unseen and (served_folder(run) / UNSEEN).is_dir()
-        variant = f"{FULL}/{UNSEEN}" if apart else FULL
-        self._served = load_served(run, variant)
-        self.records = read_records(served_folder(run, variant))
-        self.item_embeddings = self._served.items
-        self.history_length = self._served.history_length
-        self._profile = dataset.profile
-        self._index = None if apart else load_index(run / "index", kind)
-
-    @property
-    def query(self) -> QueryFunction:
-        return lambda users, history: self._served.queries(self._profile, users, history)
-
-    @property
-    def search(self) -> SearchFunction:
-        def search(queries: np.ndarray, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            if self._index is None:
-                return exact_search(queries, self.item_embeddings, k, excluded)
-            rows, scores = self._index.search(queries, np.int32(k), excluded)
-            return np.asarray(rows), np.asarray(scores)
-
-        return search
-
-
-def exact_search(
-    queries: np.ndarray, items: np.ndarray, k: int, excluded: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best items of each query without the excluded rows, as an index answers.
-
-    Shapes: queries [B, D], items [N + 1, D], excluded [B, E] padded with 0 -> rows, scores [B, k], padded with row 0 and
-    the lowest float.
-
-    Example:
-        >>> items = np.array([[0.0], [1.0], [3.0], [2.0]], np.float32)
-        >>> exact_search(np.ones((1, 1), np.float32), items, 2, np.array([[2]]))[0].tolist()
-        [[3, 1]]
-    """
-    scores = queries @ items.T
-    np.put_along_axis(scores, excluded.astype(np.int64), -np.inf, axis=1)
-    scores[:, 0] = -np.inf
-    rows, found = select_top_k(scores, min(k, len(items) - 1))
-    short = ((0, 0), (0, k - rows.shape[1]))
-    rows, found = np.pad(rows, short), np.pad(found, short, constant_values=-np.inf)
-    return np.where(np.isfinite(found), rows, 0), np.maximum(found, np.finfo(np.float32).min)
 
 
 def ranking_config(config: Config) -> RankingConfig:
     """The ranking room's own settings."""
-    return RankingConfig(**config.ranking.model_dump())
+    return RankingConfig(**config.ranking.model_dump(exclude={"previous_run"}))
 
 
 def train_ranking_stage(
     dataset: Dataset, store: FeatureStore, run: Path, out: Path, checkpoints: Path, config: Config, progress: Progress
 ) -> dict[str, Any]:
     """Train the ranker on what the built index proposes; see `pipeline.train_ranking`."""
+    from pipeline.earlier_fold import earlier_fold
     from pipeline.train_ranking import train_ranking
 
+    settings, earlier = ranking_config(config), None
+    if config.ranking.previous_run:
+        if config.encoders.trained():
+            raise StageError(
+                "ranking.previous_run: encoders that were tuned on the train split know its answers; leave it empty, or "
+                "leave the encoders as they are (encoders.*.train = 'none')"
+            )
+        earlier = earlier_fold(dataset, Path(config.ranking.previous_run), settings)
     side = RetrievalSide(dataset, run, config.index.kind, unseen=True)
     check_split_order(dataset)
     check_context(dataset, "valid")
@@ -104,8 +53,9 @@ def train_ranking_stage(
         side.search,
         out,
         checkpoints,
-        ranking_config(config),
+        settings,
         query_history=side.history_length,
+        earlier=earlier,
         baseline=True,
         progress=progress,
     )

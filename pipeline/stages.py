@@ -13,12 +13,16 @@ from pipeline.stage import StageResult, code_fingerprint, read_manifest
 
 RANKING_FILES = (
     "train_ranking",
+    "training_sources",
     "ranker_setup",
     "ranking_lists",
+    "earlier_fold",
     "event_labels",
     "calibrate",
     "choose_score",
     "boosted_trees",
+    "leak_checks",
+    "list_checks",
 )
 """What of this room the trained ranker depends on."""
 

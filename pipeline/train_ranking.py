@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from pipeline.boosted_trees import fit_boosted_trees
 from pipeline.calibrate import calibrate
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.choose_score import choose_score
+from pipeline.earlier_fold import EarlierFold
 from pipeline.epochs import NonFiniteLossError, Progress
-from pipeline.list_checks import check_lists, check_ranker
+from pipeline.list_checks import check_counts_read, check_lists, check_popularity_read
 from pipeline.probability_metrics import expected_calibration_error, log_loss
 from pipeline.ranker_setup import batches, build_ranker, hold_out_users, learnable_heads, unique_size
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
+from pipeline.training_sources import TrainingSource, earlier_source, own_source
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
@@ -42,6 +46,7 @@ def train_ranking(
     config: RankingConfig,
     *,
     query_history: int = 20,
+    earlier: EarlierFold | None = None,
     baseline: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
@@ -60,11 +65,13 @@ def train_ranking(
         checkpoints: outlives a kill; an interrupted run resumes from it and ends with the same weights, since lists,
             batches and dropout of an epoch depend on (seed, epoch) alone.
         query_history: history length that `query_fn` is given.
+        earlier: a second source of lists; every epoch begins with it.
         baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
 
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`.
 
-    Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; ValueError when the validation split has no positive event on either side of the hash.
+    Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; ValueError when the validation split
+        has no positive event on either side of the hash.
     """
     fold = retrieve_fold(
         dataset, "valid", query_fn, search_fn, config, known_splits=("train",), query_history=query_history
@@ -80,11 +87,34 @@ def train_ranking(
     judged = holding.lists(dataset, item_embeddings, config, [config.seed, 0])
     heads = learnable_heads(first, judged, config)
     keras.utils.set_random_seed(config.seed)
-    ranker = build_ranker(dataset, store, item_embeddings, training, first, heads, config, known_splits=FOLDS)
-    for lists in (first, judged):
-        check_lists(dataset, lists, "valid", known_splits=("train",), window_seconds=config.request_seconds)
-    check_ranker(dataset, ranker, "valid")
-    steps_an_epoch = math.ceil(len(first) / config.batch_lists)
+    if earlier is not None:
+        # Whoever judges must be a stranger there too.
+        strangers = ~hold_out_users(earlier.fold.requests.user, config.calibration_share, config.seed)
+        earlier = dataclasses.replace(earlier, fold=earlier.fold.take(np.flatnonzero(strangers)))
+    also = None if earlier is None else earlier.fold.requests
+    begin = min(int(part.timestamp.min()) for part in (fold.requests, also) if part is not None)
+    ranker = build_ranker(
+        dataset,
+        store,
+        item_embeddings,
+        training,
+        first,
+        heads,
+        config,
+        known_splits=FOLDS,
+        first_request=begin,
+        also=also,
+    )
+    own = own_source(dataset, training, item_embeddings, ranker)
+    sources = [own] if earlier is None else [earlier_source(earlier, own, ranker, config), own]
+    for source in sources:
+        source.enter(ranker)
+        lists = source.lists(config, 0)
+        check_lists(source.dataset, lists, "valid", known_splits=("train",), window_seconds=config.request_seconds)
+        check_counts_read(source.dataset, ranker, "valid")
+    check_lists(dataset, judged, "valid", known_splits=("train",), window_seconds=config.request_seconds)
+    check_popularity_read(dataset, ranker, "valid", begin)
+    steps_an_epoch = sum(math.ceil(len(source.fold.requests) / config.batch_lists) for source in sources)
     steps = config.epochs * steps_an_epoch
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps, alpha=0.05, warmup_target=config.learning_rate, warmup_steps=min(50, steps // 10)
@@ -104,19 +134,17 @@ def train_ranking(
             break
         start = time.perf_counter()
         ranker.reseed(epoch)
-        lists = training.lists(dataset, item_embeddings, config, [config.seed, epoch])
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(lists))
-        losses = []
-        for step, (inputs, labels, _) in enumerate(batches(lists, config, unique_items, order)):
+        losses: list[float] = []
+        for inputs, labels in epoch_batches(sources, ranker, config, unique_items, epoch):
             losses.append(float(ranker.train_on_batch(inputs, labels, return_dict=True)["loss"]))
             # Keras reports a running mean; without the reset a late NaN would hide in it.
             ranker.reset_metrics()
             if not math.isfinite(losses[-1]):
                 raise NonFiniteLossError(
-                    f"ranking: the loss is {losses[-1]} in epoch {epoch}, step {step}. Lower ranking.learning_rate, or "
-                    "look for infinite values in the feature tables and the item embeddings."
+                    f"ranking: the loss is {losses[-1]} in epoch {epoch}, step {len(losses) - 1}. Lower "
+                    "ranking.learning_rate, or look for infinite values in the feature tables and the item embeddings."
                 )
-            progress("training", epoch * steps_an_epoch + step + 1, steps)
+            progress("training", epoch * steps_an_epoch + len(losses), steps)
         valid = log_loss(*labelled(predict_lists(ranker, judged, config, unique_items), judged, "click"))
         log.append(
             {
@@ -156,6 +184,19 @@ def train_ranking(
         "boosted_trees": trees,
         "valid_ece": {head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads},
     }
+
+
+def epoch_batches(
+    sources: list[TrainingSource], ranker: Ranker, config: RankingConfig, unique_items: int, epoch: int
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Inputs and labels of one epoch, source by source; each is entered before its first batch."""
+    for source in sources:
+        if len(sources) > 1:
+            source.enter(ranker)
+        lists = source.lists(config, epoch)
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(lists))
+        for inputs, labels, _ in batches(lists, config, unique_items, order):
+            yield inputs, labels
 
 
 def best_epoch(log: list[dict[str, float]]) -> int:

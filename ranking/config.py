@@ -33,6 +33,7 @@ class RankingConfig:
             are often outside the index's first T; without such negatives a low retrieval score would predict a click.
         request_seconds: events of one user within this many seconds of the first form one request; 0 = the whole fold.
         calibration_share: share of users (by hash) kept for early stopping, calibration and the choice of the score.
+        propensity_cap: largest weight of an impression by its inverse propensity; 0 = propensities are not used.
         token_width: D, width of the projected space of each modality.
         id_width, side_width: widths of id embeddings, and of each profile, attribute or context embedding.
         item_embeddings: whether the retrieval embedding of an item counts as one more (frozen) modality, "behaviour".
@@ -72,6 +73,7 @@ class RankingConfig:
     random_negatives: int = 6
     request_seconds: int = 86_400
     calibration_share: float = 0.2
+    propensity_cap: float = 0.0
     token_width: int = 16
     id_width: int = 8
     side_width: int = 4
@@ -125,6 +127,8 @@ class RankingConfig:
         for name in ("dropout", "id_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), received {getattr(self, name)}")
+        if self.propensity_cap < 0:
+            raise ValueError(f"propensity_cap must be at least 0, received {self.propensity_cap}")
         if not 0.0 < self.calibration_share < 1.0:
             raise ValueError(f"calibration_share must be in (0, 1), received {self.calibration_share}")
         if self.experts != "shared" and not self.hidden:

@@ -60,11 +60,8 @@ def collect_side_information(
     priced, dated = np.isfinite(price) & (price >= 0), created_at > 0
     priced[0] = dated[0] = False
     log_price = np.log1p(np.where(priced, price, 0.0))
-    numbers = np.stack(
-        [_standardised(np.log1p(counts), np.arange(len(counts)) > 0), counts == 0, _standardised(log_price, priced),
-        priced, dated],
-        axis=1,
-    ).astype(np.float32)  # fmt: skip
+    rest = np.stack([_standardised(log_price, priced), priced, dated], axis=1)
+    numbers = np.concatenate([popularity_numbers(counts), rest], axis=1).astype(np.float32)
     numbers[0] = 0
     released = np.where(dated, (created_at.astype(np.int64) - reference_time) / 86_400, 0).astype(np.float32)
     known = [np.asarray(flags, bool).copy() for flags in (item_known, user_known)]
@@ -73,6 +70,12 @@ def collect_side_information(
     return SideInformation(
         numbers, released, np.asarray(attributes), known[0], np.asarray(profile), known[1], popularity
     )
+
+
+def popularity_numbers(counts: np.ndarray) -> np.ndarray:
+    """The first two of `ITEM_NUMBERS`: standardised log1p of the counts, and whether it is 0. [N + 1] -> [N + 1, 2]"""
+    there = np.arange(len(counts)) > 0
+    return np.stack([_standardised(np.log1p(counts), there), there & (counts == 0)], axis=1).astype(np.float32)
 
 
 def _standardised(column: np.ndarray, present: np.ndarray) -> np.ndarray:

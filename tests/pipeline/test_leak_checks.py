@@ -15,10 +15,10 @@ from data.ingest import IngestOptions, ingest
 from data.schema import MODALITIES, SPLIT_CODES, TEST, VALID
 from pipeline.examples import interactions
 from pipeline.leak_checks import LeakError, check_context, check_counts, check_retrieval, check_split_order
-from pipeline.list_checks import check_lists, check_ranker
+from pipeline.list_checks import check_counts_read, check_lists, check_popularity_read
 from pipeline.ranker_setup import build_ranker
 from pipeline.ranking_lists import retrieve_fold
-from pipeline.ranking_stage import exact_search
+from pipeline.retrieval_side import exact_search
 from pipeline.train_ranking import FOLDS, train_ranking
 from pipeline.training_record import training_record
 from ranking.config import RankingConfig
@@ -26,6 +26,8 @@ from ranking.popularity import popularity_table
 
 DAY, START = 86_400, 1_700_000_000 // 86_400 * 86_400
 USERS, ITEMS = 30, 40
+BEGIN = START + 21 * DAY
+"""When the validation split begins: 70 % of the days."""
 CONFIG = RankingConfig(
     history_length=4, list_size=8, retrieved=15, random_negatives=2, token_width=4, id_width=2, side_width=2, hidden=(4,),
     cross_rank=2, batch_lists=16, epochs=1, jit_compile=False, calibration_share=0.4,
@@ -86,7 +88,9 @@ def lists(dataset, fold):
 
 @pytest.fixture(scope="module")
 def ranker(dataset, store, fold, lists):
-    return build_ranker(dataset, store, EMBEDDINGS, fold, lists, ("click",), CONFIG, known_splits=FOLDS)
+    return build_ranker(
+        dataset, store, EMBEDDINGS, fold, lists, ("click",), CONFIG, known_splits=FOLDS, first_request=BEGIN
+    )
 
 
 def check(dataset, lists):
@@ -97,7 +101,8 @@ def test_an_honest_world_passes(dataset, lists, ranker):
     check_split_order(dataset)
     check_context(dataset, "valid")
     check(dataset, lists)
-    check_ranker(dataset, ranker, "valid")
+    check_counts_read(dataset, ranker, "valid")
+    check_popularity_read(dataset, ranker, "valid", BEGIN)
     check_retrieval(dataset, [training_record(dataset, interactions(dataset, ("train",)), ("train",))], "valid")
     both = ("train", "valid")
     check_retrieval(dataset, [training_record(dataset, interactions(dataset, both), both)], "test")
@@ -146,16 +151,23 @@ def test_future_popularity_is_found(dataset, ranker, shift):
     assert planted.step == step
     table.assign(values.reshape(table.shape))
     with pytest.raises(LeakError, match=r"popularity with a half-life of 3 days.*Count only events strictly before"):
-        check_ranker(dataset, ranker, "valid")
+        check_popularity_read(dataset, ranker, "valid", BEGIN)
     table.assign(honest)
-    check_ranker(dataset, ranker, "valid")
+    check_popularity_read(dataset, ranker, "valid", BEGIN)
+
+
+def test_popularity_that_begins_after_a_request_is_found(dataset, ranker):
+    with pytest.raises(LeakError, match="which would read it"):
+        check_popularity_read(dataset, ranker, "valid", BEGIN - 1)
 
 
 def test_popularity_of_a_later_split_is_found(dataset, store, fold, lists):
     known = (*FOLDS, "test")
-    leaky = build_ranker(dataset, store, EMBEDDINGS, fold, lists, ("click",), CONFIG, known_splits=known)
+    leaky = build_ranker(
+        dataset, store, EMBEDDINGS, fold, lists, ("click",), CONFIG, known_splits=known, first_request=BEGIN
+    )
     with pytest.raises(LeakError, match="none of a later split"):
-        check_ranker(dataset, leaky, "valid")
+        check_popularity_read(dataset, leaky, "valid", BEGIN)
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), ("train", "valid", "test"), ("test",)])

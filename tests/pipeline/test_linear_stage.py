@@ -134,12 +134,13 @@ def test_a_refit_learns_from_the_splits_named_and_is_what_is_served(world, run, 
     # The ranker learns from the validation split: it is asked with what has not seen it, which is as if without a refit.
     unseen, before = (load_served(tmp_path, "full/unseen"), load_served(run[0]))
     rows = np.arange(1, 6)
-    asked = [part.queries(dataset.profile, rows, np.stack([rows, rows + 1], axis=1)) @ part.items.T for part in (unseen, before)]
+    history = np.stack([rows, rows + 1], axis=1)
+    asked = [part.queries(dataset.profile, rows, history) @ part.items.T for part in (unseen, before)]
     np.testing.assert_allclose(*asked, rtol=1e-3, atol=1e-3)
     assert [record["splits"] for record in read_records(served)] == [["train"], ["train", "valid"]]
     check_retrieval(dataset, read_records(served), "test")
     check_retrieval(dataset, read_records(served / "unseen"), "valid")
-    with pytest.raises(LeakError, match="trained on train and valid .* and is asked about valid"):
+    with pytest.raises(LeakError, match=r"trained on train and valid .* and is asked about valid"):
         check_retrieval(dataset, read_records(served), "valid")
 
 

@@ -12,7 +12,8 @@ from ranking.config import RankingConfig
 
 def test_every_setting_of_the_ranker_can_be_set_and_means_the_same():
     names = [field.name for field in dataclasses.fields(RankingConfig)]
-    assert sorted(RankingSection.model_fields) == sorted(names)
+    # An earlier run's folder is where lists come from; the ranker itself never hears of it.
+    assert sorted(set(RankingSection.model_fields) - {"previous_run"}) == sorted(names)
     assert ranking_config(load_config()) == RankingConfig()
 
 
