@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from data.durable_file import sync
+
 CONTAINER_ROOT = PurePosixPath("/models")
 """Where a release folder is mounted in TF Serving's image. Files of a release name this place and not the folder it
 happens to lie in, so that a release keeps its fingerprint wherever it is copied."""
@@ -162,8 +164,12 @@ def resolve_base_path(base_path: str, config_folder: Path) -> Path:
 
 
 def _replace(path: Path, text: str) -> Path:
-    """Servers poll these files: a reader sees the old text or the new one, never half."""
+    """Servers poll these files: a reader sees the old text or the new one, never half, after a power cut too."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
+    with temporary.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     temporary.replace(path)
+    sync(path.parent)
     return path

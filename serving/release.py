@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
-import json
+import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,127 +13,19 @@ from typing import Any
 
 from data.durable_file import sync
 from serving.models_config import CONTAINER_ROOT, read_models_config
+from serving.release_manifest import (
+    MANIFEST,
+    Progress,
+    Release,
+    ReleaseError,
+    compute_fingerprint,
+    hash_files,
+    read_release,
+    write_manifest,
+)
 
-MANIFEST = "manifest.json"
-CHUNK = 1 << 20
-
-
-class ReleaseError(ValueError):
-    """A release that must not be served; the message lists every reason."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Release:
-    """A verified release.
-
-    Attributes:
-        folder: where it lies.
-        version: its number, which is also the version of each of its models.
-        fingerprint: SHA-256 over its version and all its files.
-        manifest: the whole manifest.
-    """
-
-    folder: Path
-    version: int
-    fingerprint: str
-    manifest: Mapping[str, Any]
-
-    @property
-    def models_config(self) -> Path:
-        return self.folder / "models.config"
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """SHA-256 and size of every file under a folder but the manifest, by its path with "/" separators, sorted.
-
-    Raises:
-        ReleaseError: a link or a special file, whose content the folder does not own.
-    """
-    files = {}
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ReleaseError(f"{folder}: {name} is a link or a special file; a release holds plain files, copy it in")
-        if path.is_file() and name != MANIFEST:
-            files[name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
-    return files
-
-
-def compute_fingerprint(files: Mapping[str, Mapping[str, Any]], version: int) -> str:
-    """One fingerprint over all files and the version.
-
-    fingerprint = SHA-256("version V\\n" + one line "sha256  path\\n" for each file, sorted by path)
-
-    Neither modification times nor the place of the folder enter, so a copy of a release keeps its fingerprint.
-
-    Example:
-        >>> compute_fingerprint({"a": {"sha256": "00"}}, 1) == compute_fingerprint({"a": {"sha256": "00"}}, 2)
-        False
-    """
-    lines = [f"version {version}\n"] + [f"{files[name]['sha256']}  {name}\n" for name in sorted(files)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def write_manifest(
-    folder: Path, *, version: int, counts: Mapping[str, int] | None = None, details: Mapping[str, Any] | None = None
-) -> Release:
-    """Writes the manifest of a finished release folder.
-
-    Args:
-        folder: holds `<model>/<version>/` folders and a models.config.
-        version: the release's number.
-        counts: items, users and the like, for people.
-        details: anything else worth keeping beside: input fingerprints, library versions, seconds.
-
-    Raises:
-        ReleaseError: the folder holds no file, or a link.
-    """
-    files = hash_files(folder)
-    if not files:
-        raise ReleaseError(f"{folder}: no files to release; write the models before the manifest")
-    manifest = {
-        "version": version,
-        "fingerprint": compute_fingerprint(files, version),
-        "counts": dict(counts or {}),
-        "details": dict(details or {}),
-        "files": files,
-    }
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    with temporary.open("w") as stream:
-        json.dump(manifest, stream, indent=2, sort_keys=True)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(folder / MANIFEST)
-    return Release(folder, version, str(manifest["fingerprint"]), manifest)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise ReleaseError(f"{folder}: no {MANIFEST}; this is not a release, or it was not finished: export it again")
-    try:
-        manifest = json.loads(file.read_text())
-        version, fingerprint, files = manifest["version"], manifest["fingerprint"], manifest["files"]
-        valid = isinstance(version, int) and isinstance(fingerprint, str)
-        valid = valid and all(
-            isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int) for entry in files.values()
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReleaseError(
-            f"{file}: damaged manifest ({type(error).__name__}: {error}); export the release again"
-        ) from error
-    if not valid:
-        raise ReleaseError(f"{file}: damaged manifest (a field of the wrong type); export the release again")
-    return manifest
+PARTIAL = ".partial"
+"""End of the name of a release that is not finished: version and process stand before it."""
 
 
 def _mixed(folder: Path, version: int) -> list[str]:
@@ -166,29 +57,32 @@ def _mixed(folder: Path, version: int) -> list[str]:
     return problems
 
 
-def verify_release(folder: Path) -> Release:
+def verify_release(folder: Path, progress: Progress | None = None) -> Release:
     """Checks a release whole: every file there, unchanged, none besides, all of one version, fingerprint right.
+
+    Args:
+        folder: the release. progress: told of the bytes hashed.
 
     Raises:
         ReleaseError: with all reasons found. Such a release must not be served: its models may not belong together.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
-    listed, found = manifest["files"], hash_files(folder)
+    release = read_release(folder)
+    listed, found = release.manifest["files"], hash_files(folder, progress)
     problems = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
     problems += [f"{name} is not in the manifest" for name in sorted(found.keys() - listed.keys())]
     for name in sorted(listed.keys() & found.keys()):
         if found[name] != {"sha256": listed[name]["sha256"], "bytes": listed[name]["bytes"]}:
             problems.append(f"{name} has changed ({listed[name]['bytes']} bytes listed, {found[name]['bytes']} found)")
-    if compute_fingerprint(listed, manifest["version"]) != manifest["fingerprint"]:
+    if compute_fingerprint(listed, release.version) != release.fingerprint:
         problems.append("the manifest's fingerprint does not belong to its files and version")
-    problems += _mixed(folder, manifest["version"])
+    problems += _mixed(folder, release.version)
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise ReleaseError(
             f"{folder}: refused, mixed or damaged: {shown}. Export it again, or serve an earlier release"
         )
-    return Release(folder, manifest["version"], manifest["fingerprint"], manifest)
+    return release
 
 
 def list_releases(releases: Path) -> list[int]:
@@ -219,7 +113,8 @@ def publish(
     details: dict[str, Any] | None = None,
 ) -> Iterator[Path]:
     """Publishes a release atomically: yields a folder to write into; when the block ends well, it is given its
-    manifest, verified, flushed to disk and renamed to `<releases>/<version>`. When the block fails, nothing is left.
+    manifest, verified, flushed to disk and renamed to `<releases>/<version>`. When the block fails, nothing is left;
+    what a killed process leaves is held by nobody, and `serving.release_gc` removes it.
 
     Args:
         releases: the folder of releases.
@@ -231,19 +126,29 @@ def publish(
         ReleaseError: the version exists already, or what was written is not one release.
     """
     target = releases / str(version)
+    taken = ReleaseError(f"{target}: version {version} is already published and never changes; take the next number")
     if target.exists():
-        raise ReleaseError(f"{target}: version {version} is already published and never changes; take the next number")
+        raise taken
     releases.mkdir(parents=True, exist_ok=True)
-    staging = releases / f".{version}.{os.getpid()}.partial"
+    staging = releases / f".{version}.{os.getpid()}{PARTIAL}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
+    held = os.open(staging, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks, on which nothing is ever cleared up
+            fcntl.flock(held, fcntl.LOCK_EX)  # says that somebody is still writing here
         yield staging
         write_manifest(staging, version=version, counts=counts, details=details)
         verify_release(staging)
         for path in [*staging.rglob("*"), staging]:
             sync(path)
-        staging.rename(target)
+        try:
+            staging.rename(target)
+        except OSError as error:  # another process published this number meanwhile
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise taken from None
         sync(releases)  # makes the rename itself durable
     finally:
+        os.close(held)
         shutil.rmtree(staging, ignore_errors=True)

@@ -11,31 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.models_config import ModelEntry, write_batching_parameters, write_models_config, write_monitoring_config
-from serving.release import (
-    ReleaseError,
-    compute_fingerprint,
-    latest_release,
-    list_releases,
-    publish,
-    verify_release,
-    write_manifest,
-)
-
-MODELS = ("retrieval", "retrieval_scann", "ranking")
-
-
-def write_files(folder: Path, version: int, content: bytes = b"graph") -> None:
-    """What an export leaves, with bytes in the place of graphs."""
-    for name in MODELS:
-        model = folder / name / str(version)
-        (model / "variables").mkdir(parents=True)
-        (model / "saved_model.pb").write_bytes(content + name.encode())
-        (model / "variables" / "variables.index").write_bytes(b"\0\1")
-    entries = [ModelEntry(name, versions=(version,), labels={"stable": version}) for name in ("retrieval", "ranking")]
-    write_models_config(folder / "models.config", entries)
-    write_monitoring_config(folder / "monitoring.config")
-    write_batching_parameters(folder / "batching_parameters.txt", threads=2)
+from serving.models_config import ModelEntry, write_models_config
+from serving.release import latest_release, list_releases, publish, verify_release
+from serving.release_manifest import ReleaseError, compute_fingerprint, write_manifest
+from tests.serving.release_files import MODELS, write_files
 
 
 @pytest.fixture
@@ -54,6 +33,7 @@ def test_publish_and_verify(releases: Path):
     assert release.manifest["files"].keys() == {
         *(f"{name}/7/{file}" for name in MODELS for file in ("saved_model.pb", "variables/variables.index")),
         "models.config",
+        "models_scann.config",
         "monitoring.config",
         "batching_parameters.txt",
     }
@@ -163,6 +143,15 @@ def test_a_failed_export_leaves_nothing(releases: Path):
     assert sorted(path.name for path in releases.iterdir()) == ["7"]
     with pytest.raises(ReleaseError, match="version 7 is already published"), publish(releases, 7):
         pass
+
+
+def test_two_exports_of_one_number(releases: Path):
+    """Whoever finishes first has it; the other says so and leaves nothing."""
+    with pytest.raises(ReleaseError, match="version 8 is already published"), publish(releases, 8) as staging:
+        write_files(staging, 8, b"slow")
+        shutil.copytree(releases / "7", releases / "8")
+    assert sorted(path.name for path in releases.iterdir()) == ["7", "8"]
+    assert (releases / "8" / "retrieval").is_dir()
 
 
 def test_latest_release(releases: Path, tmp_path: Path):
