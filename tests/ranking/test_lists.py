@@ -20,7 +20,12 @@ def made(seed=0, list_size=10, random_negatives=3, users=12, items=40, window=DA
     time = 1_000_000 + rng.integers(0, 5 * DAY, events)
     click = rng.random(events) < 0.7
     purchase = click & (rng.random(events) < 0.3)
-    requests = group_requests(user, item, time, {"click": click, "purchase": purchase}, window)
+    labels = {"click": click, "purchase": purchase, "skip": ~click}
+    labels["value"] = np.where(rng.random(events) < 0.5, np.nan, rng.random(events))
+    position, weight = rng.integers(0, 9, events), rng.random(events)
+    context = np.stack([np.arange(events), rng.integers(0, 3, events)], axis=1)
+    requests = group_requests(user, item, time, labels, window, position=position, weight=weight, context=context)
+    logged = {"labels": labels, "position": position, "weight": weight, "context": context}
     seen = [rng.choice(np.arange(1, items), 4, replace=False).astype(np.int32) for _ in range(len(requests))]
     requests = requests.with_past(np.stack(seen)[:, :3], seen)
     embeddings = rng.normal(size=(items, 5)).astype(np.float32)
@@ -44,13 +49,13 @@ def made(seed=0, list_size=10, random_negatives=3, users=12, items=40, window=DA
         random_negatives=random_negatives,
         rng=np.random.default_rng([seed, 1]),
     )
-    return user, item, time, click, purchase, requests, seen, queries, embeddings, top, released, lists
+    return user, item, time, click, purchase, logged, requests, seen, queries, embeddings, top, released, lists
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 30), st.integers(0, 5))
 def test_every_rule(seed, list_size, random_negatives):
-    user, item, time, click, purchase, requests, seen, queries, embeddings, top, released, lists = made(
+    user, item, time, click, purchase, _, requests, seen, queries, embeddings, top, released, lists = made(
         seed, list_size, random_negatives
     )
     assert lists.candidates.shape == (len(requests), list_size)
@@ -85,6 +90,52 @@ def test_every_rule(seed, list_size, random_negatives):
             # Scores that differ by less than float32 sums can tell may stand in either order.
             not_lower = int((top[line] >= lists.retrieval_scores[line, place] - 1e-5).sum())
             assert 1 + higher <= lists.retrieval_ranks[line, place] <= 1 + max(higher, not_lower)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0, 3_600, DAY]))
+def test_labels_positions_weights_and_context_are_those_of_the_log(seed, window):
+    user, item, time, *_, logged, _, _, _, _, _, _, lists = made(seed, window=window)
+    order = np.lexsort((time, user))
+    for line in range(len(lists)):
+        begin, mine = lists.timestamp[line], order[user[order] == lists.user[line]]
+        mine = [event for event in mine if begin <= time[event] < begin + (window or 10**12)]
+        assert (lists.context[line] == logged["context"][mine[0]]).all()
+        for place in range(lists.mask.shape[1]):
+            of_item = [event for event in mine if item[event] == lists.candidates[line, place]]
+            known = {head: bool(told[line, place]) for head, told in lists.known.items()}
+            value = {head: float(column[line, place]) for head, column in lists.labels.items()}
+            if not lists.mask[line, place] or not of_item:
+                drawn = bool(lists.mask[line, place])
+                assert known == {"click": drawn, "purchase": drawn, "skip": False, "value": False}
+                assert not any(value.values())
+                assert (lists.position[line, place], lists.weight[line, place]) == (0, 1)
+                continue
+            assert known["click"] and known["purchase"] and known["skip"]
+            clicked = any(logged["labels"]["click"][of_item])
+            assert (value["click"], value["skip"]) == (clicked, not clicked)
+            assert value["purchase"] == any(logged["labels"]["purchase"][of_item])
+            told = [number for number in logged["labels"]["value"][of_item] if np.isfinite(number)]
+            assert known["value"] == bool(told)
+            assert value["value"] == pytest.approx(max(told, default=0.0))
+            assert lists.position[line, place] == logged["position"][of_item[0]]
+            assert lists.weight[line, place] == pytest.approx(logged["weight"][of_item[0]])
+
+
+def test_a_session_logged_twice_counts_once():
+    """The second one shows nothing that was not seen, and neither does one of items that are not yet out."""
+    user, item, time = (
+        np.ones(6, int),
+        np.array([3, 4, 3, 4, 5, 6]),
+        np.array([0, 1, 0, 1, 0, 0]) + np.array([0, 0, 2, 2, 4, 6]) * DAY,
+    )
+    requests = group_requests(user, item, 1 + time, {"click": np.ones(6)}, DAY)
+    seen = [item[time < moment - 1] for moment in requests.timestamp]
+    requests = requests.with_past(np.zeros((4, 0), int), seen)
+    released = np.array([0, 0, 0, 0, 0, 0, 9 * DAY])
+    kept = requests.with_news(released)
+    assert kept.timestamp.tolist() == [1, 1 + 4 * DAY]
+    assert kept.item.tolist() == [3, 4, 5]
 
 
 def test_negatives_come_from_the_index_and_the_quota():
