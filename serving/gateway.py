@@ -18,12 +18,14 @@ from fastapi import FastAPI
 
 from serving.catalogue import Catalogue, media_folder
 from serving.circuit_breaker import CircuitBreaker
+from serving.feedback_log import FeedbackLog
 from serving.gateway_access import Access
 from serving.gateway_cache import AnswerCache
 from serving.gateway_catalogue import add_catalogue_routes, add_page
 from serving.gateway_drift import Coverage, ScoreDrift
 from serving.gateway_errors import add_error_replies
 from serving.gateway_explain import add_explain_route
+from serving.gateway_feedback import add_feedback_route
 from serving.gateway_guard import Guard
 from serving.gateway_keys import KeyRing
 from serving.gateway_log import UserHash
@@ -63,7 +65,8 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         parts.release.start()
         yield
-        await anyio.to_thread.run_sync(parts.release.stop)
+        for stop in (parts.release.stop, parts.feedback.close):
+            await anyio.to_thread.run_sync(stop)
 
     # The interactive documentation pages load scripts from another host; the schema itself stays at /openapi.json.
     app = FastAPI(
@@ -86,6 +89,7 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
     add_catalogue_routes(app, parts.catalogue)
     add_recommend_routes(app, parts)
     add_explain_route(app, parts)
+    add_feedback_route(app, parts)
     add_monitoring_routes(app, parts)
     describe_security(app)
     return app
@@ -115,7 +119,8 @@ def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics:
             "retrieval_model": settings.retrieval_model,
             "ranking_model": settings.ranking_model,
         }
-        return recommender.recommend("", k=1, candidates=1, timestamp=catalogue.last_timestamp, **models).versions
+        small: dict[str, Any] = {"k": 1, "candidates": 1, "exclude_item_ids": (), "timestamp": catalogue.last_timestamp}
+        return recommender.recommend("", **small, **models).versions
 
     parts = GatewayParts(
         settings=settings,
@@ -128,6 +133,9 @@ def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics:
         drift=ScoreDrift(settings.score_reference),
         coverage=Coverage(),
         user_hash=UserHash(settings.log_salt),
+        feedback=FeedbackLog(
+            settings.state_folder / "feedback", roll_seconds=settings.roll_seconds, roll_events=settings.roll_events
+        ),
     )
     parts.release.on_change(lambda versions: parts.cache.forget_all())
     parts.release.on_change(lambda versions: parts.drift.restart())

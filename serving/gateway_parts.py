@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from serving.catalogue import Catalogue
 from serving.explanation import Explanation
+from serving.feedback_log import FeedbackLog
 from serving.gateway_cache import AnswerCache
 from serving.gateway_drift import Coverage, ScoreDrift
 from serving.gateway_log import UserHash, note
@@ -71,6 +72,7 @@ class GatewayParts:
     drift: ScoreDrift
     coverage: Coverage
     user_hash: UserHash
+    feedback: FeedbackLog
 
     def session(self, user_id: str, session_id: str) -> Session:
         """What a user did just now, in this session before any other of theirs."""
