@@ -15,9 +15,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline.compare_command import compare
 from pipeline.config import Config, ConfigError, load_config
 from pipeline.convert_command import convert
 from pipeline.features_command import features_app
+from pipeline.off_policy_command import off_policy
+from pipeline.release_command import release_app
 from pipeline.tune_command import tune
 
 app = typer.Typer(
@@ -27,7 +30,10 @@ app = typer.Typer(
     help="Triptych: raw media in, ranked items out. `run` walks every stage; each stage is also a command of its own.",
 )
 app.add_typer(features_app, name="features")
+app.add_typer(release_app, name="release")
+app.command()(compare)
 app.command()(convert)
+app.command("off-policy")(off_policy)
 app.command()(tune)
 
 ConfigOption = Annotated[

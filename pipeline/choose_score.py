@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from data.dataset import Dataset
-from pipeline.evaluate_ranking import answer
 from pipeline.examples import make_requests
 from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.rank_requests import answer
 from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
 from ranking.config import RankerSpec, RankingConfig
 from ranking.score import weighted_score

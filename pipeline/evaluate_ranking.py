@@ -8,90 +8,20 @@ from typing import Any
 import numpy as np
 
 from data.dataset import Dataset
+from pipeline.deletion_test import ShownItems, deletion_test
 from pipeline.examples import Requests
 from pipeline.exposure_quality import judge_exposure
 from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.off_policy_stage import estimate_off_policy
 from pipeline.order_quality import judge_orders, task_targets
 from pipeline.probability_quality import judge_probabilities
-from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold, search_released
+from pipeline.rank_requests import answer, order_by, propose
+from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
 from pipeline.segments import domain_groups, find_segments, popularity_groups
 from pipeline.trees_quality import judge_trees
 from pipeline.user_values import write_user_values
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
-
-BLOCK = 256
-"""Requests ranked at a time; every call has this one shape."""
-
-
-def answer(
-    form: RankingServingForm,
-    users: np.ndarray,
-    history: np.ndarray,
-    candidates: np.ndarray,
-    scores: np.ndarray,
-    times: np.ndarray,
-    ranks: np.ndarray | None = None,
-    context: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-    """The serving form's answer to many requests, in blocks of one shape. {every head of HEADS, score: [R, K]}
-
-    `ranks` [R, K] are needed where the candidates are not all that was retrieved; `context` [R, C], None = unknown.
-    """
-    parts: list[dict[str, np.ndarray]] = []
-    for start in range(0, len(users), BLOCK):
-        part = slice(start, min(start + BLOCK, len(users)))
-        rows = np.pad(np.arange(part.start, part.stop), (0, BLOCK - (part.stop - part.start)), mode="edge")
-        found = form(
-            users[rows],
-            history[rows],
-            candidates[rows],
-            scores[rows],
-            times[rows],
-            None if ranks is None else ranks[rows],
-            None if context is None else context[rows],
-        )
-        parts.append({name: np.asarray(value)[: part.stop - part.start] for name, value in found.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def propose(
-    requests: Requests,
-    query_fn: QueryFunction,
-    search_fn: SearchFunction,
-    config: RankingConfig,
-    released: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the index answers to many requests, without what was seen or not yet released. rows, scores: [Q, T]
-
-    `released` [N + 1]: UTC seconds of each item's release, 0 = always there.
-    """
-    queries = query_fn(requests.users, requests.history)
-    seen = (requests.seen.offsets, requests.seen.rows)
-    return search_released(search_fn, queries, config.retrieved, *seen, released, requests.timestamps)
-
-
-def order_by(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The rows [Q, T] by falling score, equals in the order they stand in, padding last."""
-    order = np.argsort(-np.where(rows > 0, scores, -np.inf), axis=1, kind="stable")
-    return np.take_along_axis(rows, order, axis=1)
-
-
-def rank_requests(
-    form: RankingServingForm,
-    requests: Requests,
-    query_fn: QueryFunction,
-    search_fn: SearchFunction,
-    config: RankingConfig,
-    released: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The full path for many requests: retrieve, rank, order. See `propose`.
-
-    Returns: item rows in ranked order, and the same candidates in retrieval order; both int32 [Q, T], padded with 0.
-    """
-    rows, scores = propose(requests, query_fn, search_fn, config, released)
-    found = answer(form, requests.users, requests.history, rows, scores, requests.timestamps, context=requests.context)
-    return order_by(rows, found["score"]), rows
 
 
 def evaluate_ranking(
@@ -117,7 +47,8 @@ def evaluate_ranking(
     task and segment, with intervals (`pipeline.order_quality`); `exposure` what both show (`pipeline.exposure_quality`);
     `lightgbm` the trees on the ranker's features (`pipeline.trees_quality`). `heads` has AUC, log loss and calibration
     (`pipeline.probability_quality`) over test impressions and drawn negatives, lists made exactly as for training;
-    `auc`, `logloss` and `ece` are those of the click head.
+    `auc`, `logloss` and `ece` are those of the click head. `off_policy` is what pages of both orders would have earned,
+    where the log has propensities (`pipeline.off_policy_stage`).
 
     Args:
         vectors: [N + 1, D] content of the items, for the diversity of lists.
@@ -127,7 +58,8 @@ def evaluate_ranking(
     released = dataset.items["created_at"].to_numpy(np.int64)
     retrieved, scores = propose(requests, query_fn, search_fn, config, released)
     asked = (requests.users, requests.history, retrieved, scores, requests.timestamps)
-    ranked = order_by(retrieved, answer(form, *asked, context=requests.context)["score"])
+    given = answer(form, *asked, context=requests.context)["score"]
+    ranked = order_by(retrieved, given)
     orders = {"ranked": ranked, "retrieval": retrieved}
     groups = {"items": popularity_groups(dataset.counts)}
     if (domains := domain_groups(dataset)) is not None:
@@ -162,11 +94,18 @@ def evaluate_ranking(
         "order": judge_orders(orders, targets, requests.users, segments, config.seed),
         "exposure": judge_exposure(orders, requests.relevant, dataset.counts, groups, vectors),
     }
+    if (off_policy := estimate_off_policy(dataset, form, fold, config.seed)) is not None:
+        result["off_policy"] = off_policy
     if trained is not None:
         trees = judge_trees(trained, form, requests, retrieved, scores, ranked, config.seed)
         result |= {"lightgbm": trees}
         if "ndcg@10" in trees:
             result["lightgbm_ndcg@10"] = trees["ndcg@10"]
+    if len(requests.users) > 1:
+        shown = ShownItems(
+            requests.users, requests.history, requests.timestamps, requests.context, retrieved, scores, given
+        )
+        result["deletion_test"] = deletion_test(form, shown, seed=config.seed)
     if out is not None:
         write_user_values(out, dataset, requests, orders, targets, known_splits)
     return result

@@ -70,6 +70,8 @@ class Estimate:
 
     Attributes:
         value, low, high: the estimate and its interval.
+        weight: Σ w a decision; without clipping its mean is the number of actions that the policy takes, and what it falls
+            short of that is what the log hardly ever shows.
         effective_actions: (Σ w)² / Σ w²: as many equally weighted actions would tell as much.
         clipped: share of the weight that clipping took away; what it biases downwards.
         influence: float [G], each group's part of the estimate's error, for paired differences.
@@ -78,13 +80,15 @@ class Estimate:
     value: float
     low: float
     high: float
+    weight: float
     effective_actions: float
     clipped: float
     influence: NDArray
 
     def summary(self) -> dict[str, float]:
         """The figures without the array."""
-        return {name: getattr(self, name) for name in ("value", "low", "high", "effective_actions", "clipped")}
+        names = ("value", "low", "high", "weight", "effective_actions", "clipped")
+        return {name: getattr(self, name) for name in names}
 
 
 def inverse_propensity(log: LoggedActions, *, clip: float | None = None, level: float = 0.95) -> Estimate:
@@ -163,15 +167,15 @@ def _ratio(
 ) -> Estimate:
     _, owner = np.unique(log.group, return_inverse=True)
     gained, total = np.bincount(owner, above), np.bincount(owner, below)
-    squares = float(np.square(weights).sum())
+    squares, mean = float(np.square(weights).sum()), float(weights.sum() / max(len(log.group), 1))
     effective = float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
     if not total.sum() > 0:
         nothing = float("nan")
-        return Estimate(nothing, nothing, nothing, effective, removed, np.full(len(total), nothing))
+        return Estimate(nothing, nothing, nothing, mean, effective, removed, np.full(len(total), nothing))
     value = float(gained.sum() / total.sum())
     influence = (gained - value * total) / total.sum()
     half = _half_width(influence, level)
-    return Estimate(value, value - half, value + half, effective, removed, influence)
+    return Estimate(value, value - half, value + half, mean, effective, removed, influence)
 
 
 def _half_width(influence: NDArray, level: float) -> float:

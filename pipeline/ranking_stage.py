@@ -65,9 +65,10 @@ def evaluate_ranking_stage(
     dataset: Dataset, store: FeatureStore, run: Path, out: Path, config: Config, progress: Progress
 ) -> dict[str, Any]:
     """Judge the full path on the test split; writes `ranking.json`, each user's values and `examples.json` into `out`."""
-    from pipeline.evaluate_ranking import answer, evaluate_ranking
+    from pipeline.evaluate_ranking import evaluate_ranking
     from pipeline.examples import make_requests
     from pipeline.exposure_quality import content_vectors
+    from pipeline.rank_requests import answer
 
     side = RetrievalSide(dataset, run, config.index.kind)
     check_retrieval(dataset, side.records, "test")

@@ -94,6 +94,23 @@ def randomisation_p_value(difference: ArrayLike, rng: np.random.Generator, *, re
     return (1 + extreme) / (1 + resamples)
 
 
+def holm_adjusted(p_values: ArrayLike) -> list[float]:
+    """P-values that may be read together: the chance of calling any equal pair different stays below the level.
+
+    The i-th smallest of m times (m − i + 1), never falling, at most 1. Holm (1979), https://www.jstor.org/stable/4615733.
+
+    Example:
+        >>> holm_adjusted([0.04, 0.01, 0.5])
+        [0.08, 0.03, 0.5]
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    grown = np.minimum(np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1)), 1.0)
+    adjusted = np.empty(values.size)
+    adjusted[order] = grown
+    return adjusted.tolist()
+
+
 def paired_differences(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     """first − second over the users that have a value, after checking that they are the same users.
 

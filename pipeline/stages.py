@@ -20,6 +20,7 @@ RANKING_FILES = (
     "event_labels",
     "calibrate",
     "choose_score",
+    "rank_requests",
     "boosted_trees",
     "leak_checks",
     "list_checks",

@@ -11,8 +11,9 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import EVENT_CODES, MODALITIES, TEST, TRAIN, VALID, Schema
 from pipeline.epochs import NonFiniteLossError
-from pipeline.evaluate_ranking import evaluate_ranking, rank_requests
+from pipeline.evaluate_ranking import evaluate_ranking
 from pipeline.examples import make_requests
+from pipeline.rank_requests import rank_requests
 from pipeline.ranking_lists import retrieve_fold, search_released
 from pipeline.top_k import select_top_k
 from pipeline.train_ranking import train_ranking
