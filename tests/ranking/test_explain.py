@@ -8,7 +8,7 @@ import pytest
 
 from data.schema import Schema
 from ranking.attribution import METHODS, attribute, attribution_plan, normalised_shares
-from ranking.explain import background_rows, explain, group_names
+from ranking.explain import background_rows, explain, group_names, masked_scores, pair_features
 from ranking.model import batch_inputs
 from ranking.nearest_history import nearest_history
 from ranking.serving_form import RankingServingForm
@@ -65,7 +65,7 @@ def test_shares_are_signed_and_sum_to_one_in_absolute_value():
 
 
 def test_unknown_methods_and_empty_rankers_are_refused():
-    with pytest.raises(ValueError, match="leave_one_out.*received 'guess'"):
+    with pytest.raises(ValueError, match=r"leave_one_out.*received 'guess'"):
         attribution_plan("guess", 3)
     with pytest.raises(ValueError, match="at least 1, received 0"):
         attribution_plan("leave_one_out", 0)
@@ -145,6 +145,16 @@ def test_a_masked_retrieval_score_is_not_blended_in(world):
     assert (np.asarray(form(user, history, candidates, scores, timestamp, group_mask=mask)["score"]) == 0).all()
 
 
+def test_masked_scores_equal_the_forms_own_mask(world, form):
+    user, history, candidates, scores, ranks, timestamp = asked(world)
+    inputs = form.request_inputs(user, history, candidates, scores, timestamp, ranks)
+    masks = np.random.default_rng(3).integers(0, 2, (4, len(group_names(form)))).astype(np.float32)
+    found = masked_scores(form, pair_features(form, inputs), inputs, form.network.features.neutral(), masks)
+    for place, mask in enumerate(masks):
+        expected = form(user, history, candidates, scores, timestamp, ranks, group_mask=mask)["score"]
+        np.testing.assert_allclose(np.asarray(found)[:, place], np.asarray(expected), atol=1e-6)
+
+
 def test_nearest_history_equals_a_loop():
     rng = np.random.default_rng(1)
     tokens = rng.normal(size=(20, 2, 5)).astype(np.float32)
@@ -159,7 +169,7 @@ def test_nearest_history_equals_a_loop():
     for b, k, m in np.ndindex(6, 3, 2):
         c = candidates[b, k]
         able = [h for h in history[b] if h and h != c and present[h, m]] if c and present[c, m] else []
-        best = max(able, key=lambda h: tokens[h, m] @ tokens[c, m], default=0)  # noqa: B023
+        best = max(able, key=lambda h: tokens[h, m] @ tokens[c, m], default=0)
         assert rows[b, k, m] == best
         assert cosines[b, k, m] == pytest.approx(tokens[best, m] @ tokens[c, m] if best else 0, abs=1e-6)
     rows, cosines = nearest_history(tokens, present, np.zeros((2, 0), np.int32), candidates[:2])
@@ -185,9 +195,7 @@ def test_where_only_the_sound_decides_the_sound_is_named():
     for _ in range(60):
         ranker.train_on_batch(inputs, labels)
     form = RankingServingForm.from_ranker(ranker)
-    answer = as_numpy(
-        explain(form, world.user, world.history, world.candidates, scores, world.ranks, world.timestamp)
-    )
+    answer = as_numpy(explain(form, world.user, world.history, world.candidates, scores, world.ranks, world.timestamp))
     assert answer["score"][liked].mean() > 0.9 and answer["score"][~liked].mean() < 0.1
     names = np.array(group_names(form))
     named = names[answer["contributions"].argmax(axis=-1)]
