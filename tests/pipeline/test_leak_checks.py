@@ -26,8 +26,8 @@ from ranking.popularity import popularity_table
 
 DAY, START = 86_400, 1_700_000_000 // 86_400 * 86_400
 USERS, ITEMS = 30, 40
-BEGIN = START + 21 * DAY
-"""When the validation split begins: 70 % of the days."""
+BEGIN = START + 22 * DAY
+"""When the validation split begins: the last four days of thirty are the test split, four before them are this one."""
 CONFIG = RankingConfig(
     history_length=4, list_size=8, retrieved=15, random_negatives=2, token_width=4, id_width=2, side_width=2, hidden=(4,),
     cross_rank=2, batch_lists=16, epochs=1, jit_compile=False, calibration_share=0.4,
