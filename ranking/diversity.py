@@ -22,9 +22,10 @@ def content_tokens(tokens: Any, present: Any, columns: tuple[int, ...], rows: An
 
     Returns: f32 [B, M, K, D].
     """
-    parts = [ops.take(tokens[:, column], rows, axis=0) for column in columns]
-    there = [ops.take(present[:, column], rows, axis=0)[..., None] for column in columns]
-    drawn = ops.cast(ops.stack([part * mask for part, mask in zip(parts, there, strict=True)], axis=1), "float32")
+    # Rows first: a column of the whole table would be a copy of it.
+    drawn, there = ops.take(tokens, rows, axis=0), ops.take(present, rows, axis=0)
+    parts = [drawn[:, :, column] * there[:, :, column, None] for column in columns]
+    drawn = ops.cast(ops.stack(parts, axis=1), "float32")
     length = ops.sqrt(ops.sum(ops.square(drawn), axis=-1, keepdims=True))
     return drawn / ops.maximum(length, 1e-6)
 

@@ -12,16 +12,19 @@ import numpy as np
 from serving.export_explain import EXPLAIN, SHOWN, explain_requests
 from serving.export_item_encoder import ItemEncoderModule
 from serving.export_ranking import RankingModule
+from serving.export_recommend import RecommendModule, RecommendSettings
 from serving.export_retrieval import RetrievalModule
 from serving.export_search import SearchModule
 from serving.index import CandidateIndex
 from serving.models_config import ModelEntry, write_models_config, write_monitoring_config
 from serving.raw_requests import item_encoder_requests, search_requests
+from serving.recommend_requests import warm_up_requests
 from serving.release import Release, publish, verify_release
 from serving.request_history import ServingTables
 from serving.warmup import write_warmup
 
 RETRIEVAL, RETRIEVAL_SCANN, RANKING = "retrieval", "retrieval_scann", "ranking"
+RECOMMEND = "recommend"
 ITEM_ENCODER, SEARCH = "item_encoder", "search"
 WARM_UP_SIZES = (1, 8)
 """Batch sizes that the records warm; a graph has no static shapes, so others run at the same speed."""
@@ -39,6 +42,7 @@ def export_release(
     item_encoder: ItemEncoderModule | None = None,
     search: SearchModule | None = None,
     linear_history: np.ndarray | None = None,
+    recommend: RecommendSettings | None = None,
     k: int = 100,
     counts: Mapping[str, int] | None = None,
     details: Mapping[str, Any] | None = None,
@@ -57,6 +61,7 @@ def export_release(
         ranker: see `RankingModule`.
         item_encoder, search: the models of raw content; left out where None.
         linear_history: of an ensemble, see `RetrievalModule`.
+        recommend: of the model that does retrieval, ranking and re-ranking in one call; left out where None.
         k: candidates a warm-up request asks for and ranks.
         counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
             equal.
@@ -78,6 +83,13 @@ def export_release(
             retrieval,
         )
     models[RANKING] = (lambda: RankingModule(tables, ranker), ranking)
+    if recommend is not None:
+        length, most = tables.history.shape[1], max(WARM_UP_SIZES)
+        ids = (_some_ids(tables.user_ids, most), _some_ids(tables.item_ids, most * length))
+        models[RECOMMEND] = (
+            lambda: RecommendModule(tables, user_tower, index, ranker, recommend, linear_history),
+            warm_up_requests(WARM_UP_SIZES, *ids, length, recommend.k),
+        )
     if item_encoder is not None:
         widths = {name: item_encoder.widths[name] for name in item_encoder.vector_inputs}
         models[ITEM_ENCODER] = (lambda: item_encoder, item_encoder_requests(WARM_UP_SIZES, widths))

@@ -1,0 +1,100 @@
+"""What a request says about its policy: weights by name, and a seed that all its randomness follows from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from ranking.policy import BOUNDS, Policy
+
+GOLDEN = 0x9E3779B97F4A7C15
+MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+
+
+def chosen_weights(names: tf.Tensor, values: tf.Tensor, default: Policy) -> dict[str, tf.Tensor]:
+    """Every weight of the policy: the request's where it names one, else the release's.
+
+    Shapes: names string [P], "" = none; values f32 [P] -> {weight: f32 scalar}. Of a name given twice the last counts.
+
+    Raises (in the graph, as InvalidArgumentError): a name that is no weight, or a value out of its bounds.
+
+    Example:
+        >>> found = chosen_weights(tf.constant(["dpp", "epsilon"]), tf.constant([0.5, 0.1]), Policy(mmr_lambda=0.75))
+        >>> [float(found[name]) for name in ("dpp", "mmr_lambda", "creator_cap")]
+        [0.5, 0.75, 0.0]
+    """
+    known = tf.reduce_any(names[:, None] == tf.constant(["", *BOUNDS])[None, :], axis=1)
+    told = f"policy_names: must be of {', '.join(BOUNDS)}, received"
+    same_length = tf.debugging.Assert(
+        tf.equal(tf.size(names), tf.size(values)),
+        ["policy_names, policy_values: need one value a name, received", tf.size(names), tf.size(values)],
+    )
+    checks = [tf.debugging.Assert(tf.reduce_all(known), [told, tf.boolean_mask(names, ~known)]), same_length]
+    with tf.control_dependencies(checks):
+        names, values = tf.identity(names), tf.identity(values)
+    weights: dict[str, tf.Tensor] = {}
+    for name, (least, greatest) in BOUNDS.items():
+        given = tf.concat([[getattr(default, name)], values], axis=0)
+        asked = tf.concat([[True], names == name], axis=0)
+        value = given[tf.reduce_max(tf.where(asked, tf.range(tf.size(given)), 0))]
+        message = f"policy_values: {name} must lie between {least:g} and {greatest:g}, received"
+        with tf.control_dependencies([tf.debugging.Assert((value >= least) & (value <= greatest), [message, value])]):
+            weights[name] = tf.identity(value)
+    return weights
+
+
+def names_weight(names: tf.Tensor, weight: str) -> tf.Tensor:
+    """Whether a request names a weight, bool scalar."""
+    return tf.reduce_any(names == weight)
+
+
+def uniforms(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Uniform numbers in [0, 1) that follow from each line's own seed: splitmix64 (Steele et al., OOPSLA 2014).
+
+    The same seed gives the same numbers in any batch and on any machine, which no operation of TensorFlow's does: those
+    draw for a whole tensor.
+
+    Shapes: seed int64 [B], count int32 scalar -> f32 [B, count], of 24 bits each.
+
+    Example:
+        >>> a, b = uniforms(tf.constant([7, 8], tf.int64), tf.constant(3)), uniforms(tf.constant([8], tf.int64), tf.constant(2))
+        >>> bool(tf.reduce_all(a[1:, :2] == b))
+        True
+    """
+    number = tf.cast(tf.range(1, count + 1), tf.uint64) * tf.constant(GOLDEN, tf.uint64)
+    # Mixed before and after, or the second number of one seed would be the first of the next.
+    state = _mixed(_mixed(tf.bitcast(seed, tf.uint64))[:, None] + number[None, :])
+    top = tf.bitwise.right_shift(state, tf.constant(40, tf.uint64))
+    return tf.cast(tf.cast(top, tf.int32), tf.float32) / float(1 << 24)
+
+
+def _mixed(state: tf.Tensor) -> tf.Tensor:
+    for shift, factor in MIX:
+        state = tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64)))
+        state = state * tf.constant(factor, tf.uint64)
+    return state
+
+
+def context_codes(words: tf.Tensor, vocabulary: Mapping[str, tuple[str, ...]]) -> tf.Tensor:
+    """Codes of a request's context, 0 = unknown.
+
+    Shapes: words string [B, C'], in the order of the vocabulary's columns; where C' is less than C, the rest is unknown
+    -> int32 [B, C].
+
+    Raises (in the graph): C' above C.
+
+    Example:
+        >>> vocabulary = {"device": ("", "tv", "phone"), "hour": ("", "1")}
+        >>> context_codes(tf.constant([["phone"], ["fridge"]]), vocabulary).numpy().tolist()
+        [[2, 0], [0, 0]]
+    """
+    width = len(vocabulary)
+    told = f"context: has the columns {', '.join(vocabulary) or '(none)'}, received so many"
+    with tf.control_dependencies([tf.debugging.Assert(tf.shape(words)[1] <= width, [told, tf.shape(words)[1]])]):
+        words = tf.pad(words, [[0, 0], [0, width - tf.shape(words)[1]]])
+    codes = []
+    for place, values in enumerate(vocabulary.values()):
+        same = words[:, place, None] == tf.constant(list(values))[None, :]
+        codes.append(tf.reduce_max(tf.where(same, tf.range(len(values))[None, :], 0), axis=1))
+    return tf.stack(codes, axis=1) if codes else tf.zeros((tf.shape(words)[0], 0), tf.int32)

@@ -1,0 +1,89 @@
+"""What retrieval is made of: vocabulary, user tables, user tower and index, from rows of a request to its best rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from serving.index import CandidateIndex
+from serving.keras_weights import KerasWeights
+from serving.request_history import ServingTables, choose_history, choose_whole_history, users_rows
+from serving.vocabulary_tables import VocabularyTables
+
+
+class RetrievalParts(tf.Module):
+    """The variables of retrieval, held once by each model that retrieves, and what is done with them.
+
+    A request without known recent items gets the history stored for its user; an unknown user without history gets
+    what the tower thinks of nobody in particular. Never found: the request's recent items, its excluded items, and
+    the items that a known user had seen when the release was made.
+
+    Args:
+        tables: see `ServingTables`.
+        user_tower: built; `user_tower(user [B], profile [B, P], history [B, L, D], history_mask [B, L])` returns
+            (queries [B, D], anything).
+        index: any `CandidateIndex`.
+        linear_history: f32 [N + 1, D_2] where an ensemble is served (`towers.ensemble`): its user tower also takes the
+            sum of these over a whole history, and reads its recent items from the first columns of the index.
+        name: of the module.
+
+    Raises:
+        ValueError: the vocabulary, the user tables or the index are of different sizes.
+    """
+
+    def __init__(
+        self,
+        tables: ServingTables,
+        user_tower: Any,
+        index: CandidateIndex,
+        linear_history: np.ndarray | None = None,
+        name: str = "retrieval",
+    ):
+        super().__init__(name=name)
+        self.users = VocabularyTables(tables.user_ids, "users")
+        self.items = VocabularyTables(tables.item_ids, "items")
+        sizes = {"user_ids": self.users.size, "profile": len(tables.profile)}
+        if len(set(sizes.values())) != 1 or self.items.size != index.item_rows:
+            raise ValueError(
+                f"tables, index: sizes must agree, received {sizes}, item_ids {self.items.size}, "
+                f"index {index.item_rows}; take all from one run"
+            )
+        self.profile = tf.Variable(tables.profile, dtype=tf.int32, trainable=False, name="user_profile")
+        self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
+        self.seen_offsets = tf.Variable(tables.seen_offsets, dtype=tf.int64, trainable=False, name="seen_offsets")
+        self.seen_rows = tf.Variable(tables.seen_rows, dtype=tf.int32, trainable=False, name="seen_rows")
+        self.user_tower = KerasWeights(user_tower, "user_tower")
+        self.index = index
+        self.linear_history = None
+        if linear_history is not None:
+            if tables.chosen is None or len(linear_history) != index.item_rows:
+                raise ValueError(
+                    f"linear_history: needs tables.chosen and one line an item row, received {len(linear_history)} lines "
+                    f"for {index.item_rows} rows; take all from one run"
+                )
+            self.mixture = tuple(user_tower.mixture)
+            offsets, rows = tables.chosen
+            self.chosen_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False, name="chosen_offsets")
+            self.chosen_rows = tf.Variable(rows, dtype=tf.int32, trainable=False, name="chosen_rows")
+            self.linear_history = tf.Variable(linear_history, dtype=tf.float32, trainable=False, name="linear_history")
+
+    def chosen_history(self, user: tf.Tensor, recent: tf.Tensor) -> tf.Tensor:
+        """The history that counts, int32 [B, L]: see `serving.request_history.choose_history`."""
+        return choose_history(recent, tf.gather(self.history, user))
+
+    def queries(self, user: tf.Tensor, recent: tf.Tensor) -> tf.Tensor:
+        """Query vectors f32 [B, D] of user rows int32 [B] and recent item rows int32 [B, H]."""
+        history, profile = self.chosen_history(user, recent), tf.gather(self.profile, user)
+        vectors, mask = self.index.embeddings(history), history > 0
+        if self.linear_history is None:
+            return self.user_tower(user, profile, vectors, mask)[0]
+        whole = choose_whole_history(recent, users_rows(self.chosen_offsets, self.chosen_rows, user))
+        sums = tf.reduce_sum(tf.gather(self.linear_history, whole), axis=1)
+        own = vectors[:, :, : self.index.width - self.linear_history.shape[1]]
+        return self.user_tower(user, profile, own, mask, sums)[0]
+
+    def hidden_rows(self, user: tf.Tensor, recent: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
+        """Rows that must not be found, int32 [B, any]: excluded and recent ones, and what the user had seen."""
+        return tf.concat([excluded, recent, users_rows(self.seen_offsets, self.seen_rows, user)], axis=1)
