@@ -136,7 +136,8 @@ def fit_linear(
 
 def record_of(dataset: Dataset, taken: Any, splits: tuple[str, ...]) -> dict[str, Any]:
     """The training record of the pairs of a sparse matrix [user rows, N + 1]."""
-    return training_record(dataset, Interactions.from_pairs(*taken.nonzero(), dataset.schema.user_rows), splits)
+    users, items = taken.nonzero()
+    return training_record(dataset, Interactions.from_pairs(users, items, dataset.schema.user_rows), splits)
 
 
 def scales_of(towers: Mapping[str, LinearTower], taken: Any) -> dict[str, float]:
