@@ -66,6 +66,15 @@ class GatewayMetrics:
             "triptych_gateway_item_changes", "Items added, changed and deleted.", ("change",), registry=self.registry
         )
 
+        self._release = Gauge(
+            "triptych_gateway_release", "Release of the last answer, by model.", ("model",), registry=self.registry
+        )
+
+    def note_release(self, versions: Mapping[str, int]) -> None:
+        """Keeps which release answers, by model."""
+        for model, version in versions.items():
+            self._release.labels(model).set(version)
+
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is asked for its value whenever the metrics are read."""
         Gauge(f"triptych_gateway_{name}", text, registry=self.registry).set_function(value)
