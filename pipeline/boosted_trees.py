@@ -95,6 +95,12 @@ def load_boosted_trees(folder: Path) -> lightgbm.Booster | None:
     return lightgbm.Booster(model_file=folder / MODEL)
 
 
+def boosted_trees_report(folder: Path) -> dict[str, Any]:
+    """What `fit_boosted_trees` told of its fit, or why there was none."""
+    written = folder / REPORT
+    return json.loads(written.read_text()) if written.is_file() else {"skipped": "the ranking stage fitted none"}
+
+
 def score_candidates(
     booster: lightgbm.Booster,
     form: RankingServingForm,

@@ -1,4 +1,4 @@
-"""The weights of the ranking score: heads and retrieval score against each other, by NDCG@10 of held-out users."""
+"""The weights of the ranking score: heads and retrieval score against each other, by NDCG@10 of held-out requests."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from data.dataset import Dataset
-from pipeline.examples import make_requests
 from pipeline.metrics import mean_over_users, ndcg_at_k
-from pipeline.rank_requests import answer
-from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
+from pipeline.rank_requests import answer, order_by
+from pipeline.ranking_lists import RankingFold
+from pipeline.request_quality import wanted_items
 from ranking.config import RankerSpec, RankingConfig
 from ranking.score import weighted_score
 from ranking.serving_form import RankingServingForm
 
-CUTOFF, MOST_USERS = 10, 3000
+CUTOFF, MOST_REQUESTS = 10, 3000
 SHARES = (0.25, 0.5, 1.0)
 """Tried spread of a head's part of the score over that of the clicks'."""
 BLENDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -24,39 +23,28 @@ BLENDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 def choose_score(
-    dataset: Dataset,
-    form: RankingServingForm,
-    held_out: Callable[[np.ndarray], np.ndarray],
-    query_fn: QueryFunction,
-    search_fn: SearchFunction,
-    config: RankingConfig,
-    query_history: int,
+    form: RankingServingForm, held_out: RankingFold, config: RankingConfig
 ) -> tuple[dict[str, float], float, dict[str, float]]:
-    """Weights and blend with the best NDCG@10 on the held-out users' validation events.
+    """Weights and blend with the best NDCG@10 over held-out requests, each judged by what was chosen in it.
 
     The search starts from the clicks alone, and from the retrieval order alone, so that what is chosen loses to neither on
-    these users; then it tries the blend, each head in turn, and the blend again (see `search_weights`).
+    these requests; then it tries the blend, each head in turn, and the blend again (see `search_weights`).
 
     Args:
-        form: of the trained ranker, calibrated, with popularity as of the past. held_out: user rows -> which are held out.
-        query_history: history length that `query_fn` is given.
+        form: of the trained ranker, calibrated, with popularity as of the past.
 
     Returns: weights of the heads, blend, and the NDCG@10 of the `score`, the `click` head and the `retrieval_order`.
     """
-    requests = make_requests(dataset, "valid", known_splits=("train",), history_length=query_history)
-    requests = requests.take(np.flatnonzero(held_out(requests.users))[:MOST_USERS])
-    if config.score_weights or not len(requests.users):
+    wanted = np.flatnonzero(wanted_items(held_out.requests).counts)
+    if config.score_weights or not len(wanted):
         return dict(config.score_weights) or {"click": 1.0}, config.score_blend, {}
-    released = dataset.items["created_at"].to_numpy(np.int64)
-    queries = query_fn(requests.users, requests.history)
-    seen = (requests.seen.offsets, requests.seen.rows)
-    rows, scores = search_released(search_fn, queries, config.retrieved, *seen, released, requests.timestamps)
-    found = answer(form, requests.users, requests.history, rows, scores, requests.timestamps)
+    held_out = held_out.take(wanted[:: max(1, len(wanted) // MOST_REQUESTS)][:MOST_REQUESTS])
+    asked, rows, scores = held_out.requests, held_out.rows, held_out.scores
+    found = answer(form, asked.user, asked.history, rows, scores, asked.timestamp, context=asked.context)
+    relevant = wanted_items(asked)
 
     def quality(score: np.ndarray) -> float:
-        ordered = np.argsort(-np.where(rows > 0, score, -np.inf), axis=1, kind="stable")[:, :CUTOFF]
-        ranked = np.take_along_axis(rows, ordered, axis=1)
-        return mean_over_users(ndcg_at_k(ranked, requests.relevant, CUTOFF))
+        return mean_over_users(ndcg_at_k(order_by(rows, score)[:, :CUTOFF], relevant, CUTOFF))
 
     standardised = standardised_scores(form.spec, rows, scores)
     probabilities = {head: found[head].astype(np.float64) for head in form.spec.heads}

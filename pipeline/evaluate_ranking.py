@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.dataset import Dataset
+from pipeline.boosted_trees import boosted_trees_report
 from pipeline.deletion_test import ShownItems, deletion_test
 from pipeline.examples import Requests
 from pipeline.exposure_quality import judge_exposure
@@ -17,8 +18,8 @@ from pipeline.order_quality import judge_orders, task_targets
 from pipeline.probability_quality import judge_probabilities
 from pipeline.rank_requests import answer, order_by, propose
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
+from pipeline.request_quality import judge_requests
 from pipeline.segments import domain_groups, find_segments, popularity_groups
-from pipeline.trees_quality import judge_trees
 from pipeline.user_values import write_user_values
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
@@ -42,10 +43,11 @@ def evaluate_ranking(
     """Figures of the ranker on the test split.
 
     `ndcg@10` and `retrieval_order_ndcg@10` order the same candidates (the index's first T without what the user has seen
-    and what was not released at the time of the request) and are judged against all held-out items, found or not. They
-    are therefore not those of the retrieval evaluation, which has the whole catalogue as candidates. `order` has both by
-    task and segment, with intervals (`pipeline.order_quality`); `exposure` what both show (`pipeline.exposure_quality`);
-    `lightgbm` the trees on the ranker's features (`pipeline.trees_quality`). `heads` has AUC, log loss and calibration
+    and what was not released at the time of the request), each request judged by what was chosen in it; `by_request` has
+    them with intervals and boosted trees on the ranker's features beside them (`pipeline.request_quality`). `by_user`
+    asks once a user, as the retrieval evaluation does, and is judged against all held-out items, found or not; `order` has
+    that by task and segment, with intervals (`pipeline.order_quality`). `exposure` is what both orders show
+    (`pipeline.exposure_quality`), `lightgbm` how the trees were fitted. `heads` has AUC, log loss and calibration
     (`pipeline.probability_quality`) over test impressions and drawn negatives, lists made exactly as for training;
     `auc`, `logloss` and `ece` are those of the click head. `off_policy` is what pages of both orders would have earned,
     where the log has propensities (`pipeline.off_policy_stage`).
@@ -81,9 +83,15 @@ def evaluate_ranking(
         lists.context,
     )
     heads = judge_probabilities(found, lists, form.spec.heads, segments)
+    by_request = judge_requests(fold, form, trained, config.seed)
     result: dict[str, Any] = {
-        "ndcg@10": mean_over_users(ndcg_at_k(ranked, requests.relevant, 10)),
-        "retrieval_order_ndcg@10": mean_over_users(ndcg_at_k(retrieved, requests.relevant, 10)),
+        "ndcg@10": by_request["ranked"][0],
+        "retrieval_order_ndcg@10": by_request["retrieval"][0],
+        "by_request": by_request,
+        "by_user": {
+            "ndcg@10": mean_over_users(ndcg_at_k(ranked, requests.relevant, 10)),
+            "retrieval_order_ndcg@10": mean_over_users(ndcg_at_k(retrieved, requests.relevant, 10)),
+        },
         "requests": len(fold.requests),
         **{name: heads["click"][name] for name in ("auc", "logloss", "ece") if "click" in heads},
         "ece_by_head": {head: figures["ece"] for head, figures in heads.items() if "ece" in figures},
@@ -97,10 +105,10 @@ def evaluate_ranking(
     if (off_policy := estimate_off_policy(dataset, form, fold, config.seed)) is not None:
         result["off_policy"] = off_policy
     if trained is not None:
-        trees = judge_trees(trained, form, requests, retrieved, scores, ranked, config.seed)
-        result |= {"lightgbm": trees}
-        if "ndcg@10" in trees:
-            result["lightgbm_ndcg@10"] = trees["ndcg@10"]
+        result["lightgbm"] = boosted_trees_report(trained)
+        if "lightgbm" in by_request:
+            result["lightgbm_ndcg@10"] = result["lightgbm"]["ndcg@10"] = by_request["lightgbm"][0]
+            result["lightgbm"]["ranker_less_trees"] = by_request["ranked_less_lightgbm"]
     if len(requests.users) > 1:
         shown = ShownItems(
             requests.users, requests.history, requests.timestamps, requests.context, retrieved, scores, given

@@ -42,6 +42,17 @@ def hold_out_users(users: np.ndarray, share: float, seed: int) -> np.ndarray:
     return mixed / 2.0**64 < share
 
 
+def hold_out_requests(requests: Requests, config: RankingConfig) -> np.ndarray:
+    """Which requests stop, calibrate and weigh the ranker, and so do not train it. -> bool [R]
+
+    The last of them, as a ranker is asked about days that come after those it learned from: a hold-out of users would
+    praise whatever it learned of the days it is judged on. Where a log has no times, a hashed share of the users.
+    """
+    if len(requests) and (requests.timestamp > 0).all():
+        return requests.timestamp >= np.quantile(requests.timestamp, 1.0 - config.calibration_share)
+    return hold_out_users(requests.user, config.calibration_share, config.seed)
+
+
 def learnable_heads(training: RankingLists, held_out: RankingLists, config: RankingConfig) -> tuple[str, ...]:
     """`click`, and every other head with a weight and with enough positive labels to learn from and to calibrate on."""
     labelled = [head for head in HEADS if head in training.labels and config.weight_of(head) > 0]
@@ -69,7 +80,7 @@ def build_ranker(
     Args:
         training: the fold it will learn from; only ids that occur there get an embedding of their own.
         lists: one draw of that fold's lists, which fixes the scale of the retrieval score and where each head starts.
-        known_splits: whose events make items popular, each from its own time on.
+        known_splits: whose events make items popular, each from its own time on; the last is the fold's.
         first_request: UTC seconds of the earliest request that the ranker will be asked about.
         also: requests of another source that it learns from too.
     """
@@ -125,16 +136,16 @@ def base_rate(lists: RankingLists, head: str) -> float:
     return float(lists.labels[head][known].mean()) if known.any() else 0.5
 
 
-def popularity_of(
-    dataset: Dataset, first_request: int, known_splits: tuple[str, ...], config: RankingConfig
-) -> PopularityTable:
-    """Popularity as of every day from that of the first request on. A log without times has one popularity, that of the
-    train split: of anything later nobody could tell whether it is from before a request."""
-    codes = [SPLIT_CODES[name] for name in known_splits if dataset.schema.has_timestamps] or [TRAIN]
-    events = dataset.events[dataset.positive & dataset.events["split"].isin(codes)]
-    start = first_request if dataset.schema.has_timestamps else 1
-    item, time = (events[name].to_numpy() for name in ("item", "timestamp"))
-    return popularity_table(item, time, start, config.popularity_half_lives, dataset.schema.item_rows)
+def popularity_of(dataset: Dataset, known_splits: tuple[str, ...], config: RankingConfig) -> PopularityTable:
+    """Popularity as of the days of the last split's events. A log without times has one popularity, that of the train
+    split: of anything later nobody could tell whether it is from before a request."""
+    codes = [SPLIT_CODES[name] for name in known_splits]
+    dated = dataset.schema.has_timestamps
+    split, time = (dataset.events[name].to_numpy() for name in ("split", "timestamp"))
+    known = dataset.positive & np.isin(split, codes if dated else [TRAIN])
+    start = int(time[split == codes[-1]].min()) if dated else 0
+    item = dataset.events["item"].to_numpy()
+    return popularity_table(item[known], time[known], start, config.popularity_half_lives, dataset.schema.item_rows)
 
 
 def unique_size(dataset: Dataset, config: RankingConfig) -> int:

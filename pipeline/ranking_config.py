@@ -26,7 +26,8 @@ class RankingSection(Section):
     request_seconds: int = pydantic.Field(86_400, ge=0)
     """Events of a user within this time of the first make one request; 0 = all of a split."""
     calibration_share: float = pydantic.Field(0.2, gt=0, lt=1)
-    """Share of users, by a hash, kept for early stopping, calibration and the choice of the score."""
+    """Share of the requests, the last ones (of users, by a hash, where a log has no times), kept for early stopping,
+    calibration and the choice of the score."""
 
     propensity_cap: float = pydantic.Field(0.0, ge=0)
     """Where a log has propensities, what was shown weighs 1 / propensity, at most this much; 0 = everything weighs 1."""

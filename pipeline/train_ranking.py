@@ -23,7 +23,7 @@ from pipeline.earlier_fold import EarlierFold
 from pipeline.epochs import NonFiniteLossError, Progress
 from pipeline.list_checks import check_counts_read, check_lists, check_popularity_read
 from pipeline.probability_metrics import expected_calibration_error, log_loss
-from pipeline.ranker_setup import batches, build_ranker, hold_out_users, learnable_heads, unique_size
+from pipeline.ranker_setup import batches, build_ranker, hold_out_requests, hold_out_users, learnable_heads, unique_size
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
 from pipeline.training_sources import TrainingSource, earlier_source, own_source
 from ranking.config import RankingConfig
@@ -53,8 +53,8 @@ def train_ranking(
     """Train, keep the best epoch, calibrate, choose the score, and write the serving form to `out`.
 
     The training data is the validation split: the retrieval model saw the train split only, so that its scores there
-    are as good as they will be on later events, and no better. A hashed share of its users is held out for early
-    stopping, calibration and the choice of the score.
+    are as good as they will be on later events, and no better. Its last days (its users' hashed share where a log has no
+    times) are held out for early stopping, calibration and the choice of the score.
 
     Args:
         dataset, store: the ingested data and its content features.
@@ -71,15 +71,15 @@ def train_ranking(
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`.
 
     Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; ValueError when the validation split
-        has no positive event on either side of the hash.
+        has no request on either side of the hold-out.
     """
     fold = retrieve_fold(
         dataset, "valid", query_fn, search_fn, config, known_splits=("train",), query_history=query_history
     )
-    held_out = hold_out_users(fold.requests.user, config.calibration_share, config.seed)
+    held_out = hold_out_requests(fold.requests, config)
     if not len(fold.requests) or held_out.all() or not held_out.any():
         raise ValueError(
-            f"ranking: the validation split needs positive events of users on both sides of the hold-out, received "
+            f"ranking: the validation split needs requests on both sides of the hold-out, received "
             f"{len(fold.requests)} requests. Enlarge data.valid_fraction."
         )
     training, holding = fold.take(np.flatnonzero(~held_out)), fold.take(np.flatnonzero(held_out))
@@ -87,8 +87,8 @@ def train_ranking(
     judged = holding.lists(dataset, item_embeddings, config, [config.seed, 0])
     heads = learnable_heads(first, judged, config)
     keras.utils.set_random_seed(config.seed)
-    if earlier is not None:
-        # Whoever judges must be a stranger there too.
+    if earlier is not None and not dataset.schema.has_timestamps:
+        # Whoever judges must be a stranger there too; where days judge, those of the earlier fold are past.
         strangers = ~hold_out_users(earlier.fold.requests.user, config.calibration_share, config.seed)
         earlier = dataclasses.replace(earlier, fold=earlier.fold.take(np.flatnonzero(strangers)))
     also = None if earlier is None else earlier.fold.requests
@@ -161,15 +161,7 @@ def train_ranking(
     logits = predict_lists(ranker, judged, config, unique_items, raw=True)
     calibrations, calibrated = calibrate(dataset, logits, judged, config)
     past = RankingServingForm.from_ranker(ranker, calibrations, newest=False)
-    weights, blend, ndcg = choose_score(
-        dataset,
-        past,
-        lambda users: hold_out_users(users, config.calibration_share, config.seed),
-        query_fn,
-        search_fn,
-        config,
-        query_history,
-    )
+    weights, blend, ndcg = choose_score(past, holding, config)
     RankingServingForm.from_ranker(ranker, calibrations, weights, blend).save(out / "serving_form")
     trees = fit_boosted_trees(past, first, judged, config, out) if baseline else {}
     (out / "history.json").write_text(json.dumps(log, indent=2))

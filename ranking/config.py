@@ -32,7 +32,8 @@ class RankingConfig:
         random_negatives: elements of a list drawn from the whole released catalogue instead of the index. Impressions
             are often outside the index's first T; without such negatives a low retrieval score would predict a click.
         request_seconds: events of one user within this many seconds of the first form one request; 0 = the whole fold.
-        calibration_share: share of users (by hash) kept for early stopping, calibration and the choice of the score.
+        calibration_share: share of the requests, the last ones (of users, by hash, where a log has no times), kept for
+            early stopping, calibration and the choice of the score.
         propensity_cap: largest weight of an impression by its inverse propensity; 0 = propensities are not used.
         token_width: D, width of the projected space of each modality.
         id_width, side_width: widths of id embeddings, and of each profile, attribute or context embedding.

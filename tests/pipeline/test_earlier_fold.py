@@ -12,7 +12,7 @@ from pipeline import earlier_fold as room
 from pipeline.earlier_fold import as_of, earlier_fold
 from pipeline.leak_checks import LeakError
 from pipeline.list_checks import check_counts_read, check_lists
-from pipeline.ranker_setup import build_ranker, hold_out_users
+from pipeline.ranker_setup import build_ranker, hold_out_requests
 from pipeline.ranking_lists import retrieve_fold
 from pipeline.retrieval_side import exact_search
 from pipeline.train_ranking import FOLDS, train_ranking
@@ -184,9 +184,7 @@ def test_the_ranker_learns_from_both(dataset, store, earlier, side, tmp_path):  
         query_history=LENGTH, earlier=made, progress=lambda what, done, total: steps.append((done, total)),
     )  # fmt: skip
     own = retrieve_fold(dataset, "valid", query, search, CONFIG, known_splits=("train",), query_history=LENGTH)
-    learners = [
-        part.take(np.flatnonzero(~hold_out_users(part.requests.user, 0.4, CONFIG.seed))) for part in (made.fold, own)
-    ]
+    learners = [made.fold, own.take(np.flatnonzero(~hold_out_requests(own.requests, CONFIG)))]
     expected = sum(-(-len(part.requests) // CONFIG.batch_lists) for part in learners)
     assert steps == [(done, expected) for done in range(1, expected + 1)]
     form = RankingServingForm.load(tmp_path / "serving_form")

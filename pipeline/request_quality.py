@@ -1,0 +1,86 @@
+"""How well lists suit the visit they are made for: NDCG request by request, ranked, as retrieved, and by boosted trees.
+
+A visit has an hour, a device, and releases of its day, and what it wants is what was chosen in it. Judged by all that a
+user chooses over the weeks of a test split (`pipeline.order_quality`), whatever of the moment a ranker knows counts little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.boosted_trees import load_boosted_trees, score_candidates
+from pipeline.bootstrap import bootstrap_ratios
+from pipeline.interactions import Interactions
+from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.rank_requests import answer, order_by
+from pipeline.ranking_lists import RankingFold
+from ranking.requests import Requests
+from ranking.serving_form import RankingServingForm
+
+MOST_REQUESTS = 6_000
+"""Of more requests a random choice is judged: intervals are narrow by then, and trees answer a candidate at a time."""
+
+
+def wanted_items(requests: Requests) -> Interactions:
+    """What was chosen in each request: the impressions with a positive `click`, one line a request."""
+    owner = np.repeat(np.arange(len(requests)), np.diff(requests.start))
+    chosen = requests.labels["click"] > 0
+    return Interactions.from_pairs(owner[chosen], requests.item[chosen], len(requests))
+
+
+def judge_requests(
+    fold: RankingFold, form: RankingServingForm, trained: Path | None, seed: int, k: int = 10
+) -> dict[str, Any]:
+    """NDCG@k of the orders that ranker, retrieval and boosted trees give to the same candidates.
+
+    Args:
+        fold: requests of the judged split with their past, and what the index answered.
+        trained: folder of the ranking stage, where boosted trees may lie; None = none.
+
+    Returns: {`requests`, and by order (`ranked`, `retrieval`, `lightgbm`) and for `ranked_less_retrieval` and
+    `ranked_less_lightgbm`: [mean, low, high]}; means over requests that chose anything, bounds of 95 % intervals by
+    resampling users with all their requests.
+    """
+    if len(fold.requests) > MOST_REQUESTS:
+        fold = fold.take(np.sort(np.random.default_rng(seed).permutation(len(fold.requests))[:MOST_REQUESTS]))
+    asked = fold.requests
+    given = (asked.user, asked.history, fold.rows, fold.scores, asked.timestamp)
+    orders = {"ranked": order_by(fold.rows, answer(form, *given, context=asked.context)["score"]), "retrieval": fold.rows}
+    if trained is not None and (booster := load_boosted_trees(trained)) is not None:
+        orders["lightgbm"] = order_by(fold.rows, score_candidates(booster, form, *given, asked.context))
+    wanted = wanted_items(asked)
+    values = {name: ndcg_at_k(rows[:, :k], wanted, k) for name, rows in orders.items()}
+    for other in ("retrieval", "lightgbm"):
+        if other in values:
+            values[f"ranked_less_{other}"] = values["ranked"] - values[other]
+    counted = int(np.count_nonzero(~np.isnan(values["ranked"])))
+    return {"requests": counted, "k": k, **with_intervals(values, asked.user, seed)}
+
+
+def with_intervals(values: Mapping[str, NDArray], users: NDArray, seed: int) -> dict[str, list[float]]:
+    """Mean over requests of every column, with the bounds of its interval; a user's requests are resampled together.
+
+    Args:
+        values: name -> [R], NaN where a request has no value. users: [R] rows.
+
+    Example: two requests of one user and one of another; the interval spans what either user alone would give.
+        >>> found = with_intervals({"ndcg": np.array([0.0, 0.5, 1.0])}, np.array([4, 4, 9]), seed=7)
+        >>> [round(bound, 2) for bound in found["ndcg"]]
+        [0.5, 0.25, 1.0]
+    """
+    table = np.stack(list(values.values()), axis=1)
+    defined = ~np.isnan(table)
+    people, owner = np.unique(users, return_inverse=True)
+    sums, counts = np.zeros((len(people), table.shape[1])), np.zeros((len(people), table.shape[1]))
+    np.add.at(sums, owner, np.where(defined, table, 0.0))
+    np.add.at(counts, owner, defined)
+    low, high = bootstrap_ratios(sums, counts, np.random.default_rng(seed))
+    return {
+        name: [mean_over_users(values[name]), float(low[place]), float(high[place])]
+        for place, name in enumerate(values)
+    }
