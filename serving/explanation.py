@@ -15,7 +15,7 @@ GROUP_WORDS = {
     "ids": "this very item",
     "profile": "who you are",
     "attributes": "its kind",
-    "retrieval": "your taste as a whole",
+    "retrieval": "your taste overall",
     "popularity": "how popular it is",
     "price": "its price",
     "recency": "how new it is",
