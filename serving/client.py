@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import grpc
 import numpy as np
 
+from serving.added_items import AddedItems, fill_unranked
+from serving.client_added import SimilarItems, place_in_search, similar
 from serving.client_explain import explain
 from serving.explanation import Explanation
 from serving.model_client import DEADLINE_SECONDS, ModelClient
 from serving.new_items import EncodedItems, NewItem, item_inputs
+from serving.recommendation import FoundItem, RankedItem, Recommendation
 from serving.status import ServingError
 
 __all__ = [
@@ -21,39 +22,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-class RankedItem(NamedTuple):
-    """One recommended item: its place is its place in the list."""
-
-    item_id: str
-    score: float
-    click: float
-    purchase: float
-    retrieval_score: float
-    retrieval_rank: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommendation:
-    """The answer to one request.
-
-    Attributes:
-        user_id: whom it is for.
-        items: best first.
-        seconds: wall time of each stage, "retrieval" and "ranking".
-        versions: the version of each model that answered.
-    """
-
-    user_id: str
-    items: list[RankedItem]
-    seconds: dict[str, float]
-    versions: dict[str, int]
-
-
-class FoundItem(NamedTuple):
-    """One item found by a search."""
-
-    item_id: str
-    score: float
+UNKNOWN_SCORE = -1.0
+"""What `ranking` answers for a candidate that it does not know."""
 
 
 def _strings(values: Sequence[str]) -> np.ndarray:
@@ -90,6 +60,7 @@ class Recommender:
         timestamp: int | None = None,
         retrieval_model: str = "retrieval",
         ranking_model: str = "ranking",
+        added: AddedItems | None = None,
     ) -> Recommendation:
         """The k best items for a user.
 
@@ -102,6 +73,8 @@ class Recommender:
             timestamp: time of the request in UTC seconds; None = now.
             retrieval_model: "retrieval", or another index under its name.
             ranking_model: the ranker's name.
+            added: items younger than the release, which are retrieved beside its own. The ranker does not know them: they
+                take the score of what was retrieved about as well, and NaN for every head.
 
         Returns:
             At most k items, by ranking score; equal scores keep the retrieval order.
@@ -129,6 +102,10 @@ class Recommender:
         middle = time.perf_counter()
         keep = retrieved["item_ids"][0] != b""
         ids, scores = retrieved["item_ids"][0][keep], retrieved["scores"][0][keep]
+        if added is not None:
+            query = retrieved["query"][0] if "query" in retrieved else None
+            never = {*exclude_item_ids, *recent_item_ids}
+            ids, scores = added.merge(query, ids, scores, candidates, retrieval_version, excluded=never)
         seconds = {"retrieval": middle - started, "ranking": 0.0}
         if not len(ids):
             return Recommendation(user_id, [], seconds, {retrieval_model: retrieval_version})
@@ -144,11 +121,17 @@ class Recommender:
             },
         )
         seconds["ranking"] = time.perf_counter() - middle
-        order = np.argsort(-ranked["score"][0], kind="stable")[:k]
+        final = ranked["score"][0]
+        unranked = np.zeros(len(ids), bool) if added is None else added.unranked(ids, final, UNKNOWN_SCORE)
+        if unranked.any():
+            final = fill_unranked(final, unranked)
+            for head in ("click", "purchase"):
+                ranked[head] = np.where(unranked, np.nan, ranked[head])
+        order = np.argsort(-final, kind="stable")[:k]
         items = [
             RankedItem(
                 item_id=ids[place].decode(),
-                score=float(ranked["score"][0, place]),
+                score=float(final[place]),
                 click=float(ranked["click"][0, place]),
                 purchase=float(ranked["purchase"][0, place]),
                 retrieval_score=float(scores[place]),
@@ -215,9 +198,18 @@ class Recommender:
         )
 
     def search(
-        self, query: str, k: int = 10, *, exclude_item_ids: Sequence[str] = (), search_model: str = "search"
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        exclude_item_ids: Sequence[str] = (),
+        search_model: str = "search",
+        added: AddedItems | None = None,
     ) -> list[FoundItem]:
         """The k items that a typed question asks for, best first; none for a question without words.
+
+        Args:
+            added: items younger than the release, which are found beside its own.
 
         Raises:
             ValueError: k below 1.
@@ -230,12 +222,46 @@ class Recommender:
             "exclude_item_ids": _strings(exclude_item_ids),
             "k": np.array(k, np.int32),
         }
-        answer = self.client.predict(search_model, inputs, label=self._label, deadline=self._deadline)
-        pairs = zip(answer["item_ids"][0], answer["scores"][0], strict=True)
-        return [FoundItem(item_id.decode(), float(score)) for item_id, score in pairs if item_id]
+        answer, version = self.client.predict_version(search_model, inputs, label=self._label, deadline=self._deadline)
+        keep = answer["item_ids"][0] != b""
+        ids, scores = answer["item_ids"][0][keep], answer["scores"][0][keep]
+        if added is not None:
+            asked = answer["query"][0] if "query" in answer else None
+            ids, scores = added.merge(asked, ids, scores, k, version, excluded=set(exclude_item_ids), search=True)
+        return [FoundItem(item_id.decode(), float(score)) for item_id, score in zip(ids, scores, strict=True)]
 
-    def encode_items(self, items: Sequence[NewItem], *, encoder_model: str = "item_encoder") -> EncodedItems:
+    def similar(
+        self,
+        item: str | np.ndarray,
+        k: int = 10,
+        *,
+        exclude_item_ids: Sequence[str] = (),
+        retrieval_model: str = "retrieval",
+        added: AddedItems | None = None,
+    ) -> SimilarItems:
+        """The k items nearest to one, by its id or by its embedding; see `serving.client_added.similar`."""
+        return similar(
+            self.client,
+            item,
+            k,
+            exclude_item_ids=exclude_item_ids,
+            added=added,
+            retrieval_model=retrieval_model,
+            label=self._label,
+            deadline=self._deadline,
+        )
+
+    def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None:
+        """Where encoded items lie beside the search's table; see `serving.client_added.place_in_search`."""
+        return place_in_search(self.client, encoded, search_model=search_model, deadline=self._deadline)
+
+    def encode_items(
+        self, items: Sequence[NewItem], *, encoder_model: str = "item_encoder", deadline: float | None = None
+    ) -> EncodedItems:
         """Embeddings of items by their content alone, seconds after they appear.
+
+        Args:
+            deadline: seconds for the call, which reads pictures and sound; None = as for any other.
 
         Raises:
             ValueError: no items.
@@ -244,7 +270,7 @@ class Recommender:
         if not items:
             raise ValueError("items: need at least one, got none")
         answer, version = self.client.predict_version(
-            encoder_model, item_inputs(items), label=self._label, deadline=self._deadline
+            encoder_model, item_inputs(items), label=self._label, deadline=deadline or self._deadline
         )
         vectors = {name.removesuffix("_vector"): answer[name] for name in answer if name.endswith("_vector")}
         return EncodedItems(answer["embedding"], answer["present"], vectors, version)

@@ -1,0 +1,115 @@
+"""Items younger than the release: an exact search over their embeddings, joined with what the server found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+import numpy as np
+
+NEIGHBOURS = 5
+"""Candidates on either side, in the order of retrieval, whose ranking scores an unranked item takes the mean of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AddedItems:
+    """What has been added to, changed in and taken from a catalogue since its release, as one request sees it.
+
+    A server's answer and these belong together only when they come from one release: embeddings of two trainings have
+    nothing to do with each other.
+
+    Attributes:
+        version: of the release that made the embeddings.
+        ids: of the added and changed items, [N].
+        embeddings: f32 [N, D], from `item_encoder`.
+        search_vectors: f32 [N, E], from the `items` signature of `search`; None where the release has none.
+        hidden: ids that the release must not answer itself: taken away, or changed, so that their place in its index
+            says what they were.
+
+    Raises:
+        ValueError: tables of other lengths than the ids.
+
+    Example:
+        >>> added = AddedItems(1, ("new",), np.array([[2.0, 0.0]], np.float32))
+        >>> ids, scores = added.merge(np.array([1.0, 0.0]), np.array([b"a", b"b"], object), np.array([3.0, 1.0]), 2, 1)
+        >>> ids.tolist(), scores.tolist()
+        ([b'a', b'new'], [3.0, 2.0])
+    """
+
+    version: int
+    ids: tuple[str, ...] = ()
+    embeddings: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    search_vectors: np.ndarray | None = None
+    hidden: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.ids), len(self.embeddings)}
+        lengths |= set() if self.search_vectors is None else {len(self.search_vectors)}
+        if len(lengths) != 1:
+            raise ValueError(
+                f"ids, embeddings, search_vectors: need one line an item, received {sorted(lengths)} lines"
+            )
+
+    def merge(
+        self,
+        query: np.ndarray | None,
+        ids: np.ndarray,
+        scores: np.ndarray,
+        k: int,
+        version: int,
+        *,
+        excluded: Collection[str] = (),
+        search: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best of what a server found and of the added items; equal scores leave the server's first.
+
+        Args:
+            query: f32 [D] (of a search [E]), as the server told it; None = it does not tell, and nothing is added.
+            ids, scores: what it found, best first: `bytes` in an object array, and f32 [K].
+            version: of the answer.
+            excluded: ids that must not be answered.
+            search: whether the scores are those of a search.
+        """
+        hidden = [place for place, name in enumerate(ids) if name.decode() in self.hidden]
+        ids, scores = np.delete(ids, hidden), np.delete(scores, hidden)
+        table = self.search_vectors if search else self.embeddings
+        if query is None or table is None or version != self.version or not query.any():
+            return ids[:k], scores[:k]
+        free = [place for place, name in enumerate(self.ids) if name not in excluded]
+        if not free or table.shape[1] != len(query):
+            return ids[:k], scores[:k]
+        new_ids = np.empty(len(free), object)
+        new_ids[:] = [self.ids[place].encode() for place in free]
+        both_ids = np.concatenate([ids, new_ids])
+        both_scores = np.concatenate([scores, table[free] @ np.asarray(query, np.float32)]).astype(np.float32)
+        order = np.argsort(-both_scores, kind="stable")[:k]
+        return both_ids[order], both_scores[order]
+
+    def unranked(self, ids: np.ndarray, scores: np.ndarray, unknown_score: float) -> np.ndarray:
+        """bool [K]: candidates that are added items and that the ranker does not know, by the score it gives such ones."""
+        ours = set(self.ids)
+        return np.array([name.decode() in ours for name in ids], bool) & (scores == unknown_score)
+
+
+def fill_unranked(scores: np.ndarray, unranked: np.ndarray) -> np.ndarray:
+    """Ranking scores in which each unranked candidate has the mean score of those retrieved next to it.
+
+    The ranker knows an item by its row, which a new one has not got. What is known of it is how well it was retrieved, and
+    how candidates fare that were retrieved about as well. Where nothing is ranked, the order of retrieval stays.
+
+    Args:
+        scores: f32 [K], in the order of retrieval. unranked: bool [K].
+
+    Example:
+        >>> fill_unranked(np.array([4.0, -1.0, 2.0], np.float32), np.array([False, True, False])).tolist()
+        [4.0, 3.0, 2.0]
+    """
+    filled = np.array(scores, np.float32)
+    ranked = np.flatnonzero(~unranked)
+    if not len(ranked):
+        return -np.arange(len(filled), dtype=np.float32)
+    for place in np.flatnonzero(unranked):
+        at = int(np.searchsorted(ranked, place))
+        near = ranked[max(0, at - NEIGHBOURS) : at + NEIGHBOURS]
+        filled[place] = filled[near].mean()
+    return filled
