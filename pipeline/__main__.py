@@ -148,6 +148,7 @@ _stage_command(
     "train_ranking",
     "Train and calibrate the ranking model on impressions and on candidates of the index.",
 )
+_stage_command("choose-policy", "choose_policy", "Choose the re-ranking that a release starts from, on validation.")
 _stage_command("evaluate", "evaluate", "Judge retrieval and ranking on the test split.")
 _stage_command("export", "export", "Write the next release: SavedModels for TF Serving under one fingerprint.")
 _stage_command("report", "report", "Write report.json and report.html.")

@@ -13,6 +13,7 @@ from pipeline.config_section import Section
 from pipeline.encoders_config import EncodersConfig
 from pipeline.enrich_config import EnrichSection
 from pipeline.linear_config import LinearSection
+from pipeline.policy_config import PolicySection
 from pipeline.ranking_config import RankingSection
 from pipeline.retrieval_config import RetrievalConfig
 from pipeline.search_config import SearchSection
@@ -63,6 +64,7 @@ class Config(Section):
     search: SearchSection = SearchSection()
     index: IndexConfig = IndexConfig()
     ranking: RankingSection = RankingSection()
+    policy: PolicySection = PolicySection()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
 

@@ -13,12 +13,15 @@ from data.features import FeatureStore
 from data.schema import MODALITIES
 from pipeline.config import Config
 from pipeline.examples import interactions, positive_histories
+from pipeline.policy_facts import policy_tables
+from pipeline.policy_stage import load_policy
 from pipeline.served import Served, load_served
 from pipeline.stage import read_manifest
 from pipeline.store_encoders import store_encoders
 from ranking.serving_form import RankingServingForm
 from serving.export import export_release
 from serving.export_item_encoder import ItemEncoderModule
+from serving.export_recommend import RecommendSettings
 from serving.export_search import SearchModule, search_table
 from serving.index_build import load_index
 from serving.raw_encoder import UnsupportedEncoderError
@@ -65,7 +68,7 @@ def export_stage(
         search: whether the search stage's tower, if one was trained, is released beside them; needs `store`.
     """
     releases, served = run / "releases", load_served(run)
-    stages = ["served/full", "index", "ranking", *(["search"] if search else [])]
+    stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
     made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
     made_from["raw"] = "" if store is None else "item_encoder"
     versions = list_releases(releases) if releases.is_dir() else []
@@ -91,6 +94,9 @@ def export_stage(
         ranker=RankingServingForm.load(run / "ranking" / "serving_form"),
         item_encoder=item_encoder,
         search=searching,
+        recommend=RecommendSettings(
+            policy_tables(dataset, config.policy, EVERYTHING), load_policy(run, config.policy), config.ranking.retrieved
+        ),
         counts={"raw_modalities": len(item_encoder.encoders)} if item_encoder else {},
         details={"made_from": made_from, "encoders": {name: encoder.name for name, encoder in encoders.items()}},
     )

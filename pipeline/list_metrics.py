@@ -100,6 +100,32 @@ def intra_list_diversity(ranked: ArrayLike, vectors: ArrayLike, k: int | None = 
     return np.concatenate(parts)
 
 
+def intra_list_distance(ranked: ArrayLike, tokens: ArrayLike, k: int | None = None) -> NDArray[np.float64]:
+    """Mean over all pairs of a user's first k of 1 − the cosine of the modality in which the two are most alike.
+
+    Ten covers that look the same are one thing shown ten times, whatever their titles say. A modality that an item lacks
+    counts as unlike; items without any are left out, and a list with fewer than two others is NaN.
+
+    Args:
+        tokens: [N + 1, M, D], unit vectors or zeros.
+
+    Example: the same picture under other words.
+        >>> intra_list_distance([[1, 2]], [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[1, 0], [0, 1]]]).tolist()
+        [0.0]
+    """
+    rows, table = np.asarray(ranked, dtype=np.int64)[:, :k], np.asarray(tokens, dtype=np.float32)
+    parts = [np.zeros(0)]
+    for start in range(0, len(rows), BLOCK_USERS):
+        block = rows[start : start + BLOCK_USERS]
+        drawn = (table[block] * (block != 0)[..., None, None]).transpose(0, 2, 1, 3)
+        alike = (drawn @ drawn.transpose(0, 1, 3, 2)).max(axis=1).astype(np.float64)
+        there = (drawn != 0).any(axis=(1, 3))
+        pairs = there[:, :, None] & there[:, None, :] & ~np.eye(block.shape[1], dtype=bool)
+        count, total = pairs.sum(axis=(1, 2)), np.where(pairs, alike, 0.0).sum(axis=(1, 2))
+        parts.append(1.0 - np.divide(total, count, out=np.full(len(block), np.nan), where=count > 0))
+    return np.concatenate(parts)
+
+
 def group_shares(amounts: ArrayLike, groups: ArrayLike, count: int) -> NDArray[np.float64]:
     """Share of the amounts [N + 1] that each group 0 .. count − 1 has; a negative group is none. NaN when all are 0.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 
 from pipeline.examples import Requests
@@ -14,7 +17,7 @@ BLOCK = 256
 
 
 def answer(
-    form: RankingServingForm,
+    form: Callable[..., Mapping[str, Any]],
     users: np.ndarray,
     history: np.ndarray,
     candidates: np.ndarray,
@@ -25,7 +28,8 @@ def answer(
 ) -> dict[str, np.ndarray]:
     """The serving form's answer to many requests, in blocks of one shape. {every head of HEADS, score: [R, K]}
 
-    `ranks` [R, K] are needed where the candidates are not all that was retrieved; `context` [R, C], None = unknown.
+    `form` is a `RankingServingForm`, or calls one with more. `ranks` [R, K] are needed where the candidates are not all
+    that was retrieved; `context` [R, C], None = unknown.
     """
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(users), BLOCK):

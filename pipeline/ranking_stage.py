@@ -68,6 +68,7 @@ def evaluate_ranking_stage(
     from pipeline.evaluate_ranking import evaluate_ranking
     from pipeline.examples import make_requests
     from pipeline.exposure_quality import content_vectors
+    from pipeline.policy_stage import judge_policies
     from pipeline.rank_requests import answer
 
     side = RetrievalSide(dataset, run, config.index.kind)
@@ -76,6 +77,7 @@ def evaluate_ranking_stage(
     known_splits = config.evaluation.mask_splits
     requests = make_requests(dataset, "test", known_splits=known_splits, history_length=side.history_length)
     progress("ranking", 0, 2)
+    vectors = content_vectors(*_content(store))
     result = evaluate_ranking(
         dataset,
         form,
@@ -86,10 +88,11 @@ def evaluate_ranking_stage(
         settings,
         known_splits=known_splits,
         query_history=side.history_length,
-        vectors=content_vectors(*_content(store)),
+        vectors=vectors,
         trained=run / "ranking",
         out=out,
     )
+    result |= judge_policies(dataset, run, form, requests, side, config, settings, vectors)
     (out / "ranking.json").write_text(json.dumps(result, indent=2))
     progress("ranking", 1, 2)
     # People who chose more can tell more easily whether a list suits them.

@@ -17,6 +17,7 @@ COMMANDS = {
     "linear/full": "train-linear",
     "served/full": "train-linear",
     "ranking": "train-ranking",
+    "policy": "choose-policy",
     "search": "train-search",
 }
 """The command of a stage, where it has another name than its folder."""

@@ -87,6 +87,26 @@ class Run(RetrievalStages):
             },
         )
 
+    def choose_policy(self) -> StageResult:
+        """Held-out users' validation events -> the weights of re-ranking that a release starts from."""
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.policy_stage import choose_policy_stage
+            from pipeline.ranking_stage import ranking_config
+
+            return choose_policy_stage(self.dataset(), self.folder, out, self.config, ranking_config(self.config))
+
+        files = ("config", "facts", "judge", "pages", "stage")
+        return self.run(
+            "policy",
+            work,
+            self.config.policy.model_dump(),
+            {
+                "ranking": self.key("ranking"),
+                "code": code_fingerprint("ranking", *(f"pipeline/policy_{name}.py" for name in files)),
+            },
+        )
+
     def evaluate(self) -> StageResult:
         """Test split, once: retrieval beside its oracle, baselines and ablation; ranking beside the retrieval order."""
         section = self.config.evaluation
@@ -114,6 +134,7 @@ class Run(RetrievalStages):
         inputs = {
             "ranking": self.key("ranking"),
             "served": self.key("served/full"),
+            "policy": self.key("policy"),
             "code": code_fingerprint("pipeline"),
         }
         return self.run(
@@ -131,6 +152,7 @@ class Run(RetrievalStages):
         inputs = {
             "search": self.key("search"),
             "ranking": self.key("ranking"),
+            "policy": self.key("policy"),
             "index": self.key("index"),
             "code": code_fingerprint("serving", "ranking"),
         }
@@ -156,6 +178,7 @@ class Run(RetrievalStages):
         self.train_search()
         self.index()
         self.train_ranking()
+        self.choose_policy()
         self.evaluate()
         self.export()
         return self.report()

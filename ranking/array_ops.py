@@ -50,3 +50,17 @@ class NumpyOps:
 
 
 numpy_ops = NumpyOps()
+
+
+def with_row(table: Any, row: Any, values: Any, *, ops: Any) -> Any:
+    """The table [B, k, K] with the values [B, K] in one row that was zero so far; NumPy writes it in its place.
+
+    Example:
+        >>> with_row(np.zeros((1, 2, 2)), 1, np.array([[3.0, 4.0]]), ops=numpy_ops).tolist()
+        [[[0.0, 0.0], [3.0, 4.0]]]
+    """
+    if ops is numpy_ops:
+        table[:, int(row)] = values
+        return table
+    place = ops.cast(ops.arange(ops.shape(table)[1], dtype="int32") == row, "float32")
+    return table + place[None, :, None] * values[:, None, :]

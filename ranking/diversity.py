@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from keras import ops as keras_ops
 
+from ranking.array_ops import with_row
+
 RIDGE = 0.01
 """Share of an item that is like nothing else, so that a page longer than the content's rank still has a volume."""
 LEAST_VOLUME = 1e-6
@@ -77,8 +79,7 @@ def determinant_step(
     explained = ops.matmul(ops.transpose(column, (0, 2, 1)), factor)[:, 0]
     own = ops.sqrt(ops.maximum(ops.sum(volume * hit, axis=1, keepdims=True), LEAST_VOLUME))
     added = (kernel - explained) / own * (1.0 - hit)
-    place = ops.cast(ops.arange(ops.shape(factor)[1], dtype="int32") == step, "float32")
-    return volume - added * added, factor + place[None, :, None] * added[:, None, :]
+    return volume - added * added, with_row(factor, step, added, ops=ops)
 
 
 def mmr(relevance: np.ndarray, vectors: np.ndarray, k: int, weight: float) -> np.ndarray:

@@ -1,0 +1,190 @@
+"""What policies cost and bring: diversity against NDCG, exposure of groups of items and of users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.bootstrap import bootstrap_means
+from pipeline.list_metrics import exposure, group_shares, intra_list_distance, intra_list_diversity
+from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.policy_pages import RankedRequests
+from pipeline.segments import MINIMUM_USERS
+from ranking.exposure import find_group_boost, floors_by_user_group
+from ranking.policy import Policy
+
+PAGE = 10
+LAMBDAS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
+DPPS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+CERTAIN = 0.5
+"""Significance at which a floor asks for about the share itself."""
+
+
+def trade_off(ranked: RankedRequests, cost: float) -> dict[str, Any]:
+    """NDCG@10 and distance within pages for rising diversity, and the most of it whose cost stays below a bound.
+
+    Args:
+        ranked: requests of the validation split. cost: share of NDCG@10 that may be lost.
+
+    Returns:
+        {"plain", "mmr": [...], "dpp": [...]}: points {weight, ndcg@10, distance}; "mmr_lambda" and "dpp": the chosen ones,
+        the last before the first point that costs more, 1 and 0 where none is cheap enough.
+    """
+    plain = _point(ranked, ranked.pages(Policy(), PAGE))
+    result: dict[str, Any] = {"plain": plain, "mmr": [], "dpp": [], "mmr_lambda": 1.0, "dpp_strength": 0.0}
+    for kind, weights, name in (("mmr", LAMBDAS, "mmr_lambda"), ("dpp", DPPS, "dpp_strength")):
+        cheap = True
+        for weight in weights:
+            policy = Policy(mmr_lambda=weight) if kind == "mmr" else Policy(dpp=weight)
+            point = {"weight": weight, **_point(ranked, ranked.pages(policy, PAGE))}
+            result[kind].append(point)
+            cheap = cheap and point["ndcg@10"] >= (1 - cost) * plain["ndcg@10"]
+            if cheap:
+                result[name] = weight
+    return result
+
+
+def _point(ranked: RankedRequests, pages: NDArray) -> dict[str, float]:
+    return {
+        "ndcg@10": mean_over_users(ndcg_at_k(pages, ranked.requests.relevant, PAGE)),
+        "distance": mean_over_users(intra_list_distance(pages, ranked.tokens)),
+    }
+
+
+def judge_diversity(
+    ranked: RankedRequests, policy: Policy, dpp: float, vectors: NDArray | None, seed: int
+) -> dict[str, Any]:
+    """The chosen policies against none on requests that nothing was chosen by.
+
+    Returns:
+        {"policy": weights, "default" and "dpp": {"ndcg@10", "distance", "content_distance": {"before", "after", "change":
+        relative}, and "ndcg_difference": [mean, low, high], a 95 % bootstrap interval over users}}. `distance` is by the
+        served tokens (`intra_list_distance`), `content_distance` by the feature store's vectors (`intra_list_diversity`).
+    """
+    before = ranked.pages(Policy(), PAGE)
+    result: dict[str, Any] = {"k": PAGE, "policy": policy.weights()}
+    for name, tried in (("default", policy), ("dpp", Policy(dpp=dpp))):
+        result[name] = _compare(ranked, before, ranked.pages(tried, PAGE), vectors, seed)
+    result["dpp"]["strength"] = dpp
+    return result
+
+
+def _compare(ranked: RankedRequests, before: NDArray, after: NDArray, vectors: NDArray | None, seed: int) -> dict[str, Any]:
+    quality = [ndcg_at_k(pages, ranked.requests.relevant, PAGE) for pages in (before, after)]
+    measures = {"ndcg@10": quality, "distance": [intra_list_distance(pages, ranked.tokens) for pages in (before, after)]}
+    if vectors is not None:
+        measures["content_distance"] = [intra_list_diversity(pages, vectors, PAGE) for pages in (before, after)]
+    result: dict[str, Any] = {name: _change(*map(mean_over_users, pair)) for name, pair in measures.items()}
+    difference = (quality[1] - quality[0])[:, None]
+    low, high = bootstrap_means(difference, np.random.default_rng(seed))
+    return {**result, "ndcg_difference": [mean_over_users(difference), float(low[0]), float(high[0])]}
+
+
+def _change(before: float, after: float) -> dict[str, float]:
+    return {"before": before, "after": after, "change": after / before - 1 if before else float("nan")}
+
+
+def judge_fairness(
+    ranked: RankedRequests,
+    tuning: RankedRequests,
+    protected: str,
+    user_group: NDArray | None = None,
+    group_names: list[str] | None = None,
+    column: str = "",
+) -> dict[str, Any]:
+    """What it costs to show a group of items as much as people choose it, by a floor in every page and by one boost.
+
+    Args:
+        ranked: the requests that are judged. tuning: those that shares and boosts are taken from, of an earlier split.
+        protected: what the protected group is called.
+        user_group: int [U + 1] codes of users' groups; group_names: of the codes; column: what they are groups of.
+
+    Returns:
+        {"protected", "share_of_catalogue", "share_of_choices", "target", "policies": {"none", "floor", "boost":
+        {"ndcg@10", "cost": relative loss, "exposure_share", "disparity": exposure share over share of choices, 1 = as
+        much as people choose}}, "users": see `judge_user_groups`}. The target is the group's share of the choices of
+        `tuning`.
+    """
+    group = np.asarray(ranked.facts.protected, bool)
+    target = float(group[tuning.requests.relevant.rows].mean())
+    merit = float(group[ranked.requests.relevant.rows].mean())
+    theirs = group[tuning.rows]
+    boost = find_group_boost(tuning.scores, tuning.rows > 0, theirs, target, PAGE)
+    policies = {
+        "none": Policy(),
+        "floor": Policy(group_share=target, significance=CERTAIN),
+        "boost": Policy(group_boost=boost),
+    }
+    result: dict[str, Any] = {
+        "protected": protected,
+        "share_of_catalogue": float(group[1:].mean()),
+        "share_of_choices": merit,
+        "target": target,
+        "boost": boost,
+        "policies": {},
+    }
+    for name, policy in policies.items():
+        pages = ranked.pages(policy, PAGE)
+        quality, share = mean_over_users(ndcg_at_k(pages, ranked.requests.relevant, PAGE)), _share(pages, group)
+        plain = result["policies"].get("none", {}).get("ndcg@10", quality)
+        result["policies"][name] = {
+            "ndcg@10": quality,
+            "cost": 1 - quality / plain if plain else float("nan"),
+            "exposure_share": share,
+            "disparity": share / merit if merit else float("nan"),
+        }
+    if user_group is not None and group_names is not None:
+        result["users"] = {"column": column, **judge_user_groups(ranked, tuning, user_group, group_names)}
+    return result
+
+
+def judge_user_groups(
+    ranked: RankedRequests, tuning: RankedRequests, user_group: NDArray, group_names: list[str]
+) -> dict[str, Any]:
+    """How differently groups of users are served, before and after floors that bring their shares of protected items
+    together.
+
+    Returns:
+        {"groups": {name: {"users", "ndcg@10": [before, after], "protected_share": [before, after], "floor"}}, "gap":
+        {"ndcg@10": [before, after], "protected_share": [before, after]}, "cost": relative loss of NDCG@10}; a gap is the
+        largest figure less the smallest. Groups of fewer users than `MINIMUM_USERS` are left out.
+    """
+    group = np.asarray(ranked.facts.protected, bool)
+    count = len(group_names)
+    seen = tuning.pages(Policy(), PAGE)
+    theirs = user_group[tuning.requests.users]
+    shares = np.array([_share(seen[theirs == code], group) for code in range(count)])
+    floors = floors_by_user_group(shares, np.bincount(theirs, minlength=count).astype(float))
+    mine = user_group[ranked.requests.users]
+    pages = [
+        ranked.pages(Policy(), PAGE),
+        ranked.pages(Policy(significance=CERTAIN), PAGE, group_share=floors[mine]),
+    ]
+    quality = [ndcg_at_k(shown, ranked.requests.relevant, PAGE) for shown in pages]
+    groups = {}
+    for code, name in enumerate(group_names):
+        inside = mine == code
+        if inside.sum() >= MINIMUM_USERS:
+            groups[name] = {
+                "users": int(inside.sum()),
+                "ndcg@10": [mean_over_users(values[inside]) for values in quality],
+                "protected_share": [_share(shown[inside], group) for shown in pages],
+                "floor": float(floors[code]),
+            }
+    means = [mean_over_users(values) for values in quality]
+    return {"groups": groups, "gap": _gaps(groups), "cost": 1 - means[1] / means[0] if means[0] else float("nan")}
+
+
+def _gaps(groups: dict[str, Any]) -> dict[str, list[float]]:
+    gaps = {}
+    for name in ("ndcg@10", "protected_share"):
+        values = np.array([figures[name] for figures in groups.values()])
+        gaps[name] = (values.max(axis=0) - values.min(axis=0)).tolist() if len(values) else [float("nan")] * 2
+    return gaps
+
+
+def _share(pages: NDArray, group: NDArray) -> float:
+    """Share of the pages' exposure that the group's items have."""
+    return float(group_shares(exposure(pages, len(group) - 1), group.astype(np.int64), 2)[1])
