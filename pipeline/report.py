@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow.parquet as parquet
 from markupsafe import Markup
 
-from pipeline import report_plots
+from pipeline import report_plots, report_ranking_plots
 from pipeline.report_examples import make_examples
 from pipeline.report_figure import Plot, name_of
+from pipeline.report_ranking import ranking_figures, ranking_tables
 from pipeline.report_words import format_bytes, headline_figures, summarise
 from serving.catalogue import Catalogue, media_folder
 
@@ -64,13 +65,12 @@ def assemble(run: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"run: no stage has finished in {str(run)!r}; start one with `python -m pipeline run`")
     retrieval = _read(run / "evaluate" / "retrieval.json")
     index = _read(run / "index" / "report.json")
-    ranking = {**(_read(run / "ranking" / "report.json") or {}), **(_read(run / "evaluate" / "ranking.json") or {})}
     release = latest_release_manifest(run)
     parts: dict[str, Any] = {
         "data": data_counts(run),
         "retrieval": retrieval,
         "index": index,
-        "ranking": ranking,
+        "ranking": ranking_figures(run, _read),
         "seconds": seconds,
         "release": {"version": release["version"], "counts": release.get("counts")} if release else None,
         "fingerprint": release["fingerprint"] if release else None,
@@ -82,7 +82,7 @@ def stage_seconds(run: Path) -> dict[str, float]:
     """Seconds by stage in the order of the walk; the variants of a stage (`retrieval/full`, ...) add up to one."""
     seconds: dict[str, float] = {}
     order = ["ingest", "enrich", "encode", "finetune", "encode_tuned", "retrieval", "linear", "served", "search"]
-    order += ["index", "ranking", "evaluate", "export"]
+    order += ["index", "ranking", "policy", "evaluate", "export"]
     files = [*run.glob("*/manifest.json"), *run.glob("[a-z]*/*/manifest.json")]
     for file in sorted(file for file in files if not file.parent.name.startswith(".")):
         manifest = _read(file)
@@ -148,7 +148,8 @@ def render(
         "segments": report_plots.plot_segments(retrieval),
         "ablation": report_plots.plot_ablation(retrieval),
         "index": report_plots.plot_index(index),
-        "calibration": report_plots.plot_calibration(ranking),
+        "gains": report_ranking_plots.plot_gains(ranking),
+        "calibration": report_ranking_plots.plot_calibration(ranking),
         "seconds": report_plots.plot_seconds(report["seconds"]),
     }
     environment = jinja2.Environment(
@@ -170,6 +171,7 @@ def render(
             if plot is not None
         },
         table=metric_table(retrieval),
+        ranking_tables=ranking_tables(ranking, format_number),
         trade_off=index.get("trade_off") or [],
         examples=make_examples(examples, catalogue) if catalogue is not None else [],
     )

@@ -178,38 +178,6 @@ def plot_index(index: Mapping[str, Any]) -> Plot | None:
     return dataclasses.replace(plot, alt=f"Index trade-off. {'; '.join(told)}.")
 
 
-def plot_calibration(ranking: Mapping[str, Any]) -> Plot | None:
-    """Reliability: predicted probability against observed frequency, one line a head.
-
-    `reliability` is a list of [mean predicted, observed, count], or one such list by head.
-    """
-    curves = ranking.get("reliability") or {}
-    by_head: Mapping[str, Sequence[Any]] = curves if isinstance(curves, Mapping) else {"click": curves}
-    heads = {head: [row for row in rows if None not in row[:2]] for head, rows in by_head.items()}
-    heads = {head: rows for head, rows in heads.items() if rows}
-    if not heads:
-        return None
-    limit = max(0.01, 1.08 * max(max(row[0], row[1]) for rows in heads.values() for row in rows))
-
-    def draw(axes: Sequence[Axes]) -> None:
-        (axis,) = axes
-        axis.plot([0, limit], [0, limit], color=INK, lw=1, ls="--", label="perfect")
-        for place, (head, rows) in enumerate(heads.items()):
-            predicted, observed = [row[0] for row in rows], [row[1] for row in rows]
-            axis.plot(predicted, observed, marker="o", ms=5, lw=1.8, color=colour_of(head, place), label=head)
-        axis.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
-        axis.set(xlabel="predicted probability", ylabel="observed frequency")
-        axis.legend(fontsize=9, loc="upper left")
-
-    gap = max(abs(row[0] - row[1]) for rows in heads.values() for row in rows)
-    alt = f"Reliability curve of {' and '.join(heads)}; the largest gap between predicted and observed is {gap:.3f}."
-    error = read_metric(ranking, "ece")
-    alt += f" Expected calibration error {error:.4f}." if error is not None else ""
-    caption = "On the dashed line, what is predicted at 10 % comes true one time in ten."
-    plot = render_plot("calibration", draw, panels=1, height=3.9, caption=caption, width=4.6)
-    return dataclasses.replace(plot, alt=alt)
-
-
 def plot_seconds(seconds: Mapping[str, float]) -> Plot | None:
     """Seconds per stage, in the order they ran."""
     if not seconds:

@@ -101,6 +101,7 @@ def _retrieval_words(report: Mapping[str, Any]) -> list[str]:
 
 
 def _ranking_words(report: Mapping[str, Any]) -> list[str]:
+    ranking = report.get("ranking") or {}
     ranked, before, error = (_at(report, "ranking", key) for key in ("ndcg@10", "retrieval_order_ndcg@10", "ece"))
     sentences = []
     if ranked is not None and before is not None:
@@ -108,6 +109,10 @@ def _ranking_words(report: Mapping[str, Any]) -> list[str]:
         if before:
             text += f": {percent(abs(ranked / before - 1))} {'better' if ranked >= before else 'worse'}"
         sentences.append(f"{text}.")
+    trees, gap = _at(report, "ranking", "lightgbm_ndcg@10"), (ranking.get("lightgbm") or {}).get("ranker_less_trees")
+    if trees is not None and gap and None not in gap:
+        better = "better than" if gap[1] > 0 else "worse than" if gap[2] < 0 else "not shown to differ from"
+        sentences.append(f"It is {better} boosted trees on the same features, which reach {trees:.3f}.")
     if error is not None:
         trusted = "can be" if error <= TRUSTED_ERROR else "should not be"
         points = f"{100 * error:.1f} percentage points"

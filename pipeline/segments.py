@@ -108,7 +108,7 @@ def find_segments(
     for place, column in enumerate(dataset.schema.profile):
         names = _names(dataset.profile_vocabulary.get(column), dataset.schema.profile[column])
         sizes = np.bincount(profile[asked, place], minlength=len(names))
-        chosen = sorted(_largest(sizes, MINIMUM_USERS))
+        chosen = sorted(_largest(sizes, MINIMUM_USERS), key=lambda code: (code == 0, names[code]))
         if len(chosen) > 1:
             found += [Segment(column, names[code], users=profile[:, place] == code) for code in chosen]
     return found

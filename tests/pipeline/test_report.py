@@ -17,7 +17,8 @@ from PIL import Image
 
 from pipeline.report import ReportError, write_report
 from pipeline.report_figure import inline_svg
-from pipeline.report_plots import plot_ablation, plot_calibration, plot_index, plot_segments
+from pipeline.report_plots import plot_ablation, plot_index, plot_segments
+from pipeline.report_ranking_plots import plot_calibration
 from pipeline.report_words import summarise
 
 PLOTS = ("learning", "segments", "ablation", "index", "calibration", "seconds")

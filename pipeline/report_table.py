@@ -1,0 +1,44 @@
+"""A table of the report, and how its numbers are written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportTable:
+    """A table: `words` leading columns are text, the others numbers; `folded` ones open when asked."""
+
+    name: str
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    words: int = 1
+    folded: bool = False
+
+
+def interval_text(triple: Sequence[Any] | None) -> str:
+    """mean [low, high], to the place that intervals over some thousand users leave any sense in.
+
+    Example:
+        >>> interval_text([-0.01234, -0.02, None])
+        '−.012 [−.020, –]'
+    """
+    if triple is None:
+        return "–"
+    mean, low, high = ("–" if value is None else short_number(value) for value in triple)
+    return f"{mean} [{low}, {high}]"
+
+
+def short_number(value: float) -> str:
+    """Three places, no zero before the point, a real minus.
+
+    Example:
+        >>> short_number(-0.0123), short_number(-0.0001), short_number(2.5)
+        ('−.012', '.000', '2.500')
+    """
+    text = f"{abs(value):.3f}"
+    return ("−" if value < 0 and float(text) else "") + (text[1:] if text.startswith("0.") else text)
