@@ -54,10 +54,11 @@ def _fairness_table(fairness: Mapping[str, Any], number: Callable[[Any], str]) -
     ]
     caption = ""
     if rows:
+        shares = [number(fairness.get(f"share_of_{name}")) for name in ("catalogue", "choices")]
         caption = (
-            f"{name_of(str(fairness.get('protected', 'protected items'))).capitalize()}: "
-            f"{number(fairness.get('share_of_catalogue'))} of the catalogue, "
-            f"{number(fairness.get('share_of_choices'))} of what people chose. A disparity of 1 shows them as much as people choose them; the cost is the share of NDCG@10 lost."
+            f"{name_of(str(fairness.get('protected', 'protected items'))).capitalize()}: {shares[0]} of the catalogue, "
+            f"{shares[1]} of what people chose. A disparity of 1 shows them as much as people choose them; the cost is the "
+            "share of NDCG@10 lost."
         )
     columns = ("policy", "NDCG@10", "cost", "share of exposure", "disparity")
     return ReportTable("fairness", "Exposure of a protected group of items", columns, rows, caption)
