@@ -18,6 +18,7 @@ import typer
 from pipeline.compare_command import compare
 from pipeline.config import Config, ConfigError, load_config
 from pipeline.convert_command import convert
+from pipeline.deploy_command import deploy
 from pipeline.features_command import features_app
 from pipeline.off_policy_command import off_policy
 from pipeline.release_command import release_app
@@ -33,6 +34,7 @@ app.add_typer(features_app, name="features")
 app.add_typer(release_app, name="release")
 app.command()(compare)
 app.command()(convert)
+app.command()(deploy)
 app.command("off-policy")(off_policy)
 app.command()(tune)
 
