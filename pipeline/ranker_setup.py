@@ -80,7 +80,7 @@ def build_ranker(
     Args:
         training: the fold it will learn from; only ids that occur there get an embedding of their own.
         lists: one draw of that fold's lists, which fixes the scale of the retrieval score and where each head starts.
-        known_splits: whose events make items popular, each from its own time on; the last is the fold's.
+        known_splits: whose events make items popular, each from its own time on.
         first_request: UTC seconds of the earliest request that the ranker will be asked about.
         also: requests of another source that it learns from too.
     """
@@ -90,7 +90,7 @@ def build_ranker(
     reference = int(dated.min()) if dataset.schema.has_timestamps else 0
     scores = lists.retrieval_scores[lists.mask]
     width = item_embeddings.shape[1] if config.item_embeddings else 0
-    popularity = popularity_of(dataset, first_request, known_splits, config)
+    popularity = popularity_of(dataset, known_splits, first_request, config)
     labels = item_labels(dataset.items, dataset.events) if config.category_weight or config.sentiment_weight else None
     spec = RankerSpec(
         schema,
@@ -136,14 +136,16 @@ def base_rate(lists: RankingLists, head: str) -> float:
     return float(lists.labels[head][known].mean()) if known.any() else 0.5
 
 
-def popularity_of(dataset: Dataset, known_splits: tuple[str, ...], config: RankingConfig) -> PopularityTable:
-    """Popularity as of the days of the last split's events. A log without times has one popularity, that of the train
-    split: of anything later nobody could tell whether it is from before a request."""
+def popularity_of(
+    dataset: Dataset, known_splits: tuple[str, ...], first_request: int, config: RankingConfig
+) -> PopularityTable:
+    """Popularity as of every day from that of the first request on. A log without times has one popularity, that of the
+    train split: of anything later nobody could tell whether it is from before a request."""
     codes = [SPLIT_CODES[name] for name in known_splits]
     dated = dataset.schema.has_timestamps
     split, time = (dataset.events[name].to_numpy() for name in ("split", "timestamp"))
     known = dataset.positive & np.isin(split, codes if dated else [TRAIN])
-    start = int(time[split == codes[-1]].min()) if dated else 0
+    start = first_request if dated else 0
     item = dataset.events["item"].to_numpy()
     return popularity_table(item[known], time[known], start, config.popularity_half_lives, dataset.schema.item_rows)
 
