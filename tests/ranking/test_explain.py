@@ -192,7 +192,7 @@ def test_where_only_the_sound_decides_the_sound_is_named():
     inputs = batch_inputs(world.user, world.history, world.candidates, scores, world.ranks, world.timestamp, 81)
     labels = {"click": liked.astype(np.float32), "mask": np.ones(liked.shape, bool)}
     ranker.compile(optimizer=keras.optimizers.Adam(0.02))
-    for _ in range(60):
+    for _ in range(40):
         ranker.train_on_batch(inputs, labels)
     form = RankingServingForm.from_ranker(ranker)
     answer = as_numpy(explain(form, world.user, world.history, world.candidates, scores, world.ranks, world.timestamp))
