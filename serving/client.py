@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 
 from serving.added_items import AddedItems, fill_unranked
-from serving.client_added import SimilarItems, place_in_search, similar
+from serving.client_added import SimilarItems, known_items, place_in_search, similar
 from serving.client_explain import explain
 from serving.explanation import Explanation
 from serving.model_client import DEADLINE_SECONDS, ModelClient
@@ -254,6 +254,12 @@ class Recommender:
     def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None:
         """Where encoded items lie beside the search's table; see `serving.client_added.place_in_search`."""
         return place_in_search(self.client, encoded, search_model=search_model, deadline=self._deadline)
+
+    def known_items(self, item_ids: Sequence[str], *, ranking_model: str = "ranking") -> tuple[list[bool], int]:
+        """Which ids the release holds, and its version; see `serving.client_added.known_items`."""
+        return known_items(
+            self.client, item_ids, UNKNOWN_SCORE, ranking_model=ranking_model, label=self._label, deadline=self._deadline
+        )
 
     def encode_items(
         self, items: Sequence[NewItem], *, encoder_model: str = "item_encoder", deadline: float | None = None

@@ -83,7 +83,7 @@ def place_in_search(
     inputs = {
         "embedding": encoded.embeddings,
         "text_vector": encoded.vectors["text"],
-        "text_present": encoded.vectors["text"].any(axis=1),
+        "text_present": np.asarray(encoded.vectors["text"].any(axis=1)),
     }
     try:
         return _signature(client, search_model, inputs, ITEMS, encoded.version, None, deadline)[0]["vectors"]
@@ -91,6 +91,31 @@ def place_in_search(
         if error.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
             return None
         raise
+
+
+def known_items(
+    client: ModelClient,
+    item_ids: Sequence[str],
+    unknown_score: float,
+    *,
+    ranking_model: str = "ranking",
+    label: str | None = None,
+    deadline: float | None = None,
+) -> tuple[list[bool], int]:
+    """Which ids a release holds, by the score that its ranker gives those it does not know, and its version.
+
+    Raises:
+        ServingError: what the server answered.
+    """
+    inputs = {
+        "user_id": np.array([""], object),
+        "recent_item_ids": _strings([]),
+        "candidate_ids": _strings(item_ids),
+        "retrieval_scores": np.zeros((1, len(item_ids)), np.float32),
+        "timestamp": np.zeros(1, np.int64),
+    }
+    answer, version = client.predict_version(ranking_model, inputs, label=label, deadline=deadline)
+    return (answer["score"][0] != unknown_score).tolist(), version
 
 
 def _signature(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from serving.gateway_messages import Id, ItemId
+from serving.gateway_messages import Id, ItemId, KeptId
 
 MAX_EVENTS = 500
 FUTURE_SECONDS = 300
@@ -48,7 +48,7 @@ class FeedbackEvent(BaseModel):
         None, description="The caller's name for this event, unique among all; null = one is drawn, and nothing is lost "
         "but the protection against counting twice.",
     )  # fmt: skip
-    user_id: Annotated[Id, Field(min_length=1)] = Field(description="Who.")
+    user_id: KeptId = Field(description="Who.")
     item_id: ItemId = Field(description="What; an item of the catalogue.")
     event: Kind = Field(description="What happened.")
     timestamp: int | None = Field(None, ge=0, lt=2**40, description="When, in UTC seconds; null = now.")

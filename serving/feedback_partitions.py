@@ -77,7 +77,7 @@ def write_table(path: Path, table: pa.Table) -> None:
             sync(folder)
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink, compression="zstd")
-    write_durably(path, [memoryview(sink.getvalue())])
+    write_durably(path, [sink.getvalue().to_pybytes()])
 
 
 def day_of(timestamp: int) -> str:

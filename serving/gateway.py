@@ -16,7 +16,7 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI
 
-from serving.catalogue import Catalogue, media_folder
+from serving.catalogue import media_folder
 from serving.circuit_breaker import CircuitBreaker
 from serving.feedback_log import FeedbackLog
 from serving.gateway_access import Access
@@ -27,6 +27,7 @@ from serving.gateway_errors import add_error_replies
 from serving.gateway_explain import add_explain_route
 from serving.gateway_feedback import add_feedback_route
 from serving.gateway_guard import Guard
+from serving.gateway_items import add_item_routes
 from serving.gateway_keys import KeyRing
 from serving.gateway_log import UserHash
 from serving.gateway_messages import ErrorReply
@@ -36,8 +37,13 @@ from serving.gateway_openapi import describe_security
 from serving.gateway_parts import AnyRecommender, GatewayParts
 from serving.gateway_recommend import add_recommend_routes
 from serving.gateway_release import ReleaseWatch
+from serving.gateway_search import add_search_routes
 from serving.gateway_session import Sessions
 from serving.gateway_settings import GatewaySettings
+from serving.live_catalogue import LiveCatalogue
+from serving.live_items import LiveItems
+from serving.live_items_log import LiveItemsLog
+from serving.live_items_place import Placing
 
 __all__ = ["GatewaySettings", "create_app"]
 
@@ -64,8 +70,9 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         parts.release.start()
+        parts.live.start()
         yield
-        for stop in (parts.release.stop, parts.feedback.close):
+        for stop in (parts.release.stop, parts.live.stop, parts.feedback.close):
             await anyio.to_thread.run_sync(stop)
 
     # The interactive documentation pages load scripts from another host; the schema itself stays at /openapi.json.
@@ -89,7 +96,9 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
     add_catalogue_routes(app, parts.catalogue)
     add_recommend_routes(app, parts)
     add_explain_route(app, parts)
+    add_search_routes(app, parts)
     add_feedback_route(app, parts)
+    add_item_routes(app, parts)
     add_monitoring_routes(app, parts)
     describe_security(app)
     return app
@@ -112,7 +121,16 @@ def _make_recommender(settings: GatewaySettings, metrics: GatewayMetrics) -> Any
 
 
 def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics: GatewayMetrics) -> GatewayParts:
-    catalogue = Catalogue(settings.run / "ingest", media_folder(settings.source))
+    log = LiveItemsLog(settings.state_folder / "items")
+    catalogue = LiveCatalogue(settings.run / "ingest", media_folder(settings.source), log)
+    placing = Placing(
+        recommender,
+        catalogue.released,
+        settings.encoder_model,
+        settings.search_model,
+        settings.ranking_model,
+        settings.encode_seconds,
+    )
 
     def ask() -> Mapping[str, int]:
         models: dict[str, Any] = {
@@ -136,8 +154,14 @@ def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics:
         feedback=FeedbackLog(
             settings.state_folder / "feedback", roll_seconds=settings.roll_seconds, roll_events=settings.roll_events
         ),
+        live=LiveItems(log, placing, catalogue.read_media, most=settings.most_items),
     )
+    parts.live.on_change(lambda: catalogue.change(parts.live.items, parts.live.deleted))
+    parts.live.on_change(parts.cache.forget_all)
+    catalogue.change(parts.live.items, parts.live.deleted)
     parts.release.on_change(lambda versions: parts.cache.forget_all())
+    parts.release.on_change(lambda versions: catalogue.reload())
+    parts.release.on_change(lambda versions: parts.live.follow(versions.get(settings.retrieval_model, 0)))
     parts.release.on_change(lambda versions: parts.drift.restart())
     parts.release.on_change(metrics.note_release)
     metrics.watch("score_drift", "Population stability index of the last scores; NaN until known.", parts.drift.index)

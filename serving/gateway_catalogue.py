@@ -11,14 +11,15 @@ from typing import Annotated
 from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import FileResponse, HTMLResponse
 
-from serving.catalogue import MEDIA_TYPES, Catalogue
+from serving.catalogue import MEDIA_TYPES
 from serving.gateway_errors import shown
 from serving.gateway_messages import ErrorReply, HistoryEntry, HistoryReply, ItemReply, UserReply, UsersReply
+from serving.live_catalogue import LiveCatalogue
 
 PAGE = Path(__file__).with_name("page.html")
 
 
-def add_catalogue_routes(app: FastAPI, catalogue: Catalogue) -> None:
+def add_catalogue_routes(app: FastAPI, catalogue: LiveCatalogue) -> None:
     """`/v1/items/{item_id}`, `/v1/users`, `/v1/history/{user_id}` and `/media/{path}`."""
 
     @app.get("/v1/items/{item_id:path}", summary="One item", responses={404: {"model": ErrorReply}})
@@ -78,7 +79,7 @@ def add_page(app: FastAPI) -> None:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
 
-def item_reply(catalogue: Catalogue, item_id: str) -> ItemReply:
+def item_reply(catalogue: LiveCatalogue, item_id: str) -> ItemReply:
     """The item's metadata; only its id when the catalogue is older than the model that named it."""
     item = catalogue.item(item_id)
     return ItemReply(item_id=item_id) if item is None else ItemReply(**item.as_json())

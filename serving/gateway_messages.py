@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from data.columns import MAX_ID_BYTES
 
 MAX_ID_LENGTH = 256
 MAX_RECENT = 200
@@ -14,6 +16,20 @@ MAX_CANDIDATES = 1000
 
 Id = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+
+
+def _fits_a_vocabulary(text: str) -> str:
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"must be at most {MAX_ID_BYTES} bytes in UTF-8, received {len(text.encode())}")
+    return text
+
+
+KeptId = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]+$"),
+    AfterValidator(_fits_a_vocabulary),
+]
+"""An id that a log or a catalogue will hold: on one line, as the ingest wants it."""
 
 
 class RecommendRequest(BaseModel):

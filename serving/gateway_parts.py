@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from serving.catalogue import Catalogue
+import numpy as np
+
+from serving.added_items import AddedItems
 from serving.explanation import Explanation
 from serving.feedback_log import FeedbackLog
 from serving.gateway_cache import AnswerCache
@@ -16,6 +18,9 @@ from serving.gateway_metrics import GatewayMetrics
 from serving.gateway_release import ReleaseWatch
 from serving.gateway_session import Session, Sessions
 from serving.gateway_settings import GatewaySettings
+from serving.live_catalogue import LiveCatalogue
+from serving.live_items import LiveItems
+from serving.live_items_place import ItemEncoder
 
 
 class StatusClient(Protocol):
@@ -24,7 +29,7 @@ class StatusClient(Protocol):
     def status(self, model: str) -> dict[int, str]: ...
 
 
-class AnyRecommender(Protocol):
+class AnyRecommender(ItemEncoder, Protocol):
     """The part of `serving.client.Recommender` that the gateway uses."""
 
     @property
@@ -41,6 +46,27 @@ class AnyRecommender(Protocol):
         timestamp: int | None = None,
         retrieval_model: str = "retrieval",
         ranking_model: str = "ranking",
+        added: AddedItems | None = None,
+    ) -> Any: ...
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        exclude_item_ids: Sequence[str] = (),
+        search_model: str = "search",
+        added: AddedItems | None = None,
+    ) -> Sequence[Any]: ...
+
+    def similar(
+        self,
+        item: str | np.ndarray,
+        k: int = 10,
+        *,
+        exclude_item_ids: Sequence[str] = (),
+        retrieval_model: str = "retrieval",
+        added: AddedItems | None = None,
     ) -> Any: ...
 
     def explain(
@@ -63,7 +89,7 @@ class GatewayParts:
     """One application's parts, made in `serving.gateway.create_app` and handed to every group of routes."""
 
     settings: GatewaySettings
-    catalogue: Catalogue
+    catalogue: LiveCatalogue
     recommender: AnyRecommender
     metrics: GatewayMetrics
     cache: AnswerCache
@@ -73,6 +99,7 @@ class GatewayParts:
     coverage: Coverage
     user_hash: UserHash
     feedback: FeedbackLog
+    live: LiveItems
 
     def session(self, user_id: str, session_id: str) -> Session:
         """What a user did just now, in this session before any other of theirs."""

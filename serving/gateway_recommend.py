@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import grpc
 from fastapi import FastAPI, Query
 
-from serving.catalogue import Catalogue
 from serving.gateway_catalogue import item_reply
 from serving.gateway_log import FIELDS, note
 from serving.gateway_messages import MAX_EXCLUDED, RankedReply, RecommendReply, RecommendRequest
 from serving.gateway_parts import GatewayParts, owners
 from serving.gateway_session import Session
+from serving.live_catalogue import LiveCatalogue
 from serving.status import ServingError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
     """Asks the models; popular items, marked as such, where they give no answer."""
     settings, catalogue, metrics = parts.settings, parts.catalogue, parts.metrics
     session = parts.session(request.user_id, request.session_id)
-    excluded = _excluded(request, session, catalogue)
+    added = parts.live.snapshot()
+    excluded = [*_excluded(request, session, catalogue), *(added.hidden if added else ())]
     timestamp = request.timestamp
     if timestamp is None and settings.clock == "log" and catalogue.last_timestamp:
         timestamp = catalogue.last_timestamp
@@ -78,6 +79,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
             request.user_id,
             recent_item_ids=recent_items(request, session, catalogue),
             exclude_item_ids=excluded,
+            added=added,
             k=request.k,
             candidates=request.candidates,
             timestamp=timestamp,
@@ -136,7 +138,7 @@ def _ask(parts: GatewayParts, user_id: str, **options: Any) -> Any:
         return parts.recommender.recommend(user_id, **options)
 
 
-def recent_items(request: RecommendRequest, session: Session, catalogue: Catalogue) -> list[str]:
+def recent_items(request: RecommendRequest, session: Session, catalogue: LiveCatalogue) -> list[str]:
     """What happened just now, before what the request or else the log tells; the request's own where nothing did.
 
     A request without recent items leaves the history to the model, which has the whole of it; but recent items that are
@@ -151,7 +153,7 @@ def recent_items(request: RecommendRequest, session: Session, catalogue: Catalog
     return [item_id for item_id in wanted if item_id not in session.skipped][:MAX_HISTORY]
 
 
-def _excluded(request: RecommendRequest, session: Session, catalogue: Catalogue) -> list[str]:
+def _excluded(request: RecommendRequest, session: Session, catalogue: LiveCatalogue) -> list[str]:
     """What must not be answered: the request's own list, what was just skipped, what was just seen, then the log, newest
     first."""
     wanted = [*request.exclude_item_ids, *session.skipped]

@@ -35,7 +35,7 @@ class ReleaseWatch:
         self._ask, self._seconds = ask, seconds
         self._lock = threading.Lock()
         self._versions: dict[str, int] = {}
-        self._listeners: list[Callable[[Mapping[str, int]], None]] = []
+        self._listeners: list[Callable[[Mapping[str, int]], object]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -45,7 +45,7 @@ class ReleaseWatch:
         with self._lock:
             return dict(self._versions)
 
-    def on_change(self, listener: Callable[[Mapping[str, int]], None]) -> None:
+    def on_change(self, listener: Callable[[Mapping[str, int]], object]) -> None:
         """Adds a function that is called with the new versions, in the order of adding, whenever they change."""
         self._listeners.append(listener)
 

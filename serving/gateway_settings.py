@@ -33,6 +33,7 @@ class GatewaySettings(BaseModel):
         poll_seconds: how often the server is asked which release it answers with.
         hedge: whether a call that takes longer than the 95th percentile is sent a second time.
         breaker_seconds: how long no call is tried once the server has failed; see `serving.circuit_breaker`.
+        most_items: how many items may be added to one release.
         threads: requests answered at the same time.
         roll_seconds, roll_events: feedback is moved from the log to Parquet after so long, or so many events.
         score_reference: histogram that scores are compared with (`serving.gateway_drift`); None = the first scores of a
@@ -68,6 +69,7 @@ class GatewaySettings(BaseModel):
     poll_seconds: float = Field(2.0, gt=0, le=60)
     hedge: bool = True
     breaker_seconds: float = Field(2.0, gt=0, le=60)
+    most_items: int = Field(20_000, ge=1)
     threads: int = Field(64, ge=1, le=1024)
     roll_seconds: float = Field(60.0, gt=0)
     roll_events: int = Field(50_000, ge=1)

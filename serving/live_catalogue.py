@@ -1,0 +1,133 @@
+"""The catalogue of a run with the changes since: what the gateway shows, offers when no model answers, and hands out."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from data.media import MediaError, read_media
+from serving.catalogue import MEDIA_TYPES, Catalogue, Event, Item
+from serving.live_items_log import ADDED, LiveItem, LiveItemsLog
+
+
+class LiveCatalogue:
+    """A `Catalogue` that is read again when the run is ingested again, under the changes of a `LiveItems`.
+
+    Args:
+        ingest, media: see `Catalogue`.
+        log: holds the media that came with added items.
+
+    Raises:
+        FileNotFoundError: see `Catalogue`.
+    """
+
+    def __init__(self, ingest: Path, media: Path | None, log: LiveItemsLog) -> None:
+        self._ingest, self._media, self._log = ingest, media, log
+        self._items: dict[str, LiveItem] = {}
+        self._deleted: frozenset[str] = frozenset()
+        self._stamp = self._read_stamp()
+        self._base = Catalogue(ingest, media)
+
+    def change(self, items: Iterable[LiveItem], deleted: frozenset[str]) -> None:
+        """Takes over added and changed items, and ids of those deleted."""
+        self._items, self._deleted = {item.item_id: item for item in items}, deleted
+
+    def reload(self) -> bool:
+        """Reads the run again if it has been ingested anew; whether it had."""
+        stamp = self._read_stamp()
+        if stamp == self._stamp:
+            return False
+        self._base = Catalogue(self._ingest, self._media)
+        self._stamp = stamp
+        return True
+
+    def released(self, item: LiveItem) -> bool:
+        """Whether the run's own catalogue has an item with the very content of this one."""
+        base = self._base.item(item.item_id)
+        if base is None:
+            return False
+        texts = (base.title, base.description, base.categories.replace(", ", "|"))
+        mine = (item.title, item.description, item.categories.replace(", ", "|"))
+        return texts == mine and (base.image, base.audio, base.video) == (item.image, item.audio, item.video)
+
+    @property
+    def last_timestamp(self) -> int:
+        return self._base.last_timestamp
+
+    @property
+    def item_count(self) -> int:
+        base = self._base
+        added = sum(base.item(name) is None for name in self._items)
+        return base.item_count + added - sum(base.item(name) is not None for name in self._deleted)
+
+    @property
+    def user_count(self) -> int:
+        return self._base.user_count
+
+    def knows_user(self, user_id: str) -> bool:
+        return self._base.knows_user(user_id)
+
+    def item(self, item_id: str) -> Item | None:
+        """The item of that id as it is now; None when there is none, or no longer."""
+        if item_id in self._deleted:
+            return None
+        live = self._items.get(item_id)
+        return self._base.item(item_id) if live is None else _shown(live)
+
+    def history(self, user_id: str, limit: int) -> list[Event]:
+        return self._base.history(user_id, limit)
+
+    def profile(self, user_id: str) -> dict[str, str]:
+        return self._base.profile(user_id)
+
+    def popular(self, k: int, exclude: Iterable[str] = ()) -> list[str]:
+        """As `Catalogue.popular`, without deleted items. Nothing is known of how popular an added one is."""
+        return self._base.popular(k, {*exclude, *self._deleted})
+
+    def example_users(self, count: int) -> list[str]:
+        return self._base.example_users(count)
+
+    def event_count(self, user_id: str) -> int:
+        return self._base.event_count(user_id)
+
+    def media_file(self, path: str) -> Path | None:
+        """The file behind a media path that an item has, or None; see `Catalogue.media_file` for the gates."""
+        if PurePosixPath(path).suffix.lower() not in MEDIA_TYPES:
+            return None
+        if path.startswith(f"{ADDED}/") and any(path in (i.image, i.audio, i.video) for i in self._items.values()):
+            return self._log.media_file(path)
+        return self._base.media_file(path)
+
+    def read_media(self, path: str) -> bytes:
+        """The content of a media path: of one that came with an added item, or under the dataset folder's `media/`.
+
+        Raises:
+            MediaError: there is no such file, or its path leads out of the folder.
+        """
+        file = self._log.media_file(path)
+        if file is not None:
+            return read_media(file.parent, file.name)
+        if self._media is None:
+            raise MediaError("path: this gateway has no media folder; send the file itself")
+        return read_media(self._media, path)
+
+    def _read_stamp(self) -> int:
+        items = self._ingest / "items.parquet"
+        return items.stat().st_mtime_ns if items.is_file() else 0
+
+
+def _shown(item: LiveItem) -> Item:
+    day = datetime.datetime.fromtimestamp(item.created_at, tz=datetime.UTC).date() if item.created_at else None
+    return Item(
+        item_id=item.item_id,
+        title=item.title,
+        description=item.description,
+        categories=item.categories.replace("|", ", "),
+        price=None if item.price is None else round(item.price, 2),
+        created=None if day is None else day.isoformat(),
+        domain=item.domain,
+        image=item.image,
+        audio=item.audio,
+        video=item.video,
+    )
