@@ -12,6 +12,7 @@ import pydantic
 from pipeline.config_section import Section
 from pipeline.encoders_config import EncodersConfig
 from pipeline.enrich_config import EnrichSection
+from pipeline.index_config import IndexSection
 from pipeline.linear_config import LinearSection
 from pipeline.policy_config import PolicySection
 from pipeline.ranking_config import RankingSection
@@ -36,12 +37,6 @@ class DataConfig(Section):
     seed: int = 7
 
 
-class IndexConfig(Section):
-    kind: Literal["scann", "exact"] = "scann"
-    recall_floor: float = pydantic.Field(0.95, ge=0, le=1)
-    queries: int = pydantic.Field(500, ge=1)
-
-
 class EvaluationConfig(Section):
     mask_splits: tuple[Literal["train", "valid"], ...] = ("train", "valid")
     """Splits whose items are a user's history at test time and are not recommended again."""
@@ -62,7 +57,7 @@ class Config(Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     linear: LinearSection = LinearSection()
     search: SearchSection = SearchSection()
-    index: IndexConfig = IndexConfig()
+    index: IndexSection = IndexSection()
     ranking: RankingSection = RankingSection()
     policy: PolicySection = PolicySection()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -17,7 +17,7 @@ INK = "#010203"
 COLOURS = {
     "model": "#3a8f8a", "oracle": "#b9862f", "popularity": "#8b8f98", "item_knn": "#8a6fc4", "ids_only": "#c8635c",
     "two_towers": "#5fb0ab",
-    "text": "#4a86c5", "image": "#b9862f", "audio": "#8a6fc4", "exact": "#8b8f98", "scann": "#3a8f8a",
+    "text": "#4a86c5", "image": "#b9862f", "audio": "#8a6fc4", "exact": "#8b8f98", "scann": "#3a8f8a", "partitioned": "#b9862f",
     "full": "#3a8f8a", "without_text": "#4a86c5", "without_image": "#b9862f", "without_audio": "#8a6fc4",
     "click": "#3a8f8a", "purchase": "#b9862f",
 }  # fmt: skip

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.progress import progress_bar
 from pipeline.retrieval_stages import RetrievalStages
 from pipeline.stage import StageResult, code_fingerprint, read_manifest
@@ -39,27 +37,19 @@ class Run(RetrievalStages):
     """
 
     def index(self) -> StageResult:
-        """Item embeddings -> the exact and the approximate index, with what approximation costs measured."""
+        """Item embeddings -> the index that answers, and what each kind costs and finds, measured."""
         section = self.config.index
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            from pipeline.examples import make_requests
-            from pipeline.served import load_served
-            from serving.index_build import build_indexes
+            from pipeline.index_stage import build_index_stage
 
-            dataset, served = self.dataset(), load_served(self.folder)
-            requests = make_requests(dataset, "valid", known_splits=("train",), history_length=served.history_length)
-            requests = requests.take(np.arange(min(section.queries, len(requests.users))))
-            queries = served.queries(dataset.profile, requests.users, requests.history)
-            kinds = ("exact",) if section.kind == "exact" else ("exact", "scann")
-            report = build_indexes(served.items, queries, out, kinds, recall_floor=section.recall_floor)
-            return {key: value for key, value in report.items() if key != "trade_off"}
+            return build_index_stage(self.dataset(), self.folder, out, section, self.say)
 
         return self.run(
             "index",
             work,
             section.model_dump(),
-            {"served": self.key("served/full"), "code": code_fingerprint("serving")},
+            {"served": self.key("served/full"), "code": code_fingerprint("serving", "pipeline/index_stage.py")},
         )
 
     def train_ranking(self) -> StageResult:

@@ -101,6 +101,31 @@ def keep_best(rows: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tens
     return tf.pad(kept, missing), tf.pad(best, missing, constant_values=LOWEST)
 
 
+def known_rows(rows: tf.Tensor, item_rows: int) -> tf.Tensor:
+    """The same rows, 0 where a row is outside the table."""
+    return tf.where((rows > 0) & (rows < item_rows), rows, 0)
+
+
+def exact_search(table: tf.Tensor, queries: tf.Tensor, k: tf.Tensor, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The k best of all items by one matmul; equal scores come in the order of their rows.
+
+    Memory is B × (N + 1) × 4 bytes.
+
+    Shapes: table [N + 1, D] of any float type, queries f32 [B, D], k checked, excluded int32 [B, E] in 0..N -> see
+    `CandidateIndex`.
+    """
+    batch, item_rows = tf.shape(queries)[0], table.shape[0]
+    scores = tf.matmul(queries, tf.cast(table, tf.float32), transpose_b=True)
+    # Row 0 joins the excluded ones: it must never be found, and E = 0 needs no branch.
+    excluded = tf.pad(excluded, [[0, 0], [0, 1]])
+    places = tf.stack([tf.broadcast_to(tf.range(batch)[:, None], tf.shape(excluded)), excluded], axis=-1)
+    scores = tf.tensor_scatter_nd_update(scores, places, tf.fill(tf.shape(excluded), LOWEST))
+    best, rows = tf.math.top_k(scores, tf.minimum(k, item_rows))
+    rows = tf.where(best > LOWEST, rows, 0)
+    missing = [[0, 0], [0, tf.maximum(k - item_rows, 0)]]
+    return tf.pad(rows, missing), tf.pad(best, missing, constant_values=LOWEST)
+
+
 class ExactIndex(tf.Module):
     """Every item scored by one matmul: core TensorFlow operations only, so that any TF Serving image runs it.
 
@@ -136,19 +161,7 @@ class ExactIndex(tf.Module):
         return (self._search if tf.inside_function() else self.compiled)(queries, k, excluded)
 
     def _search(self, queries, k, excluded):
-        k = checked_k(k)
-        batch = tf.shape(queries)[0]
-        scores = tf.matmul(queries, self.item_embeddings, transpose_b=True)
-        # Row 0 joins the excluded ones: it must never be found, and E = 0 needs no branch. Rows outside the table mean
-        # none.
-        excluded = tf.where((excluded > 0) & (excluded < self.item_rows), excluded, 0)
-        excluded = tf.pad(excluded, [[0, 0], [0, 1]])
-        places = tf.stack([tf.broadcast_to(tf.range(batch)[:, None], tf.shape(excluded)), excluded], axis=-1)
-        scores = tf.tensor_scatter_nd_update(scores, places, tf.fill(tf.shape(excluded), LOWEST))
-        best, rows = tf.math.top_k(scores, tf.minimum(k, self.item_rows))
-        rows = tf.where(best > LOWEST, rows, 0)
-        missing = [[0, 0], [0, tf.maximum(k - self.item_rows, 0)]]
-        return tf.pad(rows, missing), tf.pad(best, missing, constant_values=LOWEST)
+        return exact_search(self.item_embeddings, queries, checked_k(k), known_rows(excluded, self.item_rows))
 
     def embeddings(self, rows):
         """See `CandidateIndex`."""

@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 
 from serving.index import LOWEST, MAXIMUM_K, ExactIndex
-from serving.index_build import RecallBelowFloor, build_indexes, load_index, recall_at_k, search_in_blocks
+from serving.index_build import EXACT_BELOW, RecallBelowFloor, build_indexes, load_index
+from serving.index_measure import recall_at_k, search_in_blocks
+from serving.partitioned_index import PartitionedIndex
 from serving.saved_model import operations
 from serving.scann_index import ScannIndex
 
@@ -38,17 +40,18 @@ def loop(table: np.ndarray, queries: np.ndarray, k: int, excluded: np.ndarray) -
 @pytest.fixture(scope="module")
 def small():
     table, queries = clustered(50, 8, seed=1)
-    return table, queries[:6], {"exact": ExactIndex(table), "scann": ScannIndex.build(table)}
+    indexes = {"exact": ExactIndex(table), "partitioned": PartitionedIndex.build(table, leaves=5, vectors="float32")}
+    return table, queries[:6], {**indexes, "scann": ScannIndex.build(table)}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     table, queries = clustered(3_000, 16, seed=2)
     folder = tmp_path_factory.mktemp("index")
-    return table, queries, folder, build_indexes(table, queries, folder, repeats=20)
+    return table, queries, folder, build_indexes(table, queries, folder, "scann", recall_target=0.995, repeats=20)
 
 
-@pytest.mark.parametrize("kind", ["exact", "scann"])
+@pytest.mark.parametrize("kind", ["exact", "partitioned", "scann"])
 @pytest.mark.parametrize(("k", "width"), [(1, 0), (7, 0), (7, 3), (50, 4), (80, 2), (0, 1)])
 def test_search_is_the_loop(small, kind, k, width):
     table, queries, indexes = small
@@ -60,10 +63,10 @@ def test_search_is_the_loop(small, kind, k, width):
     expected_rows, expected_scores = loop(table, queries, k, excluded)
     assert rows.dtype == np.int32 and rows.shape == scores.shape == (len(queries), k)
     np.testing.assert_array_equal(rows, expected_rows)
-    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["exact", "scann"])
+@pytest.mark.parametrize("kind", ["exact", "partitioned", "scann"])
 def test_everything_excluded_leaves_padding(small, kind):
     table, queries, indexes = small
     excluded = np.tile(np.arange(1, len(table), dtype=np.int32), (len(queries), 1))
@@ -71,7 +74,7 @@ def test_everything_excluded_leaves_padding(small, kind):
     assert not rows.numpy().any() and (scores.numpy() == LOWEST).all() and np.isfinite(scores.numpy()).all()
 
 
-@pytest.mark.parametrize("kind", ["exact", "scann"])
+@pytest.mark.parametrize("kind", ["exact", "partitioned", "scann"])
 def test_hostile_k_is_refused(small, kind):
     _, queries, indexes = small
     for k in (-1, MAXIMUM_K + 1):
@@ -79,10 +82,10 @@ def test_hostile_k_is_refused(small, kind):
             indexes[kind].search(queries, k, np.zeros((len(queries), 0), np.int32))
 
 
-@pytest.mark.parametrize("kind", ["exact", "scann"])
-def test_negative_scores_come_before_padding_and_row_0(kind):
+@pytest.mark.parametrize("make", [ExactIndex, PartitionedIndex.build, ScannIndex.build])
+def test_negative_scores_come_before_padding_and_row_0(make):
     table = np.array([[9.0, 9.0], [-1.0, 0.0], [-2.0, 0.0]], np.float32)
-    index = ExactIndex(table) if kind == "exact" else ScannIndex.build(table)
+    index = make(table)
     rows, scores = index.search([[1.0, 0.0]], 3, [[]])
     assert rows.numpy().tolist() == [[1, 2, 0]] and scores.numpy()[0, :2].tolist() == [-1.0, -2.0]
     np.testing.assert_array_equal(index.embeddings([[0, 2]]).numpy(), [[[0, 0], [-2, 0]]])
@@ -178,9 +181,16 @@ def test_report(built):
 
 def test_recall_below_floor_is_refused_with_figures(tmp_path):
     table, queries = clustered(1_200, 8, seed=4)
-    with pytest.raises(RecallBelowFloor, match=r"at least 1\.01 of the exact top 100, it found (0\.99|1\.0)"):
-        build_indexes(table, queries, tmp_path / "out", recall_floor=1.01, repeats=5)
+    with pytest.raises(RecallBelowFloor, match=r"at least 1\.01 of the exact top 100, it found (0\.9|1\.0)"):
+        build_indexes(table, queries, tmp_path / "out", "scann", recall_floor=1.01, repeats=5)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_auto_takes_exact_search_of_a_small_catalogue(tmp_path):
+    table, queries = clustered(300, 8, seed=4)
+    report = build_indexes(table, queries[:10], tmp_path, scann=False, repeats=5)
+    assert report["kind"] == report["stock_kind"] == "exact" == load_index(tmp_path).kind
+    assert report["reason"] == f"300 items are fewer than {EXACT_BELOW}" and "partitioned" not in report
 
 
 def test_recall_counts_equal_items_as_right_and_repeats_once():
@@ -199,7 +209,7 @@ def test_bad_inputs_are_named(tmp_path):
         ScannIndex.build(np.zeros((1, 4), np.float32))
     with pytest.raises(ValueError, match="queries: need"):
         build_indexes(np.ones((3, 4), np.float32), np.ones((2, 5), np.float32), tmp_path)
-    with pytest.raises(ValueError, match="kinds: must be"):
-        build_indexes(np.ones((3, 4), np.float32), np.ones((2, 4), np.float32), tmp_path, ("annoy",))
+    with pytest.raises(ValueError, match="kind: must be"):
+        build_indexes(np.ones((3, 4), np.float32), np.ones((2, 4), np.float32), tmp_path, "annoy")
     with pytest.raises(FileNotFoundError, match="holds no exact index"):
         load_index(tmp_path, "exact")
