@@ -97,7 +97,8 @@ def judge_fairness(
     """What it costs to show a group of items as much as people choose it, by a floor in every page and by one boost.
 
     Args:
-        ranked: the requests that are judged. tuning: those that shares and boosts are taken from, of an earlier split.
+        ranked: the requests that are judged; the boost is found on their scores, as a server finds it on its traffic: what
+            is shown needs no label. tuning: requests of an earlier split, whose choices say what share is fair.
         protected: what the protected group is called.
         user_group: int [U + 1] codes of users' groups; group_names: of the codes; column: what they are groups of.
 
@@ -108,10 +109,10 @@ def judge_fairness(
         `tuning`.
     """
     group = np.asarray(ranked.facts.protected, bool)
-    target = float(group[tuning.requests.relevant.rows].mean())
+    # By the group as it was then: an item that was chosen a lot is rare no longer.
+    target = float(np.asarray(tuning.facts.protected, bool)[tuning.requests.relevant.rows].mean())
     merit = float(group[ranked.requests.relevant.rows].mean())
-    theirs = group[tuning.rows]
-    boost = find_group_boost(tuning.scores, tuning.rows > 0, theirs, target, PAGE)
+    boost = find_group_boost(ranked.scores, ranked.rows > 0, group[ranked.rows], target, PAGE)
     policies = {
         "none": Policy(),
         "floor": Policy(group_share=target, significance=CERTAIN),
@@ -136,15 +137,13 @@ def judge_fairness(
             "disparity": share / merit if merit else float("nan"),
         }
     if user_group is not None and group_names is not None:
-        result["users"] = {"column": column, **judge_user_groups(ranked, tuning, user_group, group_names)}
+        result["users"] = {"column": column, **judge_user_groups(ranked, user_group, group_names)}
     return result
 
 
-def judge_user_groups(
-    ranked: RankedRequests, tuning: RankedRequests, user_group: NDArray, group_names: list[str]
-) -> dict[str, Any]:
+def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: list[str]) -> dict[str, Any]:
     """How differently groups of users are served, before and after floors that bring their shares of protected items
-    together.
+    together: no group is shown less of them than all users are on average (`floors_by_user_group`).
 
     Returns:
         {"groups": {name: {"users", "ndcg@10": [before, after], "protected_share": [before, after], "floor"}}, "gap":
@@ -153,15 +152,10 @@ def judge_user_groups(
     """
     group = np.asarray(ranked.facts.protected, bool)
     count = len(group_names)
-    seen = tuning.pages(Policy(), PAGE)
-    theirs = user_group[tuning.requests.users]
-    shares = np.array([_share(seen[theirs == code], group) for code in range(count)])
-    floors = floors_by_user_group(shares, np.bincount(theirs, minlength=count).astype(float))
-    mine = user_group[ranked.requests.users]
-    pages = [
-        ranked.pages(Policy(), PAGE),
-        ranked.pages(Policy(significance=CERTAIN), PAGE, group_share=floors[mine]),
-    ]
+    mine, plain = user_group[ranked.requests.users], ranked.pages(Policy(), PAGE)
+    shares = np.array([_share(plain[mine == code], group) for code in range(count)])
+    floors = floors_by_user_group(shares, np.bincount(mine, minlength=count).astype(float))
+    pages = [plain, ranked.pages(Policy(significance=CERTAIN), PAGE, group_share=floors[mine])]
     quality = [ndcg_at_k(shown, ranked.requests.relevant, PAGE) for shown in pages]
     groups = {}
     for code, name in enumerate(group_names):
