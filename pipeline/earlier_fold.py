@@ -11,11 +11,12 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from data.dataset import Dataset, train_counts
 from data.schema import SPLIT_CODES, TEST, TRAIN, VALID
 from data.vocabulary import Vocabulary
-from pipeline.leak_checks import LeakError
+from pipeline.leak_checks import LeakError, event_words
 from pipeline.ranking_lists import QueryFunction, RankingFold, SearchFunction, retrieve_fold
 from pipeline.retrieval_side import RetrievalSide
 from pipeline.stage import read_manifest
@@ -100,10 +101,11 @@ class Correspondence:
 
     Attributes:
         user_then: [user rows], the earlier row of each present user. item_then: [N + 1], of each present item.
-        item_now: [N' + 1], the present row of each earlier item.
+        user_now, item_now: the present rows of the earlier ones.
     """
 
     user_then: np.ndarray
+    user_now: np.ndarray
     item_then: np.ndarray
     item_now: np.ndarray
 
@@ -111,9 +113,23 @@ class Correspondence:
     def of(cls, now: Dataset, then: Dataset) -> Correspondence:
         return cls(
             _rows(then.user_ids, now.users["user_id"].to_numpy(dtype=object)),
+            _rows(now.user_ids, then.users["user_id"].to_numpy(dtype=object)),
             _rows(then.item_ids, now.items["item_id"].to_numpy(dtype=object)),
             _rows(now.item_ids, then.items["item_id"].to_numpy(dtype=object)),
         )
+
+    def pairs_known(self, now: Dataset, asked: np.ndarray, then: pd.DataFrame) -> np.ndarray:
+        """Events [E'] of the present dataset that are asked about although earlier events hold the same pair, which is no
+        repetition of one in the train split.
+
+        Args:
+            asked: bool [E]. then: events in earlier rows.
+        """
+        width = now.schema.item_rows
+        known = self.user_now[then["user"]].astype(np.int64) * width + self.item_now[then["item"]]
+        keys = now.events["user"].to_numpy().astype(np.int64) * width + now.events["item"].to_numpy()
+        past = keys[now.events["split"].to_numpy() == TRAIN]
+        return np.flatnonzero(asked & np.isin(keys, known) & ~np.isin(keys, past))
 
     def query(self, then: QueryFunction) -> QueryFunction:
         """An earlier run's queries for present rows."""
@@ -142,20 +158,13 @@ def refuse_known_labels(
     Raises:
         LeakError: names such a pair.
     """
-    width = view.schema.item_rows
     trained = then.events[then.positive & then.events["split"].isin([SPLIT_CODES[name] for name in splits])]
-    user_now = _rows(view.user_ids, then.users["user_id"].to_numpy(dtype=object))
-    known = user_now[trained["user"]].astype(np.int64) * width + rows.item_now[trained["item"]]
-    keys = view.events["user"].to_numpy().astype(np.int64) * width + view.events["item"].to_numpy()
-    past = keys[view.events["split"].to_numpy() == TRAIN]
-    leaked = np.flatnonzero(asked & np.isin(keys, known) & ~np.isin(keys, past))
+    leaked = rows.pairs_known(view, asked, trained)
     if len(leaked):
-        line = view.events.iloc[int(leaked[0])]
-        user, item = view.users["user_id"].iloc[int(line["user"])], view.items["item_id"].iloc[int(line["item"])]
         raise LeakError(
             SETTING,
-            f"it was trained on {len(leaked)} of the pairs it would be asked about, such as user {user!r} and item "
-            f"{item!r}, which this log dates {int(line['timestamp'])}, after its last training event",
+            f"it was trained on {len(leaked)} of the pairs it would be asked about, such as {event_words(view, leaked[0])}, "
+            "which this log dates after its last training event",
             ADVICE,
         )
 

@@ -55,7 +55,7 @@ def check_split_order(dataset: Dataset) -> None:
         event = int(np.flatnonzero(mine)[time[mine].argmin()])
         raise LeakError(
             f"the split ({name})",
-            f"{_event(dataset, event)} is in {name}, and an earlier part lasts until {int(earlier.max())}",
+            f"{event_words(dataset, event)} is in {name}, and an earlier part lasts until {int(earlier.max())}",
             "Split by one moment for all users (data.split = 'global_time') and ingest again",
         )
 
@@ -168,7 +168,7 @@ def check_context(dataset: Dataset, split: str) -> None:
                 word = dataset.context_vocabulary[column][codes[event]]
                 raise LeakError(
                     f"the context column {column!r}",
-                    f"it explains {explained:.0%} of the entropy of {head!r}: {_event(dataset, event)} has {word!r}",
+                    f"it explains {explained:.0%} of the entropy of {head!r}: {event_words(dataset, event)} has {word!r}",
                     "Name the columns that are known beforehand in data.context and ingest again",
                 )
 
@@ -193,7 +193,7 @@ def check_retrieval(dataset: Dataset, records: list[dict[str, Any]], split: str)
             raise LeakError(
                 "the index",
                 f"a model behind it was trained on {told} ({record['pairs']} pairs) and is asked about {split}"
-                + (f", such as {_event(dataset, int(asked[0]))}" if len(asked) else ""),
+                + (f", such as {event_words(dataset, int(asked[0]))}" if len(asked) else ""),
                 advice,
             )
         if split_by_time(dataset) and len(asked):
@@ -202,12 +202,12 @@ def check_retrieval(dataset: Dataset, records: list[dict[str, Any]], split: str)
                 raise LeakError(
                     "the index",
                     f"a model behind it was trained on events until {record['last_timestamp']}, and "
-                    f"{_event(dataset, first)} is to be predicted",
+                    f"{event_words(dataset, first)} is to be predicted",
                     advice,
                 )
 
 
-def _event(dataset: Dataset, event: int) -> str:
+def event_words(dataset: Dataset, event: int) -> str:
     """One event in words."""
     line = dataset.events.iloc[event]
     user, item = dataset.users["user_id"].iloc[int(line["user"])], dataset.items["item_id"].iloc[int(line["item"])]

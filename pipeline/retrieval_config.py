@@ -43,6 +43,18 @@ class RetrievalConfig(TowersSection, TrainingSection):
     """The main loss."""
     side: SideLossesConfig = SideLossesConfig()
     """Terms beside the main loss."""
+    distill_ranker: str = ""
+    """Folder of a finished run made earlier, whose ranker teaches the towers to order a user's candidates as it does, with
+    the weight `side.ranker`. It is refused if it has seen the validation or test events."""
+
+    @pydantic.model_validator(mode="after")
+    def _ranker_and_weight(self) -> RetrievalConfig:
+        if bool(self.distill_ranker) != bool(self.side.ranker):
+            raise ValueError(
+                "distill_ranker, side.ranker: a run and its weight go together, received "
+                f"{self.distill_ranker!r} and {self.side.ranker}; set both or neither"
+            )
+        return self
 
     @property
     def needs_kinds(self) -> bool:
@@ -54,13 +66,14 @@ class RetrievalConfig(TowersSection, TrainingSection):
         """`sparse_updates` beside the other settings: gradients and averages kept over batches are those of whole tables.
 
         Raises:
-            ValueError: true, together with accumulation or an average of the weights.
+            ValueError: true, together with accumulation, an average of the weights or a ranker's lists, whose items are
+                none of the batch's.
         """
-        if self.accumulation == 1 and not self.average_decay:
+        if self.accumulation == 1 and not self.average_decay and not self.distill_ranker:
             return self.sparse_updates
         if self.sparse_updates is True:
             raise ValueError(
-                "retrieval.sparse_updates: true needs accumulation 1 and average_decay 0, received "
-                f"{self.accumulation} and {self.average_decay}; choose one or the other"
+                "retrieval.sparse_updates: true needs accumulation 1, average_decay 0 and no distill_ranker, received "
+                f"{self.accumulation}, {self.average_decay} and {self.distill_ranker!r}; choose one or the other"
             )
         return False

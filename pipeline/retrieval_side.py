@@ -11,7 +11,6 @@ from pipeline.ranking_lists import QueryFunction, SearchFunction
 from pipeline.served import FULL, UNSEEN, load_served, served_folder
 from pipeline.top_k import select_top_k
 from pipeline.training_record import read_records
-from serving.index_build import load_index
 
 
 class RetrievalSide:
@@ -26,6 +25,9 @@ class RetrievalSide:
     """
 
     def __init__(self, dataset: Dataset, run: Path, kind: str, *, unseen: bool = False):
+        # TensorFlow comes with the index; who asks a ranker alone, on JAX, does without.
+        from serving.index_build import load_index
+
         apart = unseen and (served_folder(run) / UNSEEN).is_dir()
         variant = f"{FULL}/{UNSEEN}" if apart else FULL
         self._served = load_served(run, variant)

@@ -10,17 +10,24 @@ from data.dataset import Dataset
 from data.item_labels import item_labels
 from pipeline.examples import positive_histories
 from pipeline.queries import embed_queries
+from pipeline.ranker_teacher import ranker_lists
 from pipeline.side_losses_config import SideLossesConfig
 from towers.distillation import Teacher, join_teachers
 from towers.side_losses import SideLosses
 from towers.two_tower import TwoTower, load_two_tower
 
 
-def make_side_losses(dataset: Dataset, two_tower: TwoTower, config: SideLossesConfig) -> SideLosses | None:
+def make_side_losses(
+    dataset: Dataset, two_tower: TwoTower, config: SideLossesConfig, distill_ranker: str = ""
+) -> SideLosses | None:
     """The terms that a config turns on, with what they need of the dataset; None where it turns none on.
 
+    Args:
+        distill_ranker: folder of the run whose ranker teaches the term `ranker`.
+
     Raises:
-        ValueError, FileNotFoundError: teachers of another dataset, or none in a folder.
+        ValueError, FileNotFoundError: teachers of another dataset, or none in a folder. LeakError: a ranker that has seen
+            this dataset's later splits.
     """
     weights = config.weights()
     if not weights.terms:
@@ -36,6 +43,7 @@ def make_side_losses(dataset: Dataset, two_tower: TwoTower, config: SideLossesCo
         sentiment=None if labels is None else labels.sentiment,
         known=None if labels is None else labels.known,
         teacher=load_teachers(dataset, config.teachers) if weights.distillation else None,
+        ranked=ranker_lists(dataset, Path(distill_ranker), config.ranker_candidates) if weights.ranker else None,
     )
 
 

@@ -20,9 +20,14 @@ class SideLossesConfig(Section):
     adversarial: float = pydantic.Field(0.0, ge=0)
     l2: float = pydantic.Field(0.0, ge=0)
     distillation: float = pydantic.Field(0.0, ge=0)
+    ranker: float = pydantic.Field(0.0, ge=0)
+    """Of the ranker that `retrieval.distill_ranker` names."""
     alignment_temperature: float = pydantic.Field(0.1, gt=0)
     adversarial_epsilon: float = pydantic.Field(0.1, gt=0)
     teacher_temperature: float = pydantic.Field(0.1, gt=0)
+    ranker_temperature: float = pydantic.Field(1.0, gt=0)
+    ranker_candidates: int = pydantic.Field(32, ge=2)
+    """Candidates of every user that the ranker is asked about."""
     rows: int = pydantic.Field(1024, ge=2)
     """Events of a batch that the terms look at, at most."""
     teachers: tuple[str, ...] = ()
@@ -36,4 +41,4 @@ class SideLossesConfig(Section):
 
     def weights(self) -> SideWeights:
         """What the towers' side of it needs."""
-        return SideWeights(**self.model_dump(exclude={"teachers"}))
+        return SideWeights(**self.model_dump(exclude={"teachers", "ranker_candidates"}))

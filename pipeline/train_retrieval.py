@@ -114,7 +114,7 @@ def train_retrieval(
     schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
     with computing_in(config.precision):
         two_tower = new_towers(dataset, schema, tower_config(config, modalities))
-    side = make_side_losses(dataset, two_tower, config.side)
+    side = make_side_losses(dataset, two_tower, config.side, config.distill_ranker)
     task = RetrievalTask(
         two_tower,
         **task_tables(dataset, store, two_tower),

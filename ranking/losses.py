@@ -106,38 +106,6 @@ def lambdarank_loss(logits, labels, mask, k: int = 10, weights=None):
     return _mean(ops.sum(pairs), ops.sum(count / ops.maximum(ops.sum(ops.cast(better, count.dtype), axis=(1, 2)), 1.0)))
 
 
-def distillation_loss(student, teacher, mask, *, temperature: float = 1.0, weights=None):
-    """How far the student's distribution over a list is from the teacher's: what a ranker can tell a retrieval model.
-
-        loss_b = KL(softmax(t / T) || softmax(s)),  averaged over the lists with at least two entries
-
-    with t the teacher's scores, made soft by the temperature T, and s the student's. A list counts by the mean weight of
-    its entries. No gradient reaches the teacher.
-
-    Paper: Reddi et al., "RankDistil: Knowledge Distillation for Ranking", AISTATS 2021; Hinton et al., 2015.
-
-    Args:
-        student, teacher: [B, K] scores of the same candidates. mask: bool [B, K], False = padding. temperature: > 0.
-        weights: [B, K] or None.
-
-    Returns:
-        A scalar of at least 0; 0 where both agree up to a constant a list.
-
-    Example:
-        >>> import numpy as np
-        >>> scores = np.array([[1.0, 0.0, 3.0]], "float32")
-        >>> float(distillation_loss(scores + 2.0, scores, np.ones((1, 3), bool)))
-        0.0
-    """
-    told = _masked_log_softmax(ops.stop_gradient(teacher) / temperature, mask)
-    said = _masked_log_softmax(student, mask)
-    terms = ops.where(mask, ops.exp(told) * (told - said), ops.zeros_like(student))
-    entries = ops.sum(ops.cast(mask, student.dtype), axis=-1)
-    lists = ops.sum(_counted(student, mask, weights), axis=-1) / ops.maximum(entries, 1.0)
-    lists = lists * ops.cast(entries > 1, student.dtype)
-    return _mean(ops.sum(ops.sum(terms, axis=-1) * lists), ops.sum(lists))
-
-
 def _counted(logits, mask, weights):
     """How often each entry counts, 0 in the padding. [B, K]"""
     kept = ops.cast(mask, logits.dtype)

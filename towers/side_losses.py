@@ -17,6 +17,7 @@ from towers.distillation import Teacher, distillation_loss
 from towers.fusion import unit_length
 from towers.item_heads import category_loss, sentiment_loss
 from towers.losses import in_batch_softmax_loss
+from towers.ranker_distillation import RankedLists, list_distillation_loss
 from towers.side_weights import SideWeights
 
 
@@ -30,6 +31,7 @@ class SideLosses(keras.layers.Layer):
         schema: of the towers. width: D.
         projected: components R of each modality, as its projection standardises it.
         categories: [N + 1, K] int32 codes, 0 = none. sentiment, known: [N + 1]. teacher: vectors to learn from.
+        ranked: what a ranker says of some candidates of every user.
 
     Attributes:
         terms: {name: weight} of the terms computed. tables: variables that are not trained.
@@ -37,7 +39,7 @@ class SideLosses(keras.layers.Layer):
             vectors of the main loss.
 
     Raises:
-        ValueError: distillation without a teacher, or one of another catalogue.
+        ValueError: distillation without a teacher, or one of another catalogue; likewise lists of a ranker.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class SideLosses(keras.layers.Layer):
         sentiment: np.ndarray | None = None,
         known: np.ndarray | None = None,
         teacher: Teacher | None = None,
+        ranked: RankedLists | None = None,
     ):
         super().__init__(name="side_losses")
         self.settings, self.modalities = weights, tuple(schema.modalities)
@@ -79,7 +82,16 @@ class SideLosses(keras.layers.Layer):
             self.sentiment_head = self._head(1, width, "sentiment")
         if "distillation" in self.terms:
             self._add_teacher(teacher, schema)
-        self.reads_items = not set(self.terms) <= {"adversarial", "distillation"}
+        if "ranker" in self.terms:
+            if ranked is None or len(ranked.rows) != schema.user_rows:
+                received = None if ranked is None else len(ranked.rows)
+                raise ValueError(
+                    f"ranked: the ranker's term needs lists of {schema.user_rows} user rows, received {received}; name a "
+                    "finished run in retrieval.distill_ranker"
+                )
+            self._table("ranked_rows", ranked.rows, "int32")
+            self._table("ranked_scores", ranked.scores, "float32")
+        self.reads_items = not set(self.terms) <= {"adversarial", "distillation", "ranker"}
         self.trackers = {name: keras.metrics.Mean(name=f"side/{name}") for name in self.terms}
         self.built = True
 
@@ -114,7 +126,7 @@ class SideLosses(keras.layers.Layer):
             item: of the batch's targets: `fused` [S, D], `tokens` [S, 1 + M, D], `shown` [S, 1 + M] bool (after
                 dropout), `present` [S, M] bool, `features` {m: [S, R_m]}, standardised.
             batch: `queries` [S, D], `candidates` [S, D] (as in the main loss), `rows` [S], `user` [S], `log_q` [S],
-                `weights` [S], `scale`.
+                `weights` [S], `scale`; for the ranker's term `ranked` [R, K, D], items of the first R users' lists.
             user_vectors: [S, D] id vectors of the users, for `l2`; None = there are none.
 
         Returns: {name: scalar}, not yet weighted.
@@ -141,6 +153,7 @@ class SideLosses(keras.layers.Layer):
             ),
             "l2": lambda: self._l2(item, batch, user_vectors),
             "distillation": lambda: self._distillation(batch),
+            "ranker": lambda: self._ranker(batch),
         }
         return {name: forms[name]() for name in self.terms}
 
@@ -199,6 +212,22 @@ class SideLosses(keras.layers.Layer):
         )
 
 
+    def ranked_rows(self, user):
+        """The lists of some of a batch's users, few enough that their items are no more than `rows`. [S] -> [R, K]"""
+        lists = max(1, user.shape[0] // self.tables["ranked_rows"].shape[1])
+        return ops.take(self.tables["ranked_rows"], user[:lists], axis=0)
+
+    def _ranker(self, batch):
+        lists = batch["ranked"].shape[0]
+        return list_distillation_loss(
+            batch["scale"] * ops.einsum("rd,rkd->rk", batch["queries"][:lists], batch["ranked"]),
+            ops.take(self.tables["ranked_scores"], batch["user"][:lists], axis=0),
+            mask=ops.take(self.tables["ranked_rows"], batch["user"][:lists], axis=0) > 0,
+            weights=batch["weights"][:lists],
+            temperature=self.settings.ranker_temperature,
+        )
+
+
 def side_loss(side: SideLosses, task: Any, batch: dict, outputs: dict, training: bool):
     """The weighted sum of the terms for one step of a `RetrievalTask`, and their means for the log.
 
@@ -218,6 +247,10 @@ def side_loss(side: SideLosses, task: Any, batch: dict, outputs: dict, training:
         "weights": batch["weight"][:size],
         "scale": task.two_tower.scale,
     }
+    if "ranker" in side.terms:
+        listed = side.ranked_rows(user)
+        vectors = task.embed_items(ops.reshape(listed, (-1,)), training=training)
+        step["ranked"] = ops.reshape(vectors, (*listed.shape, vectors.shape[-1]))
     item: dict = {}
     if side.reads_items:
         features, present = task.features_of(rows), ops.take(task.tables["present"], rows, axis=0)

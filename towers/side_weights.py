@@ -14,6 +14,7 @@ TERMS = (
     "adversarial",
     "l2",
     "distillation",
+    "ranker",
 )
 
 
@@ -27,7 +28,8 @@ class SideWeights:
             the item's embedding, for each content modality.
         category, sentiment: see `towers.item_heads`. adversarial: see `towers.adversarial`.
         l2: mean squared length of fused vectors and of user id vectors. distillation: see `towers.distillation`.
-        alignment_temperature, adversarial_epsilon, teacher_temperature: of the terms of that name.
+        ranker: see `towers.ranker_distillation`.
+        alignment_temperature, adversarial_epsilon, teacher_temperature, ranker_temperature: of the terms of that name.
         rows: events of a batch that the terms look at, at most: their cost does not grow with the batch.
     """
 
@@ -40,9 +42,11 @@ class SideWeights:
     adversarial: float = 0.0
     l2: float = 0.0
     distillation: float = 0.0
+    ranker: float = 0.0
     alignment_temperature: float = 0.1
     adversarial_epsilon: float = 0.1
     teacher_temperature: float = 0.1
+    ranker_temperature: float = 1.0
     rows: int = 1024
 
     @property

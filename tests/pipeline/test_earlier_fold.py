@@ -119,7 +119,7 @@ def test_a_run_that_saw_the_labels_is_refused(dataset, earlier, side, last):  # 
 def test_a_run_that_saw_them_under_another_date_is_refused(dataset, earlier, side):  # noqa: F811
     """Its log says that it ends on day 12, but it ends on day 9 of ours: three days of our labels are in it."""
     side.last = BOUND - 3 * DAY
-    with pytest.raises(LeakError, match=r"of the pairs it would be asked about, such as user 'u\d+' and item 'i\d+'"):
+    with pytest.raises(LeakError, match=r"of the pairs it would be asked about, such as event \d+ \(user 'u\d+'"):
         earlier_fold(dataset, earlier[0], CONFIG)
 
 

@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from keras import ops
 
-from ranking.losses import binary_cross_entropy_loss, distillation_loss, lambdarank_loss, listwise_softmax_loss
+from ranking.losses import binary_cross_entropy_loss, lambdarank_loss, listwise_softmax_loss
 from tests.towers.gradients import value_and_gradients
 
-LOSSES = [binary_cross_entropy_loss, listwise_softmax_loss, lambdarank_loss, distillation_loss]
+LOSSES = [binary_cross_entropy_loss, listwise_softmax_loss, lambdarank_loss]
 
 
 def places_of(mask):
@@ -57,21 +56,7 @@ def lambdarank_loop(logits, labels, mask, weights, k=10):
     return total / count
 
 
-def distillation_loop(student, teacher, mask, weights):
-    total = count = 0.0
-    for line, places in enumerate(places_of(mask)):
-        if len(places) < 2:
-            continue
-        weight = sum(weights[line, place] for place in places) / len(places)
-        said, told = (sum(math.exp(scores[line, place]) for place in places) for scores in (student, teacher))
-        for place in places:
-            p, q = math.exp(teacher[line, place]) / told, math.exp(student[line, place]) / said
-            total += weight * p * math.log(p / q)
-        count += weight
-    return total / count
-
-
-LOOPS = [cross_entropy_loop, softmax_loop, lambdarank_loop, distillation_loop]
+LOOPS = [cross_entropy_loop, softmax_loop, lambdarank_loop]
 
 
 @pytest.fixture
@@ -151,20 +136,6 @@ def test_lambdas_are_burges():
         force = change / (1 + math.exp(logits[0, 0] - logits[0, j]))
         expected += force * (np.arange(3) == j) - force * (np.arange(3) == 0)
     np.testing.assert_allclose(gradient[0], expected, rtol=1e-5)
-
-
-def test_no_gradient_reaches_the_teacher(lists):
-    student, teacher, mask, _ = lists
-    total = lambda one, other: distillation_loss(one, other, mask) + ops.sum(other)  # noqa: E731
-    _, gradients = value_and_gradients(total, [student, teacher])
-    assert gradients[0].any()
-    assert (gradients[1] == 1).all()
-
-
-def test_a_soft_teacher_is_its_scores_divided(lists):
-    student, teacher, mask, weights = lists
-    expected = distillation_loop(student, teacher / 4, mask, np.ones_like(weights))
-    assert float(distillation_loss(student, teacher, mask, temperature=4.0)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES[1:])

@@ -11,6 +11,7 @@ from towers.alignment import info_nce_loss, inner_product_loss, masked_mean, rec
 from towers.distillation import Teacher, distillation_loss, join_teachers
 from towers.item_heads import category_loss, sentiment_loss
 from towers.losses import in_batch_softmax_loss
+from towers.ranker_distillation import RankedLists
 from towers.side_losses import SideLosses
 from towers.side_weights import TERMS, SideWeights
 
@@ -185,6 +186,12 @@ SCHEMA = Schema(user_rows=4, item_rows=10, modalities={"text": 6, "image": 5})
 CODES = np.array([[0, 0], [1, 2], [1, 0], [2, 0], [0, 0], [1, 0], [2, 0], [1, 2], [0, 0], [2, 0]], "int32")
 
 
+RANKED = RankedLists(
+    np.array([[0, 0, 0], [1, 2, 3], [4, 5, 0], [6, 7, 8]], "int32"),
+    np.random.default_rng(23).normal(size=(4, 3)).astype("float32"),
+)
+
+
 def layer_of(**weights):
     return SideLosses(
         SideWeights(**weights),
@@ -195,6 +202,7 @@ def layer_of(**weights):
         sentiment=draw(10, seed=20),
         known=np.arange(10) % 2 == 1,
         teacher=Teacher(draw(10, 3, seed=21), draw(4, 3, seed=22)),
+        ranked=RANKED,
     )
 
 
@@ -214,6 +222,7 @@ def step(seed=30):
         "log_q": tensor(np.linspace(-3, -1, B).astype("float32")),
         "weights": tensor(np.array([1, 1, 1, 1, 1, 0], "float32")),
         "scale": ops.convert_to_tensor(5.0),
+        "ranked": tensor(unit(draw(2, 3, D, seed=seed + 6))),
     }
     return item, batch
 
@@ -221,8 +230,16 @@ def step(seed=30):
 def test_off_costs_nothing_and_on_makes_only_its_own_weights():
     assert layer_of().weights == [] and layer_of()({}, step()[1]) == {}
     names = {
-        "alignment": 0, "inner_product": 0, "per_modality": 0, "adversarial": 0, "l2": 0, "reconstruction": 4,
-        "category": 2, "sentiment": 2, "distillation": 0,
+        "alignment": 0,
+        "inner_product": 0,
+        "per_modality": 0,
+        "adversarial": 0,
+        "l2": 0,
+        "reconstruction": 4,
+        "category": 2,
+        "sentiment": 2,
+        "distillation": 0,
+        "ranker": 0,
     }
     assert set(names) == set(TERMS)
     for name, count in names.items():
@@ -284,8 +301,22 @@ def test_heads_and_teacher_read_the_tables_of_the_items_in_the_batch():
     np.testing.assert_allclose(np.asarray(layer.category_head.bias), np.log([4 / 5, 5 / 4]), rtol=1e-4)
 
 
+def test_the_rankers_term_reads_the_lists_of_the_first_users():
+    layer, (item, batch) = layer_of(ranker=1.0), step()
+    assert np.asarray(layer.ranked_rows(batch["user"])).tolist() == [[1, 2, 3], [4, 5, 0]]  # 6 events, lists of 3
+    vectors, queries = np.asarray(batch["ranked"]), np.asarray(batch["queries"])
+    expected = 0.0
+    for line, user in enumerate((1, 2)):
+        there = np.flatnonzero(RANKED.rows[user])
+        student = np.array([5.0 * queries[line] @ vectors[line, place] for place in there])
+        teacher = RANKED.scores[user, there]
+        told, said = (np.exp(scores) / np.exp(scores).sum() for scores in (teacher, student))
+        expected += (told * np.log(told / said)).sum() / 2
+    np.testing.assert_allclose(float(layer(item, batch)["ranker"]), expected, rtol=1e-4)
+
+
 def test_terms_without_data_are_left_out_and_a_teacher_of_another_catalogue_is_refused():
-    everything = SideWeights(**{name: 0.1 for name in TERMS if name != "distillation"})
+    everything = SideWeights(**{name: 0.1 for name in TERMS if name not in ("distillation", "ranker")})
     bare = SideLosses(everything, Schema(user_rows=4, item_rows=10), D, {}, categories=0 * CODES)
     assert set(bare.terms) == {"adversarial", "l2"}
     single = SideLosses(everything, Schema(4, 10, modalities={"text": 6}), D, {"text": 6})
@@ -293,6 +324,9 @@ def test_terms_without_data_are_left_out_and_a_teacher_of_another_catalogue_is_r
     for teacher in (None, Teacher(draw(9, 3), draw(4, 3))):
         with pytest.raises(ValueError, match=r"retrieval\.side\.teachers"):
             SideLosses(SideWeights(distillation=1.0), SCHEMA, D, {}, teacher=teacher)
+    for ranked in (None, RankedLists(RANKED.rows[:3], RANKED.scores[:3])):
+        with pytest.raises(ValueError, match=r"retrieval\.distill_ranker"):
+            SideLosses(SideWeights(ranker=1.0), SCHEMA, D, {}, ranked=ranked)
 
 
 def test_masked_mean_of_nothing_is_zero():
