@@ -51,6 +51,7 @@ class RetrievalStages(ContentStages):
             {
                 self.store_stage: self.key(self.store_stage),
                 "ingest": self.key("ingest"),
+                **self.keys_of(section.distill_ranker, "served/full", "ranking"),
                 "code": code_fingerprint("towers", *LOOP, "data/batches.py", "pipeline/train_retrieval.py"),
             },
         )

@@ -67,6 +67,13 @@ class RunFolder:
             )
         return manifest["key"]
 
+    def keys_of(self, run: str, *stages: str) -> dict[str, str]:
+        """The keys of stages of another run that one of this run reads; none where no run is named."""
+        if not run:
+            return {}
+        other = dataclasses.replace(self, folder=Path(run))
+        return {f"{stage} of {run}": other.key(stage) for stage in stages}
+
     def run(
         self,
         name: str,

@@ -70,6 +70,7 @@ class Run(RetrievalStages):
             section.model_dump(),
             {
                 "index": self.key("index"),
+                **self.keys_of(section.previous_run, "served/full", "index"),
                 "code": code_fingerprint(
                     "ranking",
                     *(f"pipeline/{name}.py" for name in RANKING_FILES),
