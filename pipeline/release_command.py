@@ -138,6 +138,7 @@ def promote(
     ] = None,
     out: RunOption = DEFAULT_RUN,
     to: Annotated[Literal["canary", "stable"], typer.Option("--to", help="Which label it gets.")] = "stable",
+    if_new: Annotated[bool, typer.Option("--if-new", help="Do nothing where the newest release has a label.")] = False,
     server: ServerOption = None,
     timeout: TimeoutOption = 300.0,
 ) -> None:
@@ -148,10 +149,17 @@ def promote(
     Example: python -m pipeline release promote --to canary --out runs/demo
     Example: python -m pipeline release promote --server 10.0.0.7:8500 --server 10.0.0.8:8500
     """
+    from serving.release import latest_release
+    from serving.release_labels import read_labels
     from serving.release_promotion import promote as move
 
+    releases = out / "releases"
     with _told(), progress_bar("verify") as progress:
-        change = move(out / "releases", version, to, servers=server or (), timeout=timeout, progress=progress)
+        newest = int(latest_release(releases).name)
+        if if_new and (label := read_labels(releases).of(newest)):
+            typer.echo(f"{releases}: the newest release, {newest}, is {label}; nothing was changed")
+            return
+        change = move(releases, version, to, servers=server or (), timeout=timeout, progress=progress)
     _say_change(out, change, server)
 
 

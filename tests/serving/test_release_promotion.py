@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -192,11 +193,17 @@ def test_a_running_server_follows(tmp_path: Path):
             found = clients[label].recommend("u1", k=50, candidates=50)
             return len(found.items), found.versions
 
+        def ready(label: str) -> int:
+            """The status that the probes of deploy/ ask for: OK only where what a label names is loaded."""
+            return httpx.get(f"{server.url}/v1/models/ranking/labels/{label}/metadata", timeout=30).status_code
+
         waiting = {"servers": [server.target], "timeout": 30.0}
+        assert (ready("stable"), ready("canary")) == (200, 400)
         assert counts("stable") == (10, {"retrieval": 1, "ranking": 1})
         promote(releases, 2, "canary", **waiting)  # type: ignore[arg-type]
         assert counts("stable") == (10, {"retrieval": 1, "ranking": 1})
         assert counts("canary") == (20, {"retrieval": 2, "ranking": 2})
+        assert ready("canary") == 200
         promote(releases, **waiting)  # type: ignore[arg-type]
         assert counts("stable") == (20, {"retrieval": 2, "ranking": 2})
         roll_back(releases, **waiting)  # type: ignore[arg-type]

@@ -1,0 +1,368 @@
+"""deploy/: manifests and compose file against their schemas, rules and dashboard against the metrics that really exist."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.resources
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import jsonschema
+import kubernetes_validate
+import promql_parser
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from pipeline.__main__ import app as command_line
+from pipeline.deploy import DeployOptions, measure_run, render_manifests
+from serving.gateway import GatewaySettings, create_app
+from serving.gateway_metrics import GatewayMetrics
+from serving.gateway_settings import load_settings
+from serving.models_config import PROMETHEUS_PATH
+from serving.prometheus import ServerMetrics
+from serving.release import publish
+from serving.release_promotion import promote
+from serving.status import ServingError
+from tests.serving.fake_recommender import FakeRecommender
+from tests.serving.gateway_folders import write_folders
+from tests.serving.release_files import publish_all, write_files
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+KUBERNETES = ("1.33", "1.37")
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with one stable release of 3 MiB of models."""
+    folder, _ = write_folders(tmp_path_factory.mktemp("deploy"))
+    releases = publish_all(folder / "releases", 1)
+    promote(releases, 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifests(run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What `python -m pipeline deploy` writes."""
+    out = tmp_path_factory.mktemp("manifests")
+    arguments = ["deploy", "--run", str(run), "--out", str(out), "--namespace", "music", "--storage-class", "nfs"]
+    result = CliRunner().invoke(command_line, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return [document for file in sorted(out.iterdir()) for document in yaml.safe_load_all(file.read_text())]
+
+
+def of_kind(manifests: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {manifest["metadata"]["name"]: manifest for manifest in manifests if manifest["kind"] == kind}
+
+
+def pods(manifests: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Name, labels and spec of every pod template."""
+    for name, manifest in of_kind(manifests, "Deployment").items():
+        template = manifest["spec"]["template"]
+        yield name, template["metadata"]["labels"], template["spec"]
+    for name, manifest in of_kind(manifests, "CronJob").items():
+        template = manifest["spec"]["jobTemplate"]["spec"]["template"]
+        yield name, template["metadata"]["labels"], template["spec"]
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_manifests_follow_the_schemas_of_kubernetes(manifests: list[dict[str, Any]], version: str):
+    assert {manifest["kind"] for manifest in manifests} == {
+        "Namespace", "PersistentVolumeClaim", "Deployment", "Service", "HorizontalPodAutoscaler",
+        "PodDisruptionBudget", "ConfigMap", "CronJob",
+    }  # fmt: skip
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, version, strict=True)
+    broken = {**manifests[-1], "spec": {**manifests[-1]["spec"], "shedule": "* * * * *"}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="shedule"):
+        kubernetes_validate.validate(broken, version, strict=True)
+
+
+def test_manifests_name_nothing_that_is_not_there(manifests: list[dict[str, Any]]):
+    deployments, claims = of_kind(manifests, "Deployment"), of_kind(manifests, "PersistentVolumeClaim")
+    maps, labels = of_kind(manifests, "ConfigMap"), {name: found for name, found, _ in pods(manifests)}
+    for name, manifest in deployments.items():
+        assert manifest["spec"]["selector"]["matchLabels"].items() <= labels[name].items()
+    for _, _, spec in pods(manifests):
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        for volume in volumes.values():
+            assert volume.get("persistentVolumeClaim", {"claimName": "run"})["claimName"] in claims
+            assert "configMap" not in volume or volume["configMap"]["name"] in maps
+        for container in spec["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
+            assert ":" in container["image"] and not container["image"].endswith(":latest")
+            ports = {port["name"] for port in container.get("ports", ())}
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                action = container.get(probe, {}).get("httpGet") or container.get(probe, {}).get("tcpSocket")
+                assert action is None or action["port"] in ports
+    for service in of_kind(manifests, "Service").values():
+        selected = [
+            {port["name"] for port in spec["containers"][0].get("ports", ())}
+            for _, found, spec in pods(manifests)
+            if service["spec"]["selector"].items() <= found.items()
+        ]
+        assert selected
+        for port in service["spec"]["ports"]:
+            assert all(port["targetPort"] in names for names in selected)
+    for scaler in of_kind(manifests, "HorizontalPodAutoscaler").values():
+        target = deployments[scaler["spec"]["scaleTargetRef"]["name"]]
+        assert "replicas" not in target["spec"], "applying the file again would undo the autoscaler"
+    for budget in of_kind(manifests, "PodDisruptionBudget").values():
+        assert any(budget["spec"]["selector"]["matchLabels"].items() <= found.items() for found in labels.values())
+    assert {manifest["metadata"].get("namespace", "music") for manifest in manifests} == {"music"}
+
+
+def test_gateways_differ_by_label_alone(manifests: list[dict[str, Any]], tmp_path: Path):
+    settings = {}
+    texts = {name: found["data"]["gateway.toml"] for name, found in of_kind(manifests, "ConfigMap").items()}
+    texts |= {f"compose {file.stem}": file.read_text() for file in sorted(DEPLOY.glob("gateway*.toml"))}
+    for name, text in texts.items():
+        (tmp_path / "gateway.toml").write_text(text)
+        settings[name] = load_settings(tmp_path / "gateway.toml")
+    assert {name: found.label for name, found in settings.items()} == {
+        "gateway": "stable", "gateway-canary": "canary", "compose gateway": "stable", "compose gateway-canary": "canary",
+    }  # fmt: skip
+    assert settings["gateway"].target == "dns:///serving.music.svc.cluster.local:8500"
+    assert of_kind(manifests, "Deployment")["gateway-canary"]["spec"]["replicas"] == 0
+
+
+def test_memory_and_disk_follow_the_sizes_of_releases(tmp_path: Path):
+    """Two releases loaded, twice their files each; disk for five releases and half as much again."""
+    releases = publish_all(tmp_path / "releases", 1)
+    promote(releases, 1)
+    small = measure_run(tmp_path)
+    with publish(releases, 2) as staging:
+        write_files(staging, 2)
+        for name in ("ranking", "retrieval_scann"):  # the stock server loads only the first
+            (staging / name / "2" / "weights").write_bytes(bytes(10 * MIB))
+    large = measure_run(tmp_path)
+    assert large["models_mib"] - small["models_mib"] == 10
+    for name in ("serving_request_mib", "serving_limit_mib"):
+        assert large[name] - small[name] == 2 * 2 * 10
+    assert large["release_mib"] == 21  # both models, and a little beside them
+    assert large["run_storage_gib"] == 1
+    assert (small["canary_replicas"], large["version"]) == (0, 2)
+    promote(releases, 2, "canary")
+    assert measure_run(tmp_path)["canary_replicas"] == 1
+    text = render_manifests(large, DeployOptions())["2-serving.yaml"]
+    assert f"memory: {large['serving_limit_mib']}Mi" in text and large["fingerprint"] in text
+    with pytest.raises(ValueError, match=r"max_replicas: must be at least replicas \(9\), received 8"):
+        DeployOptions(replicas=9)
+    with pytest.raises(ValueError, match="cpus: must be at least 1, received 0"):
+        DeployOptions(cpus=0)
+
+
+# ---- compose
+
+
+def test_compose_follows_its_schema_and_names_what_is_there(manifests: list[dict[str, Any]]):
+    schema = importlib.resources.files("check_jsonschema.builtin_schemas.vendor").joinpath("compose-spec.json")
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    jsonschema.validate(compose, json.loads(schema.read_text()))
+    services = compose["services"]
+    for service in services.values():
+        assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), f"{service['image']}: no pinned tag"
+        assert set(service.get("depends_on", ())) <= set(services)
+        assert set(service.get("secrets", ())) <= set(compose["secrets"])
+        for volume in service.get("volumes", ()):
+            source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
+            assert source in compose["volumes"] or "runs/" in source or (DEPLOY / source).exists(), volume
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:"), f"{port} is open to everybody"
+    container = of_kind(manifests, "Deployment")["serving"]["spec"]["template"]["spec"]["containers"][0]
+    assert services["serving"]["command"] == container["args"]
+    assert services["serving"]["image"] == container["image"]
+    # A request of the health check, byte for byte, as the shell in the container sends it.
+    script = services["serving"]["healthcheck"]["test"][-1]
+    assert r"GET /v1/models/ranking/labels/stable/metadata HTTP/1.0\r\n\r\n" in script
+    assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0
+
+
+def test_dockerfile_copies_what_is_there():
+    lines = (DEPLOY / "gateway.Dockerfile").read_text().splitlines()
+    assert re.fullmatch(r"FROM python:3\.1[123]\.\d+-slim-\w+", next(line for line in lines if line.startswith("FROM")))
+    kept = {line[1:] for line in (DEPLOY / "gateway.Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
+    assert copied
+    for name in copied:
+        assert (ROOT / name).exists() and name in kept, name
+
+
+# ---- Prometheus and Grafana
+
+
+@pytest.fixture(scope="module")
+def metrics(run: Path) -> dict[str, set[str]]:
+    """Names of every series that a gateway and a model server expose, with the labels that they carry."""
+    fake = FakeRecommender()
+    app = create_app(GatewaySettings(run=run, cache_seconds=0), fake)
+    pages = []
+    with TestClient(app) as client:
+        assert client.post("/v1/recommend", json={"user_id": "ann"}).status_code == 200
+        fake.error = ServingError(grpc.StatusCode.ABORTED, "a mixed pair")
+        assert client.post("/v1/recommend", json={"user_id": "ann"}).json()["fallback_reason"] == "ABORTED"
+        pages.append(client.get("/metrics").text)
+    breakers, server = GatewayMetrics(), ServerMetrics()
+    breakers.watch_breakers(lambda: {"ranking": "closed"})
+    server.record("ranking", "Predict", "GRPC", "OK", 1200.0)
+    server.record_runtime("ranking", "Predict", 900.0)
+    pages += [breakers.expose().decode(), server.page()]
+    found: dict[str, set[str]] = {"up": {"instance"}}
+    for page in pages:
+        for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", page, flags=re.MULTILINE):
+            suffixes = ("_bucket", "_count", "_sum") if kind == "histogram" else ("",)
+            found |= {name + suffix: set() for suffix in suffixes if name + suffix not in found}
+        for name, labels in re.findall(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? \S+$", page, flags=re.MULTILINE):
+            found[name].update(re.findall(r'(\w+)="', labels))
+    return found
+
+
+def selectors(expression: str) -> list[tuple[str, set[str]]]:
+    """Metric and matched labels of every selector in a PromQL expression, which must parse."""
+
+    def walk(node: Any) -> Iterator[Any]:
+        if type(node).__name__ == "VectorSelector":
+            yield node
+        for name in ("lhs", "rhs", "expr", "vector_selector"):
+            if hasattr(node, name):
+                yield from walk(getattr(node, name))
+        for argument in getattr(node, "args", ()):
+            yield from walk(argument)
+
+    return [
+        (found.name, {matcher.name for matcher in found.matchers.matchers})
+        for found in walk(promql_parser.parse(expression))
+    ]
+
+
+def grouped(expression: str) -> set[str]:
+    return {label.strip() for labels in re.findall(r"\bby\s*\(([^)]*)\)", expression) for label in labels.split(",")}
+
+
+def check(expression: str, metrics: dict[str, set[str]]) -> None:
+    """Every metric exists, and every label that is matched or grouped by is one of a metric's own or Prometheus's."""
+    found = selectors(expression)
+    assert found, expression
+    for name, labels in found:
+        assert name in metrics, f"{name} is exposed by nobody: {expression}"
+        if metrics[name]:
+            assert labels <= metrics[name] | {"job", "instance"}, f"{name} has no label {labels}"
+    if all(metrics[name] for name, _ in found):
+        known = set().union(*(metrics[name] for name, _ in found)) | {"job", "instance"}
+        assert grouped(expression) <= known, f"{grouped(expression)} against {known}: {expression}"
+
+
+def test_selectors_are_found():
+    text = 'sum by (job) (rate(a:b{x="1"}[5m])) / c > 0.5 and d{y=~"1|2", z!="3"} == 0'
+    assert selectors(text) == [("a:b", {"x"}), ("c", set()), ("d", {"y", "z"})]
+    with pytest.raises(ValueError, match="expected type matrix"):
+        selectors("rate(a)")
+
+
+def test_alerts_watch_metrics_that_exist(metrics: dict[str, set[str]]):
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
+    assert set(rules) == {"groups"}
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    for group in rules["groups"]:
+        assert set(group) <= {"name", "interval", "rules"}
+    for rule in alerts:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}, rule
+        assert rule["labels"]["severity"] in ("page", "warn")
+        assert set(rule["annotations"]) == {"summary", "description"}
+        assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
+        check(rule["expr"], metrics)
+        for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
+            assert label in grouped(rule["expr"]) | {"job", "instance"}
+    assert len({rule["alert"] for rule in alerts}) == len(alerts)
+    watched = " ".join(rule["expr"] for rule in alerts)
+    for name in ("stage_seconds_bucket", "fallbacks_total", "requests_total", "score_drift", 'reason="ABORTED"'):
+        assert name in watched
+
+
+def test_prometheus_scrapes_what_serves_metrics():
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    assert jobs["serving"]["metrics_path"] == PROMETHEUS_PATH
+    names = [target.split(":")[0] for target in jobs["serving"]["static_configs"][0]["targets"]]
+    names += [name for job in jobs.values() for found in job.get("dns_sd_configs", ()) for name in found["names"]]
+    assert set(names) <= set(services)
+
+
+def test_dashboard_draws_metrics_that_exist(metrics: dict[str, set[str]]):
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "triptych.json").read_text())
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    source = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"][0]
+    provider = yaml.safe_load((provisioning / "dashboards" / "triptych.yaml").read_text())["providers"][0]
+    volumes = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["grafana"]["volumes"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in volumes
+    panels, taken = dashboard["panels"], set()
+    assert len({panel["id"] for panel in panels}) == len(panels) > 10
+    for panel in panels:
+        assert panel["datasource"]["uid"] == source["uid"] and panel["description"]
+        place = panel["gridPos"]
+        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        assert not cells & taken and max(x for x, _ in cells) < 24, f"{panel['title']} lies on another panel"
+        taken |= cells
+        for target in panel["targets"]:
+            check(target["expr"].replace("$job", "gateway"), metrics)
+            for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):
+                assert label in grouped(target["expr"]) | {"instance"}
+    variable = dashboard["templating"]["list"][0]["query"]["query"]
+    assert re.fullmatch(r"label_values\((\w+), job\)", variable)[1] in metrics  # type: ignore[index]
+
+
+# ---- nightly job
+
+
+def test_units_of_systemd_start_what_is_there():
+    service, timer = configparser.ConfigParser(strict=False), configparser.ConfigParser()
+    for parser in (service, timer):
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+    service.read(DEPLOY / "systemd" / "triptych-training.service")
+    timer.read(DEPLOY / "systemd" / "triptych-training.timer")
+    assert timer["Timer"]["Unit"] == "triptych-training.service"
+    assert (ROOT / service["Service"]["ExecStart"].split()[-1]).is_file()
+    verify = shutil.which("systemd-analyze")
+    if verify:
+        done = subprocess.run([verify, "calendar", timer["Timer"]["OnCalendar"]], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_night_makes_the_new_release_the_canary_once(tmp_path: Path):
+    """The script itself, with training left out."""
+    run, binaries = tmp_path / "run", tmp_path / "bin"
+    releases = publish_all(run / "releases", 1)
+    promote(releases, 1)
+    binaries.mkdir()
+    stand_in = binaries / "python"
+    code = "from pipeline.release_command import release_app; release_app()"  # the command itself, without its neighbours
+    stand_in.write_text(f'#!/bin/sh\n[ "$3" = run ] && exit 0\nshift 3\nexec {sys.executable} -c "{code}" "$@"\n')
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment |= {"OUT": str(run), "DATA": "d", "CONFIG": "c"}
+
+    def night() -> subprocess.CompletedProcess[str]:
+        command = ["/bin/sh", "deploy/nightly.sh"]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    publish_all(releases, 2)
+    first = night()
+    assert first.returncode == 0 and "stable 1, canary 2" in first.stdout, first.stderr
+    second = night()
+    assert second.returncode == 0 and "nothing was changed" in second.stdout, second.stderr
+    publish_all(releases, 3)
+    third = night()
+    assert third.returncode != 0 and "release 2 is the canary still" in third.stderr
