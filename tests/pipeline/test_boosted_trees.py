@@ -69,14 +69,18 @@ def test_trees_find_what_clicks_follow_and_beat_the_retrieval_order(world, form,
 
 def test_the_place_in_a_list_tells_the_trees_nothing(world, form, tmp_path):
     """Clicks at random, written first: a model that kept the order of ties would have an NDCG of almost 1."""
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(1)
     clicked = np.argsort(np.argsort(rng.random(world.appeal.shape), axis=1), axis=1) < CLICKS
     report = fit_boosted_trees(
-        form, lists_of(world, TRAIN, clicked), lists_of(world, HELD_OUT, clicked), SMALL, tmp_path
+        form,
+        lists_of(world, TRAIN, clicked),
+        lists_of(world, np.concatenate([HELD_OUT, TEST]), clicked),
+        SMALL,
+        tmp_path,
     )
     discount = 1 / np.log2(np.arange(2, 12))
     by_chance = CLICKS / 12 * discount.sum() / discount[:CLICKS].sum()
-    assert report["valid_ndcg@10"] < by_chance + 0.1
+    assert report["valid_ndcg@10"] < by_chance + 0.05
 
 
 def test_where_lightgbm_does_not_load_the_report_says_so(world, form, tmp_path, monkeypatch):
