@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 import grpc
 import numpy as np
 
-from serving.added_items import AddedItems, fill_unranked
+from serving.added_items import AddedItems
 from serving.client_added import SimilarItems, known_items, place_in_search, similar
 from serving.client_explain import explain
+from serving.client_recommend import RECOMMEND, OneCall
+from serving.client_two_calls import UNKNOWN_SCORE, TwoCalls
 from serving.explanation import Explanation
 from serving.model_client import DEADLINE_SECONDS, ModelClient
 from serving.new_items import EncodedItems, NewItem, item_inputs
@@ -20,10 +22,6 @@ from serving.status import ServingError
 __all__ = [
     "EncodedItems", "Explanation", "FoundItem", "ModelClient", "NewItem", "RankedItem", "Recommendation", "Recommender",
 ]  # fmt: skip
-
-
-UNKNOWN_SCORE = -1.0
-"""What `ranking` answers for a candidate that it does not know."""
 
 
 def _strings(values: Sequence[str]) -> np.ndarray:
@@ -40,14 +38,22 @@ class Recommender:
         label: version label that all models are asked for, so that their releases move together; None = the highest
             version.
         deadline: seconds for each call.
+        recommend_model: the model that recommends in one call; where the server has none, or "", it takes two.
     """
 
     def __init__(
-        self, target: str | ModelClient, *, label: str | None = None, deadline: float = DEADLINE_SECONDS
+        self,
+        target: str | ModelClient,
+        *,
+        label: str | None = None,
+        deadline: float = DEADLINE_SECONDS,
+        recommend_model: str = RECOMMEND,
     ) -> None:
         self.client = target if isinstance(target, ModelClient) else ModelClient(target, deadline=deadline)
         self._label = label
         self._deadline = deadline
+        self._one_call = OneCall(self.client, model=recommend_model, label=label, deadline=deadline)
+        self._two_calls = TwoCalls(self.client, label=label, deadline=deadline)
 
     def recommend(
         self,
@@ -61,8 +67,15 @@ class Recommender:
         retrieval_model: str = "retrieval",
         ranking_model: str = "ranking",
         added: AddedItems | None = None,
+        allow_item_ids: Sequence[str] = (),
+        policy: Mapping[str, float] | None = None,
+        context: Mapping[str, str] | None = None,
+        seed: int | None = None,
     ) -> Recommendation:
-        """The k best items for a user.
+        """The k best items for a user: in one call where the server has `recommend`, else by retrieval and ranking.
+
+        Two calls answer without the release's policy, by score alone. They are also taken where another index is asked
+        for by its name, and while `added` holds items, since the one call knows those of its release only.
 
         Args:
             user_id: any string; one never seen gets the items of a cold start.
@@ -75,88 +88,57 @@ class Recommender:
             ranking_model: the ranker's name.
             added: items younger than the release, which are retrieved beside its own. The ranker does not know them: they
                 take the score of what was retrieved about as well, and NaN for every head.
+            allow_item_ids: the only items that may be answered; empty = all. policy: weights of `ranking.policy.Policy`
+                that differ from the release's. context: column -> word. These three need `recommend`; what is `added`
+                then waits for the next release.
+            seed: what the exploration of a policy follows from; None = drawn anew.
 
         Returns:
-            At most k items, by ranking score; equal scores keep the retrieval order.
+            At most k items, in the order of the page; of two calls by ranking score, equals in retrieval order.
 
         Raises:
             ValueError: k or candidates out of range.
-            ServingError: what the server answered; ABORTED where it serves no ranking of the release that retrieved.
+            ServingError: what the server answered; ABORTED where it serves no ranking of the release that retrieved,
+                FAILED_PRECONDITION where it has no `recommend` and the request needs it.
         """
         if not 1 <= k <= candidates:
             raise ValueError(f"k: must be 1 to candidates, got k={k}, candidates={candidates}; ask for more candidates")
-        user = np.array([user_id], object)
-        recent = _strings(recent_item_ids)
-        started = time.perf_counter()
-        retrieved, retrieval_version = self.client.predict_version(
-            retrieval_model,
-            {
-                "user_id": user,
-                "recent_item_ids": recent,
-                "exclude_item_ids": _strings(exclude_item_ids),
-                "k": np.array(candidates, np.int32),
-            },
-            label=self._label,
-            deadline=self._deadline,
-        )
-        middle = time.perf_counter()
-        keep = retrieved["item_ids"][0] != b""
-        ids, scores = retrieved["item_ids"][0][keep], retrieved["scores"][0][keep]
-        if added is not None:
-            query = retrieved["query"][0] if "query" in retrieved else None
-            never = {*exclude_item_ids, *recent_item_ids}
-            ids, scores = added.merge(query, ids, scores, candidates, retrieval_version, excluded=never)
-        seconds = {"retrieval": middle - started, "ranking": 0.0}
-        if not len(ids):
-            return Recommendation(user_id, [], seconds, {retrieval_model: retrieval_version})
-        ranked, ranking_version = self._same_release(
-            ranking_model,
-            retrieval_version,
-            {
-                "user_id": user,
-                "recent_item_ids": recent,
-                "candidate_ids": ids[None, :],
-                "retrieval_scores": scores[None, :].astype(np.float32),
-                "timestamp": np.array([int(time.time()) if timestamp is None else timestamp], np.int64),
-            },
-        )
-        seconds["ranking"] = time.perf_counter() - middle
-        final = ranked["score"][0]
-        unranked = np.zeros(len(ids), bool) if added is None else added.unranked(ids, final, UNKNOWN_SCORE)
-        if unranked.any():
-            final = fill_unranked(final, unranked)
-            for head in ("click", "purchase"):
-                ranked[head] = np.where(unranked, np.nan, ranked[head])
-        order = np.argsort(-final, kind="stable")[:k]
-        items = [
-            RankedItem(
-                item_id=ids[place].decode(),
-                score=float(final[place]),
-                click=float(ranked["click"][0, place]),
-                purchase=float(ranked["purchase"][0, place]),
-                retrieval_score=float(scores[place]),
-                retrieval_rank=int(place) + 1,
+        needed = bool(allow_item_ids or policy or context)
+        now = int(time.time()) if timestamp is None else timestamp
+        if retrieval_model == "retrieval" and (needed or added is None or not added.ids):
+            hidden = () if added is None else added.hidden
+            found = self._one_call.recommend(
+                user_id,
+                k=k,
+                candidates=candidates,
+                timestamp=now,
+                stands_for=(retrieval_model, ranking_model),
+                recent_item_ids=recent_item_ids,
+                exclude_item_ids=[*exclude_item_ids, *hidden],
+                allow_item_ids=allow_item_ids,
+                policy=policy,
+                context=context,
+                seed=seed,
             )
-            for place in order
-        ]
-        return Recommendation(
-            user_id, items, seconds, {retrieval_model: retrieval_version, ranking_model: ranking_version}
-        )
-
-    def _same_release(
-        self, model: str, version: int, inputs: Mapping[str, np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], int]:
-        """What a model of one release answers, whatever label moves meanwhile: a mixed pair is refused."""
-        try:
-            return self.client.predict_version(model, inputs, version=version, deadline=self._deadline)
-        except ServingError as error:
-            if error.code != grpc.StatusCode.NOT_FOUND:
-                raise
+            if found is not None:
+                return found
+        if needed:
             raise ServingError(
-                grpc.StatusCode.ABORTED,
-                f"retrieval answered from release {version}, of which {model} is not served ({error.message}); ask again, "
-                f"and serve whole releases: see `python -m pipeline release list`",
-            ) from None
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "allow_item_ids, policy, context: need a release with the model `recommend`, asked for as 'retrieval', and "
+                "this server has none; export again, or leave them out",
+            )
+        return self._two_calls.recommend(
+            user_id,
+            k=k,
+            candidates=candidates,
+            timestamp=now,
+            recent_item_ids=recent_item_ids,
+            exclude_item_ids=exclude_item_ids,
+            retrieval_model=retrieval_model,
+            ranking_model=ranking_model,
+            added=added,
+        )
 
     def explain(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from ranking.config import HEADS
 from ranking.serving_form import RankingServingForm
 from serving.export_explain import EXPLAIN, explain_signature
 from serving.keras_weights import KerasWeights
@@ -59,16 +60,16 @@ class RankingModule(tf.Module):
         """`serving_default`.
 
         Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; candidate_ids string
-        [B, K]; retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds -> {"click", "purchase", "score"}, f32
-        [B, K]. A candidate that is empty or unknown has probability 0 and score -1, and counts for nothing in the
-        others' answers.
+        [B, K]; retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds -> {every head of `HEADS` that the ranker
+        answers, "score"}, f32 [B, K]. A candidate that is empty or unknown has probability 0 and score -1, and counts for
+        nothing in the others' answers.
         """
         user, candidates = self.users.rows(user_id), self.items.rows(candidate_ids)
         history = choose_history(self.items.rows(recent_item_ids), tf.gather(self.history, user))
         known = candidates > 0
         # Padding carries the lowest float, which must not meet arithmetic.
         answer = self.ranker(user, history, candidates, tf.where(known, retrieval_scores, 0.0), timestamp)
-        probabilities = {head: tf.where(known, answer[head], 0.0) for head in ("click", "purchase")}
+        probabilities = {head: tf.where(known, answer[head], 0.0) for head in HEADS if head in answer}
         return {**probabilities, "score": tf.where(known, answer["score"], -1.0)}
 
     def save(self, folder: str | Path) -> None:

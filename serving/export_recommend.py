@@ -86,7 +86,6 @@ class RecommendModule(RetrievalParts):
         # Held by a function, since a module would track them.
         context = {name: tuple(words) for name, words in facts.context.items()}
         self._constants = lambda: (settings, floors, context, facts.bucket_prior())
-        self.context_columns = tuple(context)
 
     @tf.function(
         autograph=False,
@@ -120,8 +119,8 @@ class RecommendModule(RetrievalParts):
     ):
         """`serving_default`.
 
-        Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; context string [B, C'] in
-        the order of `context_columns`, "" or nothing = unknown; k int32 scalar, the page; candidates int32 scalar, how
+        Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; context string [B, W], each
+        "column=word", what is not said is unknown; k int32 scalar, the page; candidates int32 scalar, how
         many are ranked, 0 = the release's own number, at least k; exclude_item_ids string [B, E], "" = none;
         allow_item_ids string [B, A], the only items that may be answered, a line of "" = all; policy_names string [P] and
         policy_values f32 [P], weights of `ranking.policy.Policy` that differ from the release's; timestamp int64 [B], UTC
@@ -144,8 +143,6 @@ class RecommendModule(RetrievalParts):
         inputs = [user, history, rows, tf.where(known, scores, 0.0), timestamp]
         if vocabulary:
             inputs += [None, context_codes(context, vocabulary)]
-        else:
-            context_codes(context, vocabulary)
         answer = self.ranker(*inputs)
         if self.user_group is not None:
             weights["group_share"] = self._floors(user, policy_names, weights["group_share"])

@@ -7,12 +7,15 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from data.columns import MAX_ID_BYTES
+from ranking.policy import BOUNDS, Policy
 
 MAX_ID_LENGTH = 256
 MAX_RECENT = 200
 MAX_EXCLUDED = 1000
 MAX_K = 100
 MAX_CANDIDATES = 1000
+MAX_ALLOWED = 1000
+MAX_CONTEXT = 32
 
 Id = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -30,6 +33,26 @@ KeptId = Annotated[
     AfterValidator(_fits_a_vocabulary),
 ]
 """An id that a log or a catalogue will hold: on one line, as the ingest wants it."""
+
+
+def _is_a_pair(text: str) -> str:
+    if not text.partition("=")[0] or "=" not in text:
+        raise ValueError(f"must be 'name=value', received {text!r}")
+    return text
+
+
+def _is_a_weight(text: str) -> str:
+    name, _, value = _is_a_pair(text).partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"{name}: must be a number, received {value!r}") from None
+    Policy().with_weights({name: number})
+    return text
+
+
+Pair = Annotated[str, Field(max_length=2 * MAX_ID_LENGTH), AfterValidator(_is_a_pair)]
+Weight = Annotated[str, Field(max_length=MAX_ID_LENGTH), AfterValidator(_is_a_weight)]
 
 
 class RecommendRequest(BaseModel):
@@ -56,6 +79,15 @@ class RecommendRequest(BaseModel):
     )
     exclude_item_ids: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="Never answered.")
     exclude_seen: bool = Field(True, description="Also leave out what the user's log already holds.")
+    allow_item_ids: list[ItemId] = Field(
+        [], max_length=MAX_ALLOWED, description="The only items that may be answered; empty = all."
+    )
+    policy: list[Weight] = Field(
+        [], max_length=len(BOUNDS), description="Weights that differ from the release's, as in 'mmr_lambda=0.7'."
+    )
+    context: list[Pair] = Field(
+        [], max_length=MAX_CONTEXT, description="What is known of the moment, as in 'device=phone'."
+    )
     k: int = Field(10, ge=1, le=MAX_K, description="Length of the list.")
     candidates: int = Field(200, ge=1, le=MAX_CANDIDATES, description="How many items are retrieved and then ranked.")
     timestamp: int | None = Field(None, ge=0, lt=2**40, description="Time of the request in UTC seconds; null = now.")
@@ -86,13 +118,19 @@ class ItemReply(BaseModel):
 
 
 class RankedReply(BaseModel):
-    """One recommended item. The scores are null when popular items stand in for the model."""
+    """One recommended item. The scores are null when popular items stand in for the model.
+
+    `propensity` is the probability with which it was chosen for its place given the items above it, to be kept with what
+    the user then did; `heads` has every head's probability.
+    """
 
     rank: int
     item: ItemReply
     score: float | None = None
     click: float | None = None
     purchase: float | None = None
+    heads: dict[str, float | None] = {}
+    propensity: float | None = None
     retrieval_score: float | None = None
     retrieval_rank: int | None = None
 

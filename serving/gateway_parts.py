@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +47,9 @@ class AnyRecommender(ItemEncoder, Protocol):
         retrieval_model: str = "retrieval",
         ranking_model: str = "ranking",
         added: AddedItems | None = None,
+        allow_item_ids: Sequence[str] = (),
+        policy: Mapping[str, float] | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> Any: ...
 
     def search(

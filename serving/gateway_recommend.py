@@ -85,6 +85,9 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
             timestamp=timestamp,
             retrieval_model=settings.retrieval_model,
             ranking_model=settings.ranking_model,
+            allow_item_ids=request.allow_item_ids,
+            policy={name: float(value) for name, value in _pairs(request.policy)},
+            context=dict(_pairs(request.context)),
         )
     except ServingError as error:
         reason = error.code.name
@@ -93,7 +96,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
         with metrics.stage("fallback"):
             items = [
                 RankedReply(rank=rank, item=item_reply(catalogue, item_id))
-                for rank, item_id in enumerate(catalogue.popular(request.k, excluded), start=1)
+                for rank, item_id in enumerate(_popular(parts, request, excluded), start=1)
             ]
     else:
         seconds, versions = dict(recommendation.seconds), dict(recommendation.versions)
@@ -106,6 +109,8 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
                     score=_finite(ranked.score),
                     click=_finite(ranked.click),
                     purchase=_finite(ranked.purchase),
+                    heads={head: _finite(value) for head, value in ranked.heads.items()},
+                    propensity=ranked.propensity,
                     retrieval_score=_finite(ranked.retrieval_score),
                     retrieval_rank=ranked.retrieval_rank,
                 )
@@ -126,6 +131,19 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
         seconds={stage: round(value, 6) for stage, value in seconds.items()},
         versions=versions,
     )
+
+
+def _popular(parts: GatewayParts, request: RecommendRequest, excluded: list[str]) -> list[str]:
+    """Popular items, of the request's own list where it has one."""
+    if not request.allow_item_ids:
+        return parts.catalogue.popular(request.k, excluded)
+    allowed = set(request.allow_item_ids)
+    return [one for one in parts.catalogue.popular(parts.catalogue.item_count, excluded) if one in allowed][: request.k]
+
+
+def _pairs(texts: list[str]) -> list[tuple[str, str]]:
+    """"name=value" as (name, value)."""
+    return [(name, value) for name, _, value in (text.partition("=") for text in texts)]
 
 
 def _ask(parts: GatewayParts, user_id: str, **options: Any) -> Any:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class RankedItem(NamedTuple):
-    """One recommended item: its place is its place in the list."""
+    """One recommended item: its place is its place in the list.
+
+    `propensity` is the probability with which this item was chosen for its place given those above it
+    (`ranking.page.fill_page`), 1 where nothing was left to chance; `heads` has every head's answer, where they are told.
+    """
 
     item_id: str
     score: float
@@ -15,6 +21,8 @@ class RankedItem(NamedTuple):
     purchase: float
     retrieval_score: float
     retrieval_rank: int
+    propensity: float = 1.0
+    heads: Mapping[str, float] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +32,8 @@ class Recommendation:
     Attributes:
         user_id: whom it is for.
         items: best first.
-        seconds: wall time of each stage, "retrieval" and "ranking".
-        versions: the version of each model that answered.
+        seconds: wall time of each stage, "recommend", or "retrieval" and "ranking".
+        versions: the version of each model that answered, and of those that it stands for.
     """
 
     user_id: str

@@ -77,24 +77,19 @@ def _mixed(state: tf.Tensor) -> tf.Tensor:
 
 
 def context_codes(words: tf.Tensor, vocabulary: Mapping[str, tuple[str, ...]]) -> tf.Tensor:
-    """Codes of a request's context, 0 = unknown.
+    """Codes of a request's context, 0 = unknown; columns and words that nobody knows say nothing.
 
-    Shapes: words string [B, C'], in the order of the vocabulary's columns; where C' is less than C, the rest is unknown
-    -> int32 [B, C].
-
-    Raises (in the graph): C' above C.
+    Shapes: words string [B, W], each "column=word" in any order -> int32 [B, C], in the order of the vocabulary.
 
     Example:
         >>> vocabulary = {"device": ("", "tv", "phone"), "hour": ("", "1")}
-        >>> context_codes(tf.constant([["phone"], ["fridge"]]), vocabulary).numpy().tolist()
-        [[2, 0], [0, 0]]
+        >>> context_codes(tf.constant([["hour=1", "device=phone"], ["device=fridge", ""]]), vocabulary).numpy().tolist()
+        [[2, 1], [0, 0]]
     """
-    width = len(vocabulary)
-    told = f"context: has the columns {', '.join(vocabulary) or '(none)'}, received so many"
-    with tf.control_dependencies([tf.debugging.Assert(tf.shape(words)[1] <= width, [told, tf.shape(words)[1]])]):
-        words = tf.pad(words, [[0, 0], [0, width - tf.shape(words)[1]]])
     codes = []
-    for place, values in enumerate(vocabulary.values()):
-        same = words[:, place, None] == tf.constant(list(values))[None, :]
-        codes.append(tf.reduce_max(tf.where(same, tf.range(len(values))[None, :], 0), axis=1))
+    for column, values in vocabulary.items():
+        known = tf.constant([f"{column}={value}" for value in values])
+        same = words[:, :, None] == known[None, None, :]
+        places = tf.where(same, tf.range(len(values))[None, None, :], 0)
+        codes.append(tf.reduce_max(tf.pad(tf.reshape(places, (tf.shape(words)[0], -1)), [[0, 0], [0, 1]]), axis=1))
     return tf.stack(codes, axis=1) if codes else tf.zeros((tf.shape(words)[0], 0), tf.int32)

@@ -17,6 +17,8 @@ class Ranked:
     purchase: float
     retrieval_score: float
     retrieval_rank: int
+    propensity: float = 1.0
+    heads: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass

@@ -304,3 +304,27 @@ def test_metrics_count_by_route_template_and_stage(client: TestClient) -> None:
     for stage in ("retrieval", "ranking", "catalogue", "total"):
         assert f'stage_seconds_count{{stage="{stage}"}} 1.0' in text
     assert "triptych_gateway_unknown_users_total 1.0" in text
+
+
+def test_lists_policies_and_context_reach_the_models(client: TestClient, fake: FakeRecommender) -> None:
+    body = {"user_id": "ann", "allow_item_ids": ["i3", "i7"], "policy": ["mmr_lambda=0.7"], "context": ["device=tv"]}
+    reply = client.post("/v1/recommend", json=body).json()
+    told = fake.calls[-1]
+    assert (told["allow_item_ids"], told["policy"], told["context"]) == (["i3", "i7"], {"mmr_lambda": 0.7}, {"device": "tv"})
+    assert reply["items"][0]["propensity"] == 1.0 and reply["items"][0]["heads"] == {}
+    assert client.get("/v1/recommend", params=body).json()["items"] == reply["items"]
+    for field, value, words in (
+        ("policy", "mmr=1", "weights are freshness"),
+        ("policy", "epsilon=2", "epsilon: must lie between 0 and 1"),
+        ("policy", "dpp=much", "dpp: must be a number"),
+        ("policy", "dpp=nan", "must be a finite number"),
+        ("context", "phone", "must be 'name=value'"),
+    ):
+        refused = client.post("/v1/recommend", json={field: [value]})
+        assert refused.status_code == 422 and words in refused.json()["error"], refused.json()
+
+
+def test_popular_items_keep_to_the_list_too(client: TestClient, fake: FakeRecommender) -> None:
+    fake.error = ServingError(grpc.StatusCode.UNAVAILABLE, "gone")
+    reply = client.post("/v1/recommend", json={"user_id": "", "allow_item_ids": ["i3", "i9", "unheard"]}).json()
+    assert reply["fallback"] and {entry["item"]["item_id"] for entry in reply["items"]} == {"i3", "i9"}

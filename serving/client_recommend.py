@@ -1,0 +1,113 @@
+"""The client's one call to `recommend`, and how it knows whether a server has it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import grpc
+
+from ranking.config import HEADS
+from serving.model_client import ModelClient
+from serving.recommend_requests import recommend_inputs
+from serving.recommendation import RankedItem, Recommendation
+from serving.status import ServingError
+
+RECOMMEND = "recommend"
+ASK_AGAIN_SECONDS = 30.0
+"""How long a server that has no `recommend` is not asked for it: the next release may have it."""
+UNKNOWN_LABEL = "Unrecognized servable version label"
+"""What a server says to a label of a model that it does not have."""
+
+
+class OneCall:
+    """Recommends by `recommend` where the server has it.
+
+    Args:
+        client, label, deadline: as of `Recommender`. model: its name; "" = never ask.
+        clock: seconds, rising.
+    """
+
+    def __init__(
+        self,
+        client: ModelClient,
+        *,
+        model: str = RECOMMEND,
+        label: str | None = None,
+        deadline: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client, self._model, self._label, self._deadline, self._clock = client, model, label, deadline, clock
+        self._lock = threading.Lock()
+        self._absent_until = 0.0
+
+    def recommend(
+        self,
+        user_id: str,
+        *,
+        k: int,
+        candidates: int,
+        timestamp: int,
+        stands_for: Sequence[str],
+        recent_item_ids: Sequence[str] = (),
+        exclude_item_ids: Sequence[str] = (),
+        allow_item_ids: Sequence[str] = (),
+        policy: Mapping[str, float] | None = None,
+        context: Mapping[str, str] | None = None,
+        seed: int | None = None,
+    ) -> Recommendation | None:
+        """The page; None where the server has no such model.
+
+        Args:
+            stands_for: the models that the call takes the place of, which are of the same release: `versions` names them
+                too, so that whoever follows a release need not know how it was asked.
+            seed: what exploration follows from; None = drawn anew.
+            The others are those of `Recommender.recommend`.
+
+        Raises:
+            ServingError: what the server answered.
+        """
+        with self._lock:
+            if not self._model or self._clock() < self._absent_until:
+                return None
+        inputs = recommend_inputs(
+            [user_id],
+            k=k,
+            candidates=candidates,
+            recent_item_ids=[recent_item_ids],
+            exclude_item_ids=[exclude_item_ids],
+            allow_item_ids=[allow_item_ids],
+            context=[[f"{column}={word}" for column, word in (context or {}).items()]],
+            policy=policy,
+            timestamps=[timestamp],
+            seeds=[secrets.randbits(63) if seed is None else seed],
+        )
+        started = time.perf_counter()
+        try:
+            answer, version = self._client.predict_version(
+                self._model, inputs, label=self._label, deadline=self._deadline
+            )
+        except ServingError as error:
+            if error.code != grpc.StatusCode.NOT_FOUND and not error.message.startswith(UNKNOWN_LABEL):
+                raise
+            with self._lock:
+                self._absent_until = self._clock() + ASK_AGAIN_SECONDS
+            return None
+        items = [
+            RankedItem(
+                item_id=item_id.decode(),
+                score=float(answer["scores"][0, place]),
+                click=float(answer["click"][0, place]),
+                purchase=float(answer["purchase"][0, place]),
+                retrieval_score=float(answer["retrieval_scores"][0, place]),
+                retrieval_rank=int(answer["retrieval_ranks"][0, place]),
+                propensity=float(answer["propensities"][0, place]),
+                heads={head: float(answer[head][0, place]) for head in HEADS if head in answer},
+            )
+            for place, item_id in enumerate(answer["item_ids"][0])
+            if item_id
+        ]
+        versions = {name: version for name in (self._model, *stands_for)}
+        return Recommendation(user_id, items, {self._model: time.perf_counter() - started}, versions)
