@@ -97,9 +97,9 @@ class RankingSection(Section):
 
     batch_lists: int = pydantic.Field(64, ge=1)
     """Lists a step."""
-    learning_rate: float = pydantic.Field(2e-3, gt=0)
+    learning_rate: float = pydantic.Field(3e-4, gt=0)
     weight_decay: float = pydantic.Field(1e-3, ge=0)
-    epochs: int = pydantic.Field(8, ge=1)
+    epochs: int = pydantic.Field(12, ge=1)
     patience: int = pydantic.Field(3, ge=1)
     """Stop after this many epochs without a lower log loss of the held-out users' clicks; the best epoch's weights stay."""
     jit_compile: bool = False

@@ -95,9 +95,9 @@ class RankingConfig:
     dropout: float = 0.1
     id_dropout: float = 0.6
     batch_lists: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-4
     weight_decay: float = 1e-3
-    epochs: int = 8
+    epochs: int = 12
     patience: int = 3
     head_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     task_weighting: str = "fixed"
