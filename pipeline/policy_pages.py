@@ -44,7 +44,7 @@ class RankedRequests:
             group_share: [Q], a floor of each request's own, in place of the policy's.
         """
         codes, prior = self.facts.item_codes(), self.facts.bucket_prior()
-        weights = {name: np.float32(value) for name, value in policy.weights().items()}
+        weights: dict[str, float | np.ndarray] = {**policy.weights()}
         shown = []
         for start in range(0, len(self.rows), BLOCK):
             part = slice(start, start + BLOCK)
