@@ -229,11 +229,14 @@ def main() -> None:
     """Run the command line; what a user can mend is a message, not a traceback."""
     from data.dataset import DatasetError
     from data.durable_file import ContentStoreError
+    from pipeline.leak_checks import LeakError
     from pipeline.stage import StageError
 
     try:
         app()
-    except (ConfigError, StageError, DatasetError, ContentStoreError, FileNotFoundError, FileExistsError) as error:
+    except (
+        ConfigError, StageError, DatasetError, LeakError, ContentStoreError, FileNotFoundError, FileExistsError
+    ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
 
