@@ -98,12 +98,7 @@ def rerank(candidates: Candidates, policy: Policy | Mapping[str, Any], k: Any, *
     spread = score_range(scores, kept, ops=ops)
     scores = adjusted_scores(candidates, weights, scores, spread, ops=ops)
     inputs = page_inputs(candidates, scores, kept, spread, ops)
-    steps, stepwise = needs_steps(candidates, weights, ops), lambda: fill_page(inputs, weights, k, ops=ops)
-    best = lambda: best_places(scores, kept, k, ops)  # noqa: E731
-    if steps is None:
-        places, propensities = best()
-    else:
-        places, propensities = ops.cond(ops.logical_and(steps, ops.shape(rows)[1] > 0), stepwise, best)
+    places, propensities = _places(candidates, weights, inputs, k, ops)
     found = places >= 0
     # One more candidate at the end, which every empty place points to; also where there are no candidates at all.
     at = ops.where(found, places, ops.shape(rows)[1])
@@ -164,23 +159,42 @@ def page_inputs(candidates: Candidates, scores: Any, kept: Any, spread: Any, ops
     )
 
 
-def needs_steps(candidates: Candidates, weights: Mapping[str, Any], ops: Any) -> Any:
-    """Whether any weight makes a place depend on the places above it, or on chance; None where nothing could."""
-    reasons = []
+def _places(candidates: Candidates, weights: Mapping[str, Any], inputs: PageInputs, k: Any, ops: Any) -> tuple[Any, Any]:
+    """The places of a page, by the cheapest of three ways that the weights allow."""
+    best = lambda: best_places(inputs.scores, inputs.kept, k, ops)  # noqa: E731
+    stepwise = lambda: fill_page(inputs, weights, k, ops=ops)  # noqa: E731
+    diverse, other = _reasons(candidates, weights, ops)
+    some = ops.shape(inputs.scores)[1] > 0
+    if diverse is not None and other is not None:
+        # What most releases do: diversity alone, without the books that caps and floors need at every place.
+        alone = PageInputs(inputs.scores, inputs.kept, inputs.spread, vectors=inputs.vectors)
+        rest = lambda: ops.cond(  # noqa: E731
+            ops.logical_and(diverse, some), lambda: fill_page(alone, weights, k, ops=ops), best
+        )
+        return ops.cond(ops.logical_and(other, some), stepwise, rest)
+    needed = other if diverse is None else diverse
+    return best() if needed is None else ops.cond(ops.logical_and(needed, some), stepwise, best)
+
+
+def _reasons(candidates: Candidates, weights: Mapping[str, Any], ops: Any) -> tuple[Any, Any]:
+    """Whether diversity, and whether anything else, makes a place depend on those above it or on chance; None where
+    nothing could."""
+    diverse, other = [], []
     if candidates.vectors is not None:
-        reasons += [weights["mmr_lambda"] < 1, weights["dpp"] > 0]
+        diverse += [weights["mmr_lambda"] < 1, weights["dpp"] > 0]
     for name in ("creator", "category"):
         if getattr(candidates, name) is not None:
-            reasons.append(weights[f"{name}_cap"] > 0)
+            other.append(weights[f"{name}_cap"] > 0)
     if candidates.protected is not None:
-        reasons.append(weights["group_share"] > 0)
+        other.append(weights["group_share"] > 0)
     if candidates.target is not None:
-        reasons.append(weights["calibration"] > 0)
+        other.append(weights["calibration"] > 0)
     if candidates.uniforms is not None:
-        reasons.append(weights["epsilon"] > 0)
+        other.append(weights["epsilon"] > 0)
         if candidates.deviation is not None:
-            reasons.append(weights["thompson"] > 0)
-    return functools.reduce(ops.logical_or, [ops.any(reason) for reason in reasons]) if reasons else None
+            other.append(weights["thompson"] > 0)
+    either = lambda reasons: functools.reduce(ops.logical_or, map(ops.any, reasons)) if reasons else None  # noqa: E731
+    return either(diverse), either(other)
 
 
 def best_places(scores: Any, kept: Any, k: Any, ops: Any) -> tuple[Any, Any]:
