@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +114,7 @@ def exact_search(table: tf.Tensor, queries: tf.Tensor, k: tf.Tensor, excluded: t
     Shapes: table [N + 1, D] of any float type, queries f32 [B, D], k checked, excluded int32 [B, E] in 0..N -> see
     `CandidateIndex`.
     """
-    batch, item_rows = tf.shape(queries)[0], table.shape[0]
+    batch, item_rows = tf.shape(queries)[0], tf.shape(table)[0]
     scores = tf.matmul(queries, tf.cast(table, tf.float32), transpose_b=True)
     # Row 0 joins the excluded ones: it must never be found, and E = 0 needs no branch.
     excluded = tf.pad(excluded, [[0, 0], [0, 1]])
@@ -174,15 +174,24 @@ class ExactIndex(tf.Module):
     @classmethod
     def restore(cls, folder: str | Path) -> ExactIndex:
         """The index that `save` wrote."""
-        return cls(read_variables(folder)["item_embeddings"])
+        return cls.from_variables(read_variables(folder))
+
+    @classmethod
+    def from_variables(cls, values: Mapping[str, np.ndarray]) -> ExactIndex:
+        """The index of its variables' values."""
+        return cls(values["item_embeddings"])
 
 
-def save_index(index: Any, folder: str | Path) -> None:
-    """Writes an index as a SavedModel whose `search` signature maps queries, k, excluded to rows, scores."""
+def save_index(index: Any, folder: str | Path, more: Mapping[str, Callable] | None = None) -> None:
+    """Writes an index as a SavedModel whose `search` signature maps queries, k, excluded to rows, scores.
+
+    Args:
+        more: other signatures by name.
+    """
 
     @tf.function(input_signature=SEARCH_INPUTS, autograph=False)
     def search(queries, k, excluded):
         rows, scores = index.search(queries, k, excluded)
         return {"rows": rows, "scores": scores}
 
-    write_saved_model(index, folder, {SEARCH: search})
+    write_saved_model(index, folder, {SEARCH: search, **(more or {})})

@@ -208,6 +208,10 @@ class PartitionedIndex(tf.Module):
     @classmethod
     def restore(cls, folder: str | Path) -> PartitionedIndex:
         """The index that `save` wrote."""
-        values = read_variables(folder)
+        return cls.from_variables(read_variables(folder))
+
+    @classmethod
+    def from_variables(cls, values: Mapping[str, np.ndarray]) -> PartitionedIndex:
+        """The index of its variables' values."""
         tensors = {name: values[f"tensors/{name}"] for name in TENSORS}
         return cls(tensors, budget=int(values["budget"]), measured_k=int(values["measured_k"]))
