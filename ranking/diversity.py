@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops as keras_ops
 
 from ranking.array_ops import with_row
+from ranking.stored_rows import take_rows
 
 RIDGE = 0.01
 """Share of an item that is like nothing else, so that a page longer than the content's rank still has a volume."""
@@ -25,7 +26,7 @@ def content_tokens(tokens: Any, present: Any, columns: tuple[int, ...], rows: An
     Returns: f32 [B, M, K, D].
     """
     # Rows first: a column of the whole table would be a copy of it.
-    drawn, there = ops.take(tokens, rows, axis=0), ops.take(present, rows, axis=0)
+    drawn, there = take_rows(tokens, rows, ops=ops), take_rows(present, rows, ops=ops)
     parts = [drawn[:, :, column] * there[:, :, column, None] for column in columns]
     drawn = ops.cast(ops.stack(parts, axis=1), "float32")
     length = ops.sqrt(ops.sum(ops.square(drawn), axis=-1, keepdims=True))

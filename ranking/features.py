@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from ranking.config import RankerSpec, RankingConfig
+from ranking.stored_rows import take_rows
 from ranking.tables import ITEM_NUMBERS, SideTables
 
 MASKED_LOGIT = -1e9
@@ -129,9 +130,9 @@ class PairFeatures(keras.layers.Layer):
 
     def _content(self, tokens, present, history, candidates, exists):
         length = history.shape[1]
-        theirs, ours = ops.take(tokens, candidates, axis=0), ops.take(tokens, history, axis=0)  # [B,K,M,D], [B,L,M,D]
-        there = ops.take(present, candidates, axis=0)
-        usable = ops.take(present, history, axis=0) * exists[..., None]  # [B, L, M]
+        theirs, ours = take_rows(tokens, candidates), take_rows(tokens, history)  # [B, K, M, D], [B, L, M, D]
+        there = take_rows(present, candidates)
+        usable = take_rows(present, history) * exists[..., None]  # [B, L, M]
         cosine = ops.einsum("bkmd,blmd->bklm", theirs, ours)
         logits = cosine * self.temperature + self.recency[:length]
         logits = ops.where(usable[:, None] > 0, logits, MASKED_LOGIT)
@@ -164,8 +165,8 @@ class PairFeatures(keras.layers.Layer):
         if id_kept is not None:
             user_id = user_id * ops.cast(id_kept["user"], user.dtype)
             item_id = item_id * ops.cast(id_kept["item"], rows.dtype)
-        ids = [across(ops.take(self.embeddings["user_id"], user_id, axis=0))]
-        ids.append(ops.take(self.embeddings["item_id"], item_id, axis=0))
+        ids = [across(take_rows(self.embeddings["user_id"], user_id))]
+        ids.append(take_rows(self.embeddings["item_id"], item_id))
         profile, attributes = self.side.take("profile", user), self.side.take("attributes", rows)
         sides = [
             across(ops.take(self.embeddings[f"profile_{name}"], profile[..., place], axis=0))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from keras import ops
 
+from ranking.stored_rows import take_rows
+
 NOTHING = -2.0
 """Below every cosine: history items that cannot be compared stand last."""
 
@@ -29,9 +31,9 @@ def nearest_history(tokens, present, history_rows, candidate_rows):
     history_rows, candidate_rows = ops.convert_to_tensor(history_rows), ops.convert_to_tensor(candidate_rows)
     # A column of "nothing" at the end, so that a history without items has an answer too.
     history_rows = ops.pad(history_rows, ((0, 0), (0, 1)))
-    theirs, ours = ops.take(tokens, candidate_rows, axis=0), ops.take(tokens, history_rows, axis=0)
-    there = ops.take(present, candidate_rows, axis=0) * ops.cast(candidate_rows > 0, "float32")[..., None]
-    usable = ops.take(present, history_rows, axis=0) * ops.cast(history_rows > 0, "float32")[..., None]
+    theirs, ours = take_rows(tokens, candidate_rows), take_rows(tokens, history_rows)
+    there = take_rows(present, candidate_rows) * ops.cast(candidate_rows > 0, "float32")[..., None]
+    usable = take_rows(present, history_rows) * ops.cast(history_rows > 0, "float32")[..., None]
     other = ops.cast(candidate_rows[:, :, None] != history_rows[:, None, :], "float32")[..., None]
     comparable = there[:, :, None] * usable[:, None] * other  # [B, K, L + 1, M]
     cosine = ops.einsum("bkmd,blmd->bklm", theirs, ours)

@@ -142,6 +142,11 @@ class RankingServingForm(keras.Model):
         score = weighted_score(answer, self.score_weights, self.blend, standardised)
         return {**answer, "score": ops.where(exists, ops.maximum(score, LOWEST_SCORE), -ops.ones_like(kept))}
 
+    def row_tables(self) -> list:
+        """The weights with a line an item or a user that are read by `take_rows` alone, in any of its stored forms."""
+        ids = self.network.features.embeddings
+        return [self.tokens, self.present, ids["user_id"], ids["item_id"]]
+
     @classmethod
     def from_ranker(
         cls,

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ranking.stored_rows import Precision
 from serving.export_explain import EXPLAIN, SHOWN, explain_requests
 from serving.export_item_encoder import ItemEncoderModule
 from serving.export_ranking import RankingModule
 from serving.export_recommend import RecommendModule, RecommendSettings
 from serving.export_retrieval import RetrievalModule
 from serving.export_search import SearchModule
-from serving.index import CandidateIndex
+from serving.index import CandidateIndex, ExactIndex
 from serving.models_config import ModelEntry, write_models_config, write_monitoring_config
 from serving.raw_requests import item_encoder_requests, search_requests
 from serving.recommend_requests import warm_up_requests
@@ -43,6 +44,7 @@ def export_release(
     search: SearchModule | None = None,
     linear_history: np.ndarray | None = None,
     recommend: RecommendSettings | None = None,
+    precision: Precision = "float32",
     k: int = 100,
     counts: Mapping[str, int] | None = None,
     details: Mapping[str, Any] | None = None,
@@ -62,6 +64,9 @@ def export_release(
         item_encoder, search: the models of raw content; left out where None.
         linear_history: of an ensemble, see `RetrievalModule`.
         recommend: of the model that does retrieval, ranking and re-ranking in one call; left out where None.
+        precision: how tables and weights of retrieval and ranking are kept, see `ranking.stored_rows`; an exact index is
+            stored anew in it, a partitioned one and ScaNN's are compact already. `item_encoder` and `search` come as they
+            are made.
         k: candidates a warm-up request asks for and ranks.
         counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
             equal.
@@ -71,23 +76,25 @@ def export_release(
         ReleaseError: the version exists already. ValueError: tables, tower and index do not belong together.
     """
     say = say or (lambda line: None)
+    if precision != "float32" and isinstance(index, ExactIndex):
+        index = ExactIndex(index.embeddings(np.arange(index.item_rows)).numpy(), precision)
     facts = {"users": len(tables.profile) - 1, "items": index.item_rows - 1, **(counts or {})}
     retrieval, ranking = retrieval_requests(tables, k), ranking_requests(tables, k)
     # A model is made when its turn comes: their weights never stand in memory together.
     models: dict[str, tuple[Callable[[], Any], list[dict[str, np.ndarray]]]] = {
-        RETRIEVAL: (lambda: RetrievalModule(tables, user_tower, index, linear_history), retrieval)
+        RETRIEVAL: (lambda: RetrievalModule(tables, user_tower, index, linear_history, precision=precision), retrieval)
     }
     if approximate_index is not None:
         models[RETRIEVAL_SCANN] = (
-            lambda: RetrievalModule(tables, user_tower, approximate_index, linear_history),
+            lambda: RetrievalModule(tables, user_tower, approximate_index, linear_history, precision=precision),
             retrieval,
         )
-    models[RANKING] = (lambda: RankingModule(tables, ranker), ranking)
+    models[RANKING] = (lambda: RankingModule(tables, ranker, precision), ranking)
     if recommend is not None:
         length, most = tables.history.shape[1], max(WARM_UP_SIZES)
         ids = (_some_ids(tables.user_ids, most), _some_ids(tables.item_ids, most * length))
         models[RECOMMEND] = (
-            lambda: RecommendModule(tables, user_tower, index, ranker, recommend, linear_history),
+            lambda: RecommendModule(tables, user_tower, index, ranker, recommend, linear_history, precision),
             warm_up_requests(WARM_UP_SIZES, *ids, length, recommend.k),
         )
     if item_encoder is not None:

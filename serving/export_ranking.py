@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from ranking.config import HEADS
 from ranking.serving_form import RankingServingForm
+from ranking.stored_rows import Precision
 from serving.export_explain import EXPLAIN, explain_signature
 from serving.keras_weights import KerasWeights
 from serving.request_history import ServingTables, choose_history
@@ -25,6 +26,7 @@ class RankingModule(tf.Module):
         tables: see `ServingTables`.
         ranker: built Keras model; `ranker(user_row [B], history_rows [B, L], candidate_rows [B, K], retrieval_scores
             [B, K], timestamp [B]) -> {"click", "purchase", "score"}`, each [B, K].
+        precision: how its tables and weights are kept, see `serving.keras_weights`.
 
     Attributes:
         explain: the signature of `serving.export_explain`; None for a ranker that is no `RankingServingForm`, of whose
@@ -34,7 +36,7 @@ class RankingModule(tf.Module):
         ValueError: the vocabulary and the user tables are of different sizes.
     """
 
-    def __init__(self, tables: ServingTables, ranker: Any):
+    def __init__(self, tables: ServingTables, ranker: Any, precision: Precision = "float32"):
         super().__init__(name="ranking")
         self.users = VocabularyTables(tables.user_ids, "users")
         self.items = VocabularyTables(tables.item_ids, "items")
@@ -43,7 +45,7 @@ class RankingModule(tf.Module):
                 f"tables: user_ids has {self.users.size} rows, history {len(tables.history)}; take both from one run"
             )
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
-        self.ranker = KerasWeights(ranker, "ranker")
+        self.ranker = KerasWeights(ranker, "ranker", precision)
         self.explain = explain_signature(self, ranker) if isinstance(ranker, RankingServingForm) else None
 
     @tf.function(

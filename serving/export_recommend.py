@@ -16,6 +16,7 @@ from ranking.diversity import content_tokens
 from ranking.exploration import score_deviation
 from ranking.policy import Policy
 from ranking.rerank import Candidates, Page, rerank
+from ranking.stored_rows import Precision
 from serving.allowed_items import search_allowed
 from serving.index import CandidateIndex, checked_k
 from serving.keras_weights import KerasWeights
@@ -52,6 +53,7 @@ class RecommendModule(RetrievalParts):
         ranker: see `RankingModule`; a `RankingServingForm` lends its content tokens to diversity, for any other model
             that is by the index's embeddings.
         settings: see `RecommendSettings`.
+        precision: how tables and weights are kept, see `RetrievalParts` and `serving.keras_weights`.
 
     Raises:
         ValueError: tables, index or facts of different sizes.
@@ -65,15 +67,16 @@ class RecommendModule(RetrievalParts):
         ranker: Any,
         settings: RecommendSettings,
         linear_history: np.ndarray | None = None,
+        precision: Precision = "float32",
     ):
-        super().__init__(tables, user_tower, index, linear_history, name="recommend")
+        super().__init__(tables, user_tower, index, linear_history, name="recommend", precision=precision)
         facts = settings.facts
         if len(facts.counts) != index.item_rows:
             raise ValueError(
                 f"settings.facts: need one line an item row, received {len(facts.counts)} for {index.item_rows}; take all "
                 "from one run"
             )
-        self.ranker = KerasWeights(ranker, "ranker")
+        self.ranker = KerasWeights(ranker, "ranker", precision)
         modalities = list(ranker.spec.modalities) if hasattr(ranker, "spec") else []
         self.content = tuple(place for place, name in enumerate(modalities) if name != "behaviour")
         self.item_codes = tf.Variable(facts.item_codes(), trainable=False, name="item_codes")

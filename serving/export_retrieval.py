@@ -59,7 +59,7 @@ class RetrievalModule(RetrievalParts):
         embedding = tf.ensure_shape(embedding, (None, self.index.width))
         queries = embedding
         if self.linear_history is not None:
-            own = self.index.width - self.linear_history.shape[1]
+            own = self.index.width - self.linear_width
             halves = zip(self.mixture, (embedding[:, :own], embedding[:, own:]), strict=True)
             queries = tf.concat([weight * tf.math.l2_normalize(half, axis=1) for weight, half in halves], axis=1)
         rows, scores = self.index.search(queries, k, self.items.rows(exclude_item_ids))

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ranking.stored_rows import Precision
 from serving.index import LOWEST, ExactIndex
 from serving.keras_weights import KerasWeights
 from serving.raw_encoder import make_raw_encoder
@@ -28,12 +29,15 @@ class SearchModule(tf.Module):
         encoder: the text encoder, with a form in TensorFlow operations.
         search_tower: built; `search_tower(vectors [B, F])` returns questions [B, E] beside the item table.
         item_table: f32 [N + 1, E], see `search_table`.
+        precision: how the item table is kept; the encoder's own weights stay as they are.
 
     Raises:
         ValueError: vocabulary and table are of different sizes. UnsupportedEncoderError: see `make_raw_encoder`.
     """
 
-    def __init__(self, item_ids: Path, encoder: Any, search_tower: Any, item_table: np.ndarray):
+    def __init__(
+        self, item_ids: Path, encoder: Any, search_tower: Any, item_table: np.ndarray, precision: Precision = "float32"
+    ):
         super().__init__(name="search")
         self.items = VocabularyTables(item_ids, "items")
         if self.items.size != len(item_table):
@@ -43,7 +47,7 @@ class SearchModule(tf.Module):
             )
         self.encoder = make_raw_encoder(encoder)
         self.search_tower = KerasWeights(search_tower, "search_tower")
-        self.index = ExactIndex(item_table)
+        self.index = ExactIndex(item_table, precision)
 
     @tf.function(
         autograph=False,

@@ -9,7 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from ranking.array_ops import numpy_ops
+from ranking.stored_rows import Precision, restore_rows, store_rows, take_rows
 from serving.saved_model import read_variables, write_saved_model
+from serving.stored_scores import score_all
 
 LOWEST = float(np.finfo(np.float32).min)
 """The score of a place that no item fills. Finite, so that it survives JSON and arithmetic."""
@@ -111,11 +114,11 @@ def exact_search(table: tf.Tensor, queries: tf.Tensor, k: tf.Tensor, excluded: t
 
     Memory is B × (N + 1) × 4 bytes.
 
-    Shapes: table [N + 1, D] of any float type, queries f32 [B, D], k checked, excluded int32 [B, E] in 0..N -> see
-    `CandidateIndex`.
+    Shapes: table [N + 1, D] in any form of `ranking.stored_rows`, queries f32 [B, D], k checked, excluded int32 [B, E] in
+    0..N -> see `CandidateIndex`.
     """
     batch, item_rows = tf.shape(queries)[0], tf.shape(table)[0]
-    scores = tf.matmul(queries, tf.cast(table, tf.float32), transpose_b=True)
+    scores = score_all(table, queries)
     # Row 0 joins the excluded ones: it must never be found, and E = 0 needs no branch.
     excluded = tf.pad(excluded, [[0, 0], [0, 1]])
     places = tf.stack([tf.broadcast_to(tf.range(batch)[:, None], tf.shape(excluded)), excluded], axis=-1)
@@ -135,9 +138,11 @@ class ExactIndex(tf.Module):
 
     Args:
         item_embeddings: f32 [N + 1, D], row 0 ignored.
+        precision: how they are kept, see `ranking.stored_rows`; less than "float32" is smaller, and two to five times
+            slower to search.
 
     Raises:
-        ValueError: see `checked_table`.
+        ValueError: see `checked_table` and `store_rows`.
 
     Example:
         >>> index = ExactIndex(np.array([[0, 0], [1, 0], [0, 1]], np.float32))
@@ -148,12 +153,13 @@ class ExactIndex(tf.Module):
 
     kind = "exact"
 
-    def __init__(self, item_embeddings: np.ndarray):
+    def __init__(self, item_embeddings: np.ndarray, precision: Precision = "float32"):
         super().__init__(name="exact_index")
         table = checked_table(item_embeddings)
         self.item_rows, self.width = table.shape
-        self.item_embeddings = tf.Variable(table, trainable=False, name="index_item_embeddings")
-        self.item_embeddings[0].assign(tf.zeros(self.width))
+        stored = store_rows(table, precision)
+        self.item_embeddings = tf.Variable(stored, trainable=False, name="index_item_embeddings")
+        self.item_embeddings[0].assign(tf.zeros(stored.shape[1], stored.dtype))
         self.compiled = Compiled(self._search)
 
     def search(self, queries, k, excluded):
@@ -165,7 +171,7 @@ class ExactIndex(tf.Module):
 
     def embeddings(self, rows):
         """See `CandidateIndex`."""
-        return tf.gather(self.item_embeddings, rows)
+        return take_rows(self.item_embeddings, rows)
 
     def save(self, folder: str | Path) -> None:
         """See `CandidateIndex`."""
@@ -179,7 +185,7 @@ class ExactIndex(tf.Module):
     @classmethod
     def from_variables(cls, values: Mapping[str, np.ndarray]) -> ExactIndex:
         """The index of its variables' values."""
-        return cls(values["item_embeddings"])
+        return cls(restore_rows(values["item_embeddings"], ops=numpy_ops))
 
 
 def save_index(index: Any, folder: str | Path, more: Mapping[str, Callable] | None = None) -> None:

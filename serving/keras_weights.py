@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from ranking.stored_rows import HALF_LARGEST, Precision, store_rows
 
 
 class KerasWeights(tf.Module):
@@ -18,12 +21,16 @@ class KerasWeights(tf.Module):
     Args:
         model: a built layer or model; it keeps its own weights.
         name: prefix of the variables.
+        precision: how weights are kept: `tables` in that form; other matrices in half precision unless it is "float32",
+            and cast when the model is called; vectors, numbers and whatever half precision cannot hold as they are.
+        tables: weights that the model reads by `ranking.stored_rows.take_rows` and in no other way; None = what its method
+            `row_tables` names, where it has one.
 
     Raises:
         ValueError: the model has no weights, so it was not built.
     """
 
-    def __init__(self, model: Any, name: str):
+    def __init__(self, model: Any, name: str, precision: Precision = "float32", tables: Sequence[Any] | None = None):
         super().__init__(name=name)
         if not model.weights:
             raise ValueError(
@@ -31,10 +38,12 @@ class KerasWeights(tf.Module):
             )
         self._call: Callable = lambda function, *inputs: function(model, *inputs)
         self._keys: Callable = lambda: list(model.weights)
+        if tables is None:
+            tables = model.row_tables() if hasattr(model, "row_tables") else ()
+        read_by_row = {id(table) for table in tables}
+        self._is_table: Callable = lambda weight: id(weight) in read_by_row
         self.values = [
-            tf.Variable(
-                keras.ops.convert_to_numpy(weight), dtype=weight.dtype, trainable=False, name=f"{name}_{place:03d}"
-            )
+            tf.Variable(_stored(weight, precision, self._is_table(weight)), trainable=False, name=f"{name}_{place:03d}")
             for place, weight in enumerate(model.weights)
         ]
 
@@ -49,5 +58,20 @@ class KerasWeights(tf.Module):
     def run(self, function: Callable, *inputs: Any) -> Any:
         """What `function(model, *inputs)` answers."""
         values = [tf.convert_to_tensor(value) for value in self.values]
-        with keras.StatelessScope(state_mapping=list(zip(self._keys(), values, strict=True))):
+        pairs = list(zip(self._keys(), values, strict=True))
+        scope = keras.StatelessScope(state_mapping=[pair for pair in pairs if not self._is_table(pair[0])])
+        for key, value in pairs:
+            if self._is_table(key):
+                scope.state_mapping[id(key)] = value  # past the constructor, which would cast the whole table
+        with scope:
             return self._call(function, *inputs)
+
+
+def _stored(weight: Any, precision: Precision, by_row: bool) -> np.ndarray:
+    value = np.asarray(keras.ops.convert_to_numpy(weight))
+    if precision == "float32" or value.dtype != np.float32 or value.ndim < 2:
+        return value
+    if by_row:
+        return store_rows(value, precision)
+    largest = float(np.abs(value).max(initial=0.0))
+    return value.astype(np.float16) if largest <= HALF_LARGEST else value

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ranking.stored_rows import Precision, store_rows, take_rows
 from serving.index import CandidateIndex
 from serving.keras_weights import KerasWeights
 from serving.request_history import ServingTables, choose_history, choose_whole_history, users_rows
@@ -28,6 +29,8 @@ class RetrievalParts(tf.Module):
         linear_history: f32 [N + 1, D_2] where an ensemble is served (`towers.ensemble`): its user tower also takes the
             sum of these over a whole history, and reads its recent items from the first columns of the index.
         name: of the module.
+        precision: how tables and weights are kept, see `ranking.stored_rows`; the index has its own. The tower's table of
+            users is in half precision where this is "int8".
 
     Raises:
         ValueError: the vocabulary, the user tables or the index are of different sizes.
@@ -40,6 +43,7 @@ class RetrievalParts(tf.Module):
         index: CandidateIndex,
         linear_history: np.ndarray | None = None,
         name: str = "retrieval",
+        precision: Precision = "float32",
     ):
         super().__init__(name=name)
         self.users = VocabularyTables(tables.user_ids, "users")
@@ -54,7 +58,8 @@ class RetrievalParts(tf.Module):
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
         self.seen_offsets = tf.Variable(tables.seen_offsets, dtype=tf.int64, trainable=False, name="seen_offsets")
         self.seen_rows = tf.Variable(tables.seen_rows, dtype=tf.int32, trainable=False, name="seen_rows")
-        self.user_tower = KerasWeights(user_tower, "user_tower")
+        half: Precision = "float32" if precision == "float32" else "float16"
+        self.user_tower = KerasWeights(user_tower, "user_tower", half, _user_tables(user_tower))
         self.index = index
         self.linear_history = None
         if linear_history is not None:
@@ -67,7 +72,9 @@ class RetrievalParts(tf.Module):
             offsets, rows = tables.chosen
             self.chosen_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False, name="chosen_offsets")
             self.chosen_rows = tf.Variable(rows, dtype=tf.int32, trainable=False, name="chosen_rows")
-            self.linear_history = tf.Variable(linear_history, dtype=tf.float32, trainable=False, name="linear_history")
+            kept = store_rows(linear_history, precision)
+            self.linear_history = tf.Variable(kept, trainable=False, name="linear_history")
+            self.linear_width = linear_history.shape[1]
 
     def chosen_history(self, user: tf.Tensor, recent: tf.Tensor) -> tf.Tensor:
         """The history that counts, int32 [B, L]: see `serving.request_history.choose_history`."""
@@ -80,10 +87,16 @@ class RetrievalParts(tf.Module):
         if self.linear_history is None:
             return self.user_tower(user, profile, vectors, mask)[0]
         whole = choose_whole_history(recent, users_rows(self.chosen_offsets, self.chosen_rows, user))
-        sums = tf.reduce_sum(tf.gather(self.linear_history, whole), axis=1)
-        own = vectors[:, :, : self.index.width - self.linear_history.shape[1]]
+        sums = tf.reduce_sum(take_rows(self.linear_history, whole), axis=1)
+        own = vectors[:, :, : self.index.width - self.linear_width]
         return self.user_tower(user, profile, own, mask, sums)[0]
 
     def hidden_rows(self, user: tf.Tensor, recent: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """Rows that must not be found, int32 [B, any]: excluded and recent ones, and what the user had seen."""
         return tf.concat([excluded, recent, users_rows(self.seen_offsets, self.seen_rows, user)], axis=1)
+
+
+def _user_tables(user_tower: Any) -> list:
+    """The table of users in a tower, read by row and cast afterwards; none in a tower of another make."""
+    embedding = getattr(getattr(user_tower, "user_tower", user_tower), "id_embedding", None)
+    return [] if embedding is None else [embedding.embeddings]
