@@ -48,6 +48,9 @@ class ServingConfig(Section):
     grpc_port: int = pydantic.Field(8500, ge=0, le=65535)
     rest_port: int = pydantic.Field(8501, ge=0, le=65535)
     gateway_port: int = pydantic.Field(8080, ge=0, le=65535)
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    """How a release keeps its tables of items and users and the ranker's weights; `benchmarks/precision.py` measures what
+    that costs. Needs a new `export`, and nothing before it."""
 
 
 class Config(Section):

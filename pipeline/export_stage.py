@@ -19,6 +19,7 @@ from pipeline.served import Served, load_served
 from pipeline.stage import read_manifest
 from pipeline.store_encoders import store_encoders
 from ranking.serving_form import RankingServingForm
+from ranking.stored_rows import Precision
 from serving.export import export_release
 from serving.export_item_encoder import ItemEncoderModule
 from serving.export_recommend import RecommendSettings
@@ -32,18 +33,20 @@ from towers.search import WEIGHTS, load_search_tower
 EVERYTHING = ("train", "valid", "test")
 
 
-def serving_tables(dataset: Dataset, ingested: Path, history_length: int) -> ServingTables:
+def serving_tables(
+    dataset: Dataset, ingested: Path, history_length: int, splits: tuple[str, ...] = EVERYTHING
+) -> ServingTables:
     """What the server knows of every user when the log ends: profile, latest positive items, and everything ever shown.
 
-    Evaluation stops at the test split; a server answers today, so here the whole log counts.
+    Evaluation stops at the test split; a server answers today, so for it the whole log counts.
     """
     users = np.arange(dataset.schema.user_rows)
-    seen, chosen = (interactions(dataset, EVERYTHING, positive_only=positive) for positive in (False, True))
+    seen, chosen = (interactions(dataset, splits, positive_only=positive) for positive in (False, True))
     return ServingTables(
         user_ids=ingested / "user_ids.txt",
         item_ids=ingested / "item_ids.txt",
         profile=dataset.profile,
-        history=positive_histories(dataset, EVERYTHING).latest(users, history_length),
+        history=positive_histories(dataset, splits).latest(users, history_length),
         seen_offsets=seen.offsets.astype(np.int64),
         seen_rows=seen.rows.astype(np.int32),
         chosen=(chosen.offsets.astype(np.int64), chosen.rows.astype(np.int32)),
@@ -71,6 +74,7 @@ def export_stage(
     stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
     made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
     made_from["raw"] = "" if store is None else "item_encoder"
+    made_from["precision"] = config.serving.precision
     versions = list_releases(releases) if releases.is_dir() else []
     if versions:
         try:
@@ -82,7 +86,8 @@ def export_stage(
     ensemble, two_tower = served.ensemble, served.two_tower
     encoders = {} if store is None else store_encoders(store, config.encoders, run)
     item_encoder = make_item_encoder(served, encoders)
-    searching = make_search(run, store, served.items, encoders) if search else None
+    precision = config.serving.precision
+    searching = make_search(run, store, served.items, encoders, precision) if search else None
     release = export_release(
         releases,
         versions[-1] + 1 if versions else 1,
@@ -97,6 +102,7 @@ def export_stage(
         recommend=RecommendSettings(
             policy_tables(dataset, config.policy, EVERYTHING), load_policy(run, config.policy), config.ranking.retrieved
         ),
+        precision=precision,
         counts={"raw_modalities": len(item_encoder.encoders)} if item_encoder else {},
         details={"made_from": made_from, "encoders": {name: encoder.name for name, encoder in encoders.items()}},
     )
@@ -120,7 +126,11 @@ def make_item_encoder(served: Served, encoders: Mapping[str, Any]) -> ItemEncode
 
 
 def make_search(
-    run: Path, store: FeatureStore | None, embeddings: np.ndarray, encoders: Mapping[str, Any]
+    run: Path,
+    store: FeatureStore | None,
+    embeddings: np.ndarray,
+    encoders: Mapping[str, Any],
+    precision: Precision = "float32",
 ) -> SearchModule | None:
     """The graph from questions to items; None where no tower was trained or the text encoder has no graph."""
     if store is None or "text" not in encoders or not (run / "search" / WEIGHTS).is_file():
@@ -129,6 +139,6 @@ def make_search(
     present = np.asarray(store.present)[:, MODALITIES.index("text")]
     table = search_table(tower, embeddings, store.table("text"), present)
     try:
-        return SearchModule(run / "ingest" / "item_ids.txt", encoders["text"], tower, table)
+        return SearchModule(run / "ingest" / "item_ids.txt", encoders["text"], tower, table, precision)
     except UnsupportedEncoderError:
         return None

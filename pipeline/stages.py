@@ -147,7 +147,7 @@ class Run(RetrievalStages):
             "index": self.key("index"),
             "code": code_fingerprint("serving", "ranking"),
         }
-        return self.run("export", work, self.config.evaluation.model_dump(), inputs)
+        return self.run("export", work, {"precision": self.config.serving.precision}, inputs)
 
     def report(self) -> dict[str, Any]:
         """`report.json` and `report.html` out of what the stages left; cheap, so never skipped."""
