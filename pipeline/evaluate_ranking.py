@@ -18,7 +18,7 @@ from pipeline.order_quality import judge_orders, task_targets
 from pipeline.probability_quality import judge_probabilities
 from pipeline.rank_requests import answer, order_by, propose
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
-from pipeline.request_quality import judge_requests
+from pipeline.request_quality import judged_requests, mean_by_user, request_values, summarise_requests
 from pipeline.segments import domain_groups, find_segments, popularity_groups
 from pipeline.user_values import write_user_values
 from ranking.config import RankingConfig
@@ -83,7 +83,9 @@ def evaluate_ranking(
         lists.context,
     )
     heads = judge_probabilities(found, lists, form.spec.heads, segments)
-    by_request = judge_requests(fold, form, trained, config.seed)
+    visits = judged_requests(fold)
+    visit_users, by_visit = visits.requests.user, request_values(visits, form, trained)
+    by_request = summarise_requests(by_visit, visit_users, config.seed)
     result: dict[str, Any] = {
         "ndcg@10": by_request["ranked"][0],
         "retrieval_order_ndcg@10": by_request["retrieval"][0],
@@ -115,5 +117,8 @@ def evaluate_ranking(
         )
         result["deletion_test"] = deletion_test(form, shown, seed=config.seed)
     if out is not None:
-        write_user_values(out, dataset, requests, orders, targets, known_splits)
+        means = {f"{name}_visits_ndcg@10": mean_by_user(values, visit_users, requests.users)
+                 for name, values in by_visit.items()}  # fmt: skip
+        asked_how = {"known_splits": sorted(known_splits), "request_seconds": config.request_seconds}
+        write_user_values(out, dataset, requests, orders, targets, means, asked_how)
     return result

@@ -33,33 +33,69 @@ def wanted_items(requests: Requests) -> Interactions:
     return Interactions.from_pairs(owner[chosen], requests.item[chosen], len(requests))
 
 
-def judge_requests(
-    fold: RankingFold, form: RankingServingForm, trained: Path | None, seed: int, k: int = 10
-) -> dict[str, Any]:
-    """NDCG@k of the orders that ranker, retrieval and boosted trees give to the same candidates.
+def judged_requests(fold: RankingFold) -> RankingFold:
+    """The requests that are judged: all, or a choice of `MOST_REQUESTS` that no setting changes, so that two runs are asked the
+    same ones."""
+    if len(fold.requests) <= MOST_REQUESTS:
+        return fold
+    return fold.take(np.sort(np.random.default_rng(0).permutation(len(fold.requests))[:MOST_REQUESTS]))
+
+
+def request_values(
+    fold: RankingFold, form: RankingServingForm, trained: Path | None, k: int = 10
+) -> dict[str, NDArray[np.float64]]:
+    """NDCG@k of the orders that ranker, retrieval and boosted trees give to the same candidates, request by request.
 
     Args:
         fold: requests of the judged split with their past, and what the index answered.
         trained: folder of the ranking stage, where boosted trees may lie; None = none.
 
-    Returns: {`requests`, and by order (`ranked`, `retrieval`, `lightgbm`) and for `ranked_less_retrieval` and
-    `ranked_less_lightgbm`: [mean, low, high]}; means over requests that chose anything, bounds of 95 % intervals by
-    resampling users with all their requests.
+    Returns: {`ranked`, `retrieval`, and `lightgbm` where there are trees: [R]}, NaN where a request chose nothing.
     """
-    if len(fold.requests) > MOST_REQUESTS:
-        fold = fold.take(np.sort(np.random.default_rng(seed).permutation(len(fold.requests))[:MOST_REQUESTS]))
     asked = fold.requests
     given = (asked.user, asked.history, fold.rows, fold.scores, asked.timestamp)
-    orders = {"ranked": order_by(fold.rows, answer(form, *given, context=asked.context)["score"]), "retrieval": fold.rows}
+    orders = {
+        "ranked": order_by(fold.rows, answer(form, *given, context=asked.context)["score"]),
+        "retrieval": fold.rows,
+    }
     if trained is not None and (booster := load_boosted_trees(trained)) is not None:
         orders["lightgbm"] = order_by(fold.rows, score_candidates(booster, form, *given, asked.context))
     wanted = wanted_items(asked)
-    values = {name: ndcg_at_k(rows[:, :k], wanted, k) for name, rows in orders.items()}
-    for other in ("retrieval", "lightgbm"):
-        if other in values:
-            values[f"ranked_less_{other}"] = values["ranked"] - values[other]
+    return {name: ndcg_at_k(rows[:, :k], wanted, k) for name, rows in orders.items()}
+
+
+def summarise_requests(values: Mapping[str, NDArray], users: NDArray, seed: int, k: int = 10) -> dict[str, Any]:
+    """Means of `request_values` and of their differences over requests that chose anything.
+
+    Args:
+        values: order -> [R], `ranked` among them. users: [R], whose requests they are.
+
+    Returns: {`requests`, `k`, and by order (`ranked`, `retrieval`, `lightgbm`) and for `ranked_less_retrieval` and
+    `ranked_less_lightgbm`: [mean, low, high]}; bounds of 95 % intervals by resampling users with all their requests.
+    """
+    less = {
+        f"ranked_less_{other}": values["ranked"] - values[other]
+        for other in ("retrieval", "lightgbm")
+        if other in values
+    }
     counted = int(np.count_nonzero(~np.isnan(values["ranked"])))
-    return {"requests": counted, "k": k, **with_intervals(values, asked.user, seed)}
+    return {"requests": counted, "k": k, **with_intervals({**values, **less}, users, seed)}
+
+
+def mean_by_user(values: NDArray, users: NDArray, asked: NDArray) -> NDArray[np.float64]:
+    """Mean of each asked user's requests [Q]; NaN for one without a value.
+
+    Args:
+        values, users: [R]. asked: user rows [Q].
+
+    Example:
+        >>> mean_by_user(np.array([0.0, 0.5, np.nan]), np.array([4, 4, 9]), np.array([9, 4])).tolist()
+        [nan, 0.25]
+    """
+    defined, size = ~np.isnan(values), int(max(users.max(initial=0), asked.max(initial=0))) + 1
+    total = np.bincount(users[defined], weights=values[defined], minlength=size)[asked]
+    count = np.bincount(users[defined], minlength=size)[asked]
+    return np.divide(total, count, out=np.full(len(asked), np.nan), where=count > 0)
 
 
 def with_intervals(values: Mapping[str, NDArray], users: NDArray, seed: int) -> dict[str, list[float]]:

@@ -28,7 +28,8 @@ class UserValues:
 
     Attributes:
         table: one line a test user, indexed by `user_id`, one column a metric; NaN where it is not defined.
-        judged_on: fingerprints of what decides the question: `users`, `items`, `events`, `splits`, `known_splits`.
+        judged_on: fingerprints of what decides the question: `users`, `items`, `events`, `splits`, and
+            settings by name.
     """
 
     table: pd.DataFrame
@@ -41,7 +42,8 @@ def write_user_values(
     requests: Requests,
     orders: Mapping[str, NDArray],
     targets: Mapping[str, Interactions],
-    known_splits: tuple[str, ...],
+    others: Mapping[str, NDArray],
+    asked_how: Mapping[str, Any],
 ) -> None:
     """Writes `users.parquet` and `users.json` into `out`.
 
@@ -50,8 +52,10 @@ def write_user_values(
 
     Args:
         orders: name -> item rows [Q, T], best first. targets: task -> what the Q users wanted.
+        others: further columns [Q]; they come first.
+        asked_how: settings that decide the questions, and so have to be those of a run that is compared.
     """
-    columns: dict[str, NDArray] = {}
+    columns: dict[str, NDArray] = dict(others)
     wanted = {task: relevant for task, relevant in targets.items() if task != "click"}
     wanted = {"": targets["click"], **wanted, "new_items": targets["click"].restrict(dataset.counts == 0)}
     for name, rows in orders.items():
@@ -64,7 +68,7 @@ def write_user_values(
     table = pd.DataFrame(columns)
     table.insert(0, "user_id", dataset.users["user_id"].to_numpy()[requests.users])
     table.to_parquet(out / VALUES, index=False)
-    (out / JUDGED_ON).write_text(json.dumps(fingerprints(dataset, known_splits), indent=2))
+    (out / JUDGED_ON).write_text(json.dumps({**fingerprints(dataset), **asked_how}, indent=2))
 
 
 def read_user_values(folder: Path) -> UserValues:
@@ -81,7 +85,7 @@ def read_user_values(folder: Path) -> UserValues:
     return UserValues(table, json.loads((folder / JUDGED_ON).read_text()))
 
 
-def fingerprints(dataset: Dataset, known_splits: tuple[str, ...]) -> dict[str, Any]:
+def fingerprints(dataset: Dataset) -> dict[str, str]:
     """What two runs must share to have been asked the same questions; short SHA-256 of each part."""
     events = dataset.events
     parts = {
@@ -90,8 +94,7 @@ def fingerprints(dataset: Dataset, known_splits: tuple[str, ...]) -> dict[str, A
         "events": [events[name].to_numpy().tobytes() for name in ("user", "item", "timestamp", "event", "positive")],
         "splits": [events["split"].to_numpy().tobytes()],
     }
-    found: dict[str, Any] = {name: _digest(chunks) for name, chunks in parts.items()}
-    return {**found, "known_splits": sorted(known_splits)}
+    return {name: _digest(chunks) for name, chunks in parts.items()}
 
 
 def _digest(chunks: list[bytes]) -> str:

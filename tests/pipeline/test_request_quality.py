@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.ranking_lists import RankingFold
-from pipeline.request_quality import judge_requests, wanted_items, with_intervals
+from pipeline.request_quality import request_values, summarise_requests, wanted_items, with_intervals
 from ranking.requests import group_requests
 
 ITEMS, RETRIEVED = 30, 12
@@ -64,7 +64,8 @@ def test_a_visit_wants_what_was_chosen_in_it(fold):
 
 
 def test_orders_are_judged_as_in_the_loop(fold):
-    found = judge_requests(fold, Knowing(fold), None, seed=1, k=5)
+    by_request = request_values(fold, Knowing(fold), None, k=5)
+    found = summarise_requests(by_request, fold.requests.user, seed=1, k=5)
     expected = {"ranked": [], "retrieval": []}
     for number, rows in enumerate(fold.rows.tolist()):
         wanted = wanted_of(fold.requests, number)

@@ -17,6 +17,7 @@ from pipeline.rank_requests import rank_requests
 from pipeline.ranking_lists import retrieve_fold, search_released
 from pipeline.top_k import select_top_k
 from pipeline.train_ranking import train_ranking
+from pipeline.user_values import fingerprints, read_user_values
 from ranking.config import RankingConfig
 from ranking.model import Ranker
 from ranking.serving_form import RankingServingForm
@@ -123,16 +124,25 @@ def test_interrupted_and_resumed_gives_the_same_ranker(store, tmp_path):
 @pytest.mark.parametrize(("timestamps", "purchases"), [(True, True), (False, True), (True, False)])
 def test_trains_and_judges(store, tmp_path, timestamps, purchases):
     dataset = log_of(3, timestamps=timestamps, purchases=purchases)
-    report, form = trained(dataset, store, tmp_path)
+    report, form = trained(dataset, store, tmp_path, baseline=True)
     assert ("purchase" in report["heads"]) == purchases
     assert form.score_weights["click"] > 0
     requests = make_requests(dataset, "test", known_splits=("train", "valid"), history_length=5)
     figures = evaluate_ranking(
-        dataset, form, EMBEDDINGS, requests, query, search, CONFIG, known_splits=("train", "valid"), query_history=5
-    )
-    for name in ("ndcg@10", "retrieval_order_ndcg@10", "auc", "logloss", "ece"):
+        dataset, form, EMBEDDINGS, requests, query, search, CONFIG, known_splits=("train", "valid"), query_history=5,
+        vectors=EMBEDDINGS, trained=tmp_path / "out", out=tmp_path,
+    )  # fmt: skip
+    for name in ("ndcg@10", "retrieval_order_ndcg@10", "lightgbm_ndcg@10", "auc", "logloss", "ece"):
         assert np.isfinite(figures[name])
     assert 0 <= figures["ece"] <= 1
+    whole = figures["order"]["click"]["all"]["all"]
+    assert whole["ndcg@10"]["ranked"][0] == pytest.approx(figures["by_user"]["ndcg@10"])
+    assert "off_policy" not in figures  # the log has no propensities
+    kept = read_user_values(tmp_path)
+    assert kept.judged_on == {**fingerprints(dataset), "known_splits": ["train", "valid"], "request_seconds": 86_400}
+    assert kept.table["ranked_ndcg@10"].mean() == pytest.approx(figures["by_user"]["ndcg@10"])
+    assert set(kept.table.index) == set(dataset.users["user_id"].iloc[requests.users])
+    assert kept.table["ranked_visits_ndcg@10"].notna().any()
     ranked, retrieved = rank_requests(
         form, requests, query, search, CONFIG, dataset.items["created_at"].to_numpy(np.int64)
     )
