@@ -11,6 +11,7 @@ import numpy as np
 from serving.added_items import AddedItems
 from serving.client_added import SimilarItems, known_items, place_in_search, similar
 from serving.client_explain import explain
+from serving.client_page import insert_added, reaches_page
 from serving.client_recommend import RECOMMEND, OneCall
 from serving.client_two_calls import UNKNOWN_SCORE, TwoCalls
 from serving.explanation import Explanation
@@ -75,7 +76,8 @@ class Recommender:
         """The k best items for a user: in one call where the server has `recommend`, else by retrieval and ranking.
 
         Two calls answer without the release's policy, by score alone. They are also taken where another index is asked
-        for by its name, and while `added` holds items, since the one call knows those of its release only.
+        for by its name. The one call knows the items of its release only: where one of `added` might be on the page, the
+        two calls say at which place, and it is put there.
 
         Args:
             user_id: any string; one never seen gets the items of a cold start.
@@ -89,8 +91,7 @@ class Recommender:
             added: items younger than the release, which are retrieved beside its own. The ranker does not know them: they
                 take the score of what was retrieved about as well, and NaN for every head.
             allow_item_ids: the only items that may be answered; empty = all. policy: weights of `ranking.policy.Policy`
-                that differ from the release's. context: column -> word. These three need `recommend`; what is `added`
-                then waits for the next release.
+                that differ from the release's. context: column -> word. These three need `recommend`.
             seed: what the exploration of a policy follows from; None = drawn anew.
 
         Returns:
@@ -105,9 +106,10 @@ class Recommender:
             raise ValueError(f"k: must be 1 to candidates, got k={k}, candidates={candidates}; ask for more candidates")
         needed = bool(allow_item_ids or policy or context)
         now = int(time.time()) if timestamp is None else timestamp
-        if retrieval_model == "retrieval" and (needed or added is None or not added.ids):
+        page: Recommendation | None = None
+        if retrieval_model == "retrieval":
             hidden = () if added is None else added.hidden
-            found = self._one_call.recommend(
+            page = self._one_call.recommend(
                 user_id,
                 k=k,
                 candidates=candidates,
@@ -120,15 +122,17 @@ class Recommender:
                 context=context,
                 seed=seed,
             )
-            if found is not None:
-                return found
-        if needed:
+            if page is not None and (
+                added is None or not reaches_page(added, page, {*exclude_item_ids, *recent_item_ids})
+            ):
+                return page
+        if needed and page is None:
             raise ServingError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 "allow_item_ids, policy, context: need a release with the model `recommend`, asked for as 'retrieval', and "
                 "this server has none; export again, or leave them out",
             )
-        return self._two_calls.recommend(
+        by_score = self._two_calls.recommend(
             user_id,
             k=k,
             candidates=candidates,
@@ -139,6 +143,10 @@ class Recommender:
             ranking_model=ranking_model,
             added=added,
         )
+        if page is None or added is None:
+            return by_score
+        ours = {one for one in added.ids if not allow_item_ids or one in set(allow_item_ids)}
+        return insert_added(page, by_score, ours, k)
 
     def explain(
         self,
@@ -201,7 +209,7 @@ class Recommender:
             raise ValueError(f"k: must be at least 1, got {k}")
         inputs = {
             "query": np.array([query], object),
-            "exclude_item_ids": _strings(exclude_item_ids),
+            "exclude_item_ids": _strings([*exclude_item_ids, *(added.hidden if added else ())]),
             "k": np.array(k, np.int32),
         }
         answer, version = self.client.predict_version(search_model, inputs, label=self._label, deadline=self._deadline)
@@ -240,7 +248,12 @@ class Recommender:
     def known_items(self, item_ids: Sequence[str], *, ranking_model: str = "ranking") -> tuple[list[bool], int]:
         """Which ids the release holds, and its version; see `serving.client_added.known_items`."""
         return known_items(
-            self.client, item_ids, UNKNOWN_SCORE, ranking_model=ranking_model, label=self._label, deadline=self._deadline
+            self.client,
+            item_ids,
+            UNKNOWN_SCORE,
+            ranking_model=ranking_model,
+            label=self._label,
+            deadline=self._deadline,
         )
 
     def encode_items(

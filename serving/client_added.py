@@ -48,7 +48,7 @@ def similar(
         ServingError: what the server answered; FAILED_PRECONDITION where its release is too old to be asked by an
             embedding.
     """
-    excluded = _strings(exclude_item_ids)
+    excluded = _strings([*exclude_item_ids, *(added.hidden if added else ())])
     number = np.array(k, np.int32)
     if isinstance(item, str):
         inputs = {

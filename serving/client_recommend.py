@@ -110,4 +110,5 @@ class OneCall:
             if item_id
         ]
         versions = {name: version for name in (self._model, *stands_for)}
-        return Recommendation(user_id, items, {self._model: time.perf_counter() - started}, versions)
+        query = answer["query"][0] if "query" in answer else None
+        return Recommendation(user_id, items, {self._model: time.perf_counter() - started}, versions, query)

@@ -54,7 +54,7 @@ class TwoCalls:
             {
                 "user_id": user,
                 "recent_item_ids": recent,
-                "exclude_item_ids": _strings(exclude_item_ids),
+                "exclude_item_ids": _strings([*exclude_item_ids, *(added.hidden if added else ())]),
                 "k": np.array(candidates, np.int32),
             },
             label=self._label,

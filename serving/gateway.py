@@ -165,6 +165,7 @@ def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics:
     parts.release.on_change(lambda versions: parts.drift.restart())
     parts.release.on_change(metrics.note_release)
     metrics.watch("score_drift", "Population stability index of the last scores; NaN until known.", parts.drift.index)
+    metrics.watch("added_items", "Items that are not of the release.", lambda: len(parts.live.items))
     metrics.watch("sessions", "Sessions that feedback has opened and that have not expired.", lambda: len(parts.sessions))
     metrics.watch(
         "coverage", "Share of the catalogue in the last 500 lists.",

@@ -67,7 +67,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
     settings, catalogue, metrics = parts.settings, parts.catalogue, parts.metrics
     session = parts.session(request.user_id, request.session_id)
     added = parts.live.snapshot()
-    excluded = [*_excluded(request, session, catalogue), *(added.hidden if added else ())]
+    excluded = _excluded(request, session, catalogue)
     timestamp = request.timestamp
     if timestamp is None and settings.clock == "log" and catalogue.last_timestamp:
         timestamp = catalogue.last_timestamp

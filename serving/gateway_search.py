@@ -89,7 +89,7 @@ def _search(parts: GatewayParts, request: SearchRequest) -> FoundItemsReply:
         found = parts.recommender.search(
             request.query,
             request.k,
-            exclude_item_ids=[*request.exclude_item_ids, *(added.hidden if added else ())],
+            exclude_item_ids=request.exclude_item_ids,
             search_model=parts.settings.search_model,
             added=added,
         )
@@ -111,7 +111,7 @@ def _similar(parts: GatewayParts, request: SimilarRequest) -> FoundItemsReply:
         found = parts.recommender.similar(
             item,
             request.k,
-            exclude_item_ids=[*request.exclude_item_ids, request.item_id, *(added.hidden if added else ())],
+            exclude_item_ids=[*request.exclude_item_ids, request.item_id],
             retrieval_model=parts.settings.retrieval_model,
             added=added,
         )

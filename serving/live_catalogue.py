@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import threading
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+
+from cachetools import LRUCache
 
 from data.media import MediaError, read_media
 from serving.catalogue import MEDIA_TYPES, Catalogue, Event, Item
 from serving.live_items_log import ADDED, LiveItem, LiveItemsLog
+
+SHOWN = 50_000
+"""Items kept as they are shown."""
 
 
 class LiveCatalogue:
@@ -28,6 +34,9 @@ class LiveCatalogue:
         self._deleted: frozenset[str] = frozenset()
         self._stamp = self._read_stamp()
         self._base = Catalogue(ingest, media)
+        # Reading one line out of a table costs a hundred times what finding it here does.
+        self._found: LRUCache[str, Item | None] = LRUCache(SHOWN)
+        self._lock = threading.Lock()
 
     def change(self, items: Iterable[LiveItem], deleted: frozenset[str]) -> None:
         """Takes over added and changed items, and ids of those deleted."""
@@ -40,6 +49,8 @@ class LiveCatalogue:
             return False
         self._base = Catalogue(self._ingest, self._media)
         self._stamp = stamp
+        with self._lock:
+            self._found.clear()
         return True
 
     def released(self, item: LiveItem) -> bool:
@@ -73,7 +84,17 @@ class LiveCatalogue:
         if item_id in self._deleted:
             return None
         live = self._items.get(item_id)
-        return self._base.item(item_id) if live is None else _shown(live)
+        if live is not None:
+            return _shown(live)
+        with self._lock:
+            if item_id in self._found:
+                return self._found[item_id]
+        base = self._base
+        item = base.item(item_id)
+        with self._lock:
+            if base is self._base and item is not None:
+                self._found[item_id] = item
+        return item
 
     def history(self, user_id: str, limit: int) -> list[Event]:
         return self._base.history(user_id, limit)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from data.media import MediaError
 from serving.added_items import AddedItems
 from serving.gateway_log import FIELDS
 from serving.live_items_content import read_item
-from serving.live_items_log import LiveItem, LiveItemsLog, LiveVector
+from serving.live_items_log import LiveItem, LiveItemsLog, LiveState, LiveVector, delete, place, put
 from serving.live_items_place import Placing
 from serving.new_items import NewItem
 from serving.status import ServingError
@@ -20,11 +22,14 @@ from serving.status import ServingError
 logger = logging.getLogger(__name__)
 
 BATCH = 8
+NOTICE_SECONDS = 1.0
+"""After which another gateway's change is noticed."""
 RETRY_SECONDS, LONGEST_WAIT = 2.0, 60.0
 
 
 class LiveItems:
-    """Added, changed and deleted items. Thread safe; every change is on disk before it is told.
+    """Added, changed and deleted items. Thread safe; every change is on disk before it is told, and another gateway's on
+    the same folder is noticed within a second.
 
     When another release answers, all items are placed again in the background, by it: until then it answers without
     them, since embeddings of two releases cannot be compared.
@@ -47,7 +52,9 @@ class LiveItems:
         self.log, self._placing, self._read_media, self._most = log, placing, read_media, most
         self._lock = threading.Lock()
         self._changing = threading.Lock()  # held through a change, and not while anybody asks
-        self._items, self._deleted, self._vectors = log.read()
+        self._state = LiveState()
+        for change in log.read():
+            self._state.apply(change)
         self._snapshots: dict[int, AddedItems] = {}
         self._listeners: list[Callable[[], None]] = []
         self._version = 0
@@ -55,32 +62,32 @@ class LiveItems:
         self._thread: threading.Thread | None = None
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Adds a function that is called after every change."""
+        """Adds a function that is called after every change, before who made it is answered."""
         self._listeners.append(listener)
 
     def item(self, item_id: str) -> LiveItem | None:
         """An added or changed item; None for any other."""
         with self._lock:
-            return self._items.get(item_id)
+            return self._state.items.get(item_id)
 
     def is_deleted(self, item_id: str) -> bool:
         with self._lock:
-            return item_id in self._deleted
+            return item_id in self._state.deleted
 
     @property
     def items(self) -> list[LiveItem]:
         with self._lock:
-            return list(self._items.values())
+            return list(self._state.items.values())
 
     @property
     def deleted(self) -> frozenset[str]:
         with self._lock:
-            return frozenset(self._deleted)
+            return frozenset(self._state.deleted)
 
     def snapshot(self) -> AddedItems | None:
         """What a request takes into account, placed by the release that answered last; None = nothing has changed."""
         with self._lock:
-            if not self._items and not self._deleted:
+            if not self._state.items and not self._state.deleted:
                 return None
             version = self._version
             if version not in self._snapshots:
@@ -101,22 +108,15 @@ class LiveItems:
             ValueError: there are too many items.
         """
         with self._lock:
-            if len(self._items) >= self._most and item.item_id not in self._items:
+            if len(self._state.items) >= self._most and item.item_id not in self._state.items:
                 raise ValueError(
                     f"items: at most {self._most} may be added to one release, received one more; train a new release"
                 )
         content = read_item(item, media)
         (vector,) = self._placing.place([item], lambda _: content)
-        with self._changing:
-            self.log.put(item, vector)
-            with self._lock:
-                self._items[item.item_id] = item
-                self._deleted.discard(item.item_id)
-                self._vectors[item.item_id] = [vector]
-                self._snapshots.clear()
+        self._change(put(item, vector))
         if vector.version != self._version:
             self._wake.set()
-        self._tell()
         return vector
 
     def delete(self, item_id: str) -> None:
@@ -125,14 +125,7 @@ class LiveItems:
         Raises:
             OSError: the disk refused, and nothing has changed.
         """
-        with self._changing:
-            self.log.delete(item_id)
-            with self._lock:
-                self._items.pop(item_id, None)
-                self._vectors.pop(item_id, None)
-                self._deleted.add(item_id)
-                self._snapshots.clear()
-        self._tell()
+        self._change(delete(item_id))
 
     def follow(self, version: int) -> None:
         """Another release answers from now on."""
@@ -147,13 +140,11 @@ class LiveItems:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops that, and gives the log back."""
+        """Stops that."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
-        with self._changing:
-            self.log.close()
 
     def refresh(self) -> int:
         """Encodes what the answering release has not encoded; returns how many items that were.
@@ -166,31 +157,27 @@ class LiveItems:
             with self._lock:
                 version = self._version
                 missing = [
-                    item for name, item in self._items.items()
-                    if all(one.version != version for one in self._vectors.get(name, []))
+                    item for name, item in self._state.items.items()
+                    if all(one.version != version for one in self._state.vectors.get(name, []))
                 ][:BATCH]  # fmt: skip
             if not missing:
                 return count
             placed = self._placing.place(missing, self._reread)
-            pairs = [(item.item_id, vector) for item, vector in zip(missing, placed, strict=True)]
-            with self._changing:
-                with self._lock:  # what was changed or deleted meanwhile has its own vector, or none
-                    pairs = [pair for pair, item in zip(pairs, missing, strict=True) if self._items.get(pair[0]) is item]
-                self.log.place(pairs)
-                with self._lock:
-                    for item_id, vector in pairs:
-                        self._vectors[item_id] = [*self._vectors.get(item_id, []), vector][-2:]
-                    self._snapshots.clear()
+            with self._lock:  # what was changed or deleted meanwhile is placed anew, or not at all
+                pairs = [
+                    (item.item_id, vector) for item, vector in zip(missing, placed, strict=True)
+                    if self._state.items.get(item.item_id) is item
+                ]  # fmt: skip
+            self._change(place(pairs))
             count += len(pairs)
-            self._tell()
             if placed[0].version != version:  # the release has changed once more
                 return count
 
     def _snapshot(self, version: int) -> AddedItems:
         placed: dict[str, np.ndarray] = {}
         tables: list[np.ndarray] = []
-        hidden = set(self._deleted)
-        for name, vectors in self._vectors.items():
+        hidden = set(self._state.deleted)
+        for name, vectors in self._state.vectors.items():
             for vector in vectors:
                 if vector.version == version and vector.embedding is not None:
                     placed[name] = vector.embedding
@@ -218,23 +205,36 @@ class LiveItems:
             logger.warning("media of an added item is gone", extra={FIELDS: {"reason": str(error)[:200]}})
             return read_item(item, {})
 
-    def _tell(self) -> None:
-        for listener in self._listeners:
-            listener()
+    def catch_up(self) -> int:
+        """Takes in what has been added to the log, by whoever; returns how many changes that were."""
+        with self._changing:
+            changes = self.log.read()
+            with self._lock:
+                for change in changes:
+                    self._state.apply(change)
+                if changes:
+                    self._snapshots.clear()
+            if changes:  # under the lock still: who comes second must not return before everybody has been told
+                for listener in self._listeners:
+                    listener()
+        return len(changes)
+
+    def _change(self, change: dict[str, Any]) -> None:
+        self.log.add(change)
+        self.catch_up()
 
     def _run(self) -> None:
-        wait = RETRY_SECONDS
+        wait, again = RETRY_SECONDS, 0.0
         while not self._stop.is_set():
-            self._wake.wait()
+            woken = self._wake.wait(NOTICE_SECONDS)
             self._wake.clear()
             try:
-                if self._version and not self._stop.is_set():
+                changed = self.catch_up() > 0
+                if self._version and (woken or changed or again) and time.monotonic() >= again:
                     count = self.refresh()
-                    wait = RETRY_SECONDS
+                    wait, again = RETRY_SECONDS, 0.0
                     if count:
-                        logger.info("added items were encoded by another release", extra={FIELDS: {"items": count}})
+                        logger.info("added items were placed by another release", extra={FIELDS: {"items": count}})
             except (ServingError, OSError, MediaError) as error:
-                logger.warning("added items wait to be encoded", extra={FIELDS: {"error": type(error).__name__}})
-                self._stop.wait(wait)
-                self._wake.set()
-                wait = min(2 * wait, LONGEST_WAIT)
+                logger.warning("added items wait to be placed", extra={FIELDS: {"error": type(error).__name__}})
+                again, wait = time.monotonic() + wait, min(2 * wait, LONGEST_WAIT)

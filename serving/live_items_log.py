@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -63,54 +63,70 @@ class LiveVector:
 
 
 class LiveItemsLog:
-    """A log of changes, each forced to disk before it counts, and read from the start when a gateway starts.
-
-    One gateway writes a folder at a time; the first change takes its lock.
+    """A log of changes, each forced to disk before it counts. Several gateways may share the folder: each adds to the log
+    under its lock, and reads what the others added.
 
     Args:
         folder: made at the first change.
+
+    Example:
+        >>> import tempfile
+        >>> log = LiveItemsLog(Path(tempfile.mkdtemp()))
+        >>> log.add({"delete": "i1"})
+        >>> log.read(), log.read()
+        ([{'delete': 'i1'}], [])
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._file: IO[bytes] | None = None
+        self._read = 0
 
-    def read(self) -> tuple[dict[str, LiveItem], set[str], dict[str, list[LiveVector]]]:
-        """Items by id, deleted ids, and vectors by id, as the changes leave them; a torn last line is left out."""
-        items: dict[str, LiveItem] = {}
-        deleted: set[str] = set()
-        vectors: dict[str, list[LiveVector]] = {}
+    def read(self) -> list[dict[str, Any]]:
+        """The changes since the last reading, in order, whoever made them.
+
+        A line is read when it is whole; one that a kill cut off never is, and is left out.
+        """
         path = self.folder / CHANGES
-        for line in path.read_bytes().split(b"\n") if path.is_file() else []:
+        if not path.is_file():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._read)
+            content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+        self._read += len(content)
+        changes = []
+        for line in content.splitlines():
             try:
                 change = json.loads(line)
             except ValueError:
                 continue
-            if "put" in change:
-                item = LiveItem(**change["put"])
-                items[item.item_id] = item
-                vectors.pop(item.item_id, None)
-                deleted.discard(item.item_id)
-            elif "delete" in change:
-                items.pop(change["delete"], None)
-                vectors.pop(change["delete"], None)
-                deleted.add(change["delete"])
-            for item_id, vector in change.get("vectors", {}).items():
-                if item_id in items:
-                    vectors[item_id] = [*vectors.get(item_id, []), _read_vector(vector)][-2:]
-        return items, deleted, vectors
+            if isinstance(change, dict):
+                changes.append(change)
+        return changes
 
-    def put(self, item: LiveItem, vector: LiveVector) -> None:
-        """Adds or changes an item."""
-        self._append({"put": dataclasses.asdict(item), "vectors": {item.item_id: _write_vector(vector)}})
+    def add(self, change: dict[str, Any]) -> None:
+        """Puts a change on disk; the next `read` has it.
 
-    def delete(self, item_id: str) -> None:
-        """Deletes an item."""
-        self._append({"delete": item_id})
-
-    def place(self, vectors: Iterable[tuple[str, LiveVector]]) -> None:
-        """Says where another release puts some items."""
-        self._append({"vectors": {item_id: _write_vector(vector) for item_id, vector in vectors}})
+        Raises:
+            OSError: the disk refused, and nothing has changed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / CHANGES, "ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(file.fileno()).st_size
+            line = json.dumps(change, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a kill cut the last line off
+                line = b"\n" + line
+            try:
+                view = memoryview(line)
+                while view:
+                    view = view[file.write(view) :]
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)  # half a line must not swallow the next one
+                raise
+            if not size:
+                sync(self.folder)
 
     def keep_media(self, content: bytes, suffix: str) -> str:
         """Puts a file on disk under the hash of its content; returns its media path."""
@@ -130,41 +146,50 @@ class LiveItemsLog:
         file = self.folder / MEDIA / name
         return file if file.is_file() else None
 
-    def close(self) -> None:
-        """Gives the folder back."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
-    def _append(self, change: dict[str, Any]) -> None:
-        file = self._file or self._open()
-        line = json.dumps(change, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
-        size = os.fstat(file.fileno()).st_size
-        try:
-            view = memoryview(line)
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(file.fileno())
-        except OSError:
-            os.ftruncate(file.fileno(), size)  # half a line must not swallow the next one
-            raise
+def put(item: LiveItem, vector: LiveVector) -> dict[str, Any]:
+    """The change that adds or changes an item."""
+    return {"put": dataclasses.asdict(item), **place([(item.item_id, vector)])}
 
-    def _open(self) -> IO[bytes]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = open(self.folder / CHANGES, "ab", buffering=0)  # noqa: SIM115 - stays open as long as it is written
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise OSError(
-                f"{self.folder}: another gateway writes the items here; give each its own folder (settings `state`)"
-            ) from None
-        content = (self.folder / CHANGES).read_bytes()
-        if content and not content.endswith(b"\n"):  # a kill cut the last line off
-            file.write(b"\n")
-        sync(self.folder)
-        self._file = file
-        return file
+
+def delete(item_id: str) -> dict[str, Any]:
+    """The change that deletes an item."""
+    return {"delete": item_id}
+
+
+def place(vectors: Iterable[tuple[str, LiveVector]]) -> dict[str, Any]:
+    """The change that says where another release puts some items."""
+    return {"vectors": {item_id: _write_vector(vector) for item_id, vector in vectors}}
+
+
+@dataclasses.dataclass
+class LiveState:
+    """What the changes have led to.
+
+    Attributes:
+        items: by id. deleted: ids. vectors: by id, of at most the two releases that placed an item last.
+    """
+
+    items: dict[str, LiveItem] = dataclasses.field(default_factory=dict)
+    deleted: set[str] = dataclasses.field(default_factory=set)
+    vectors: dict[str, list[LiveVector]] = dataclasses.field(default_factory=dict)
+
+    def apply(self, change: dict[str, Any]) -> None:
+        """Takes in one change."""
+        if "put" in change:
+            item = LiveItem(**change["put"])
+            self.items[item.item_id] = item
+            self.vectors[item.item_id] = []
+            self.deleted.discard(item.item_id)
+        elif "delete" in change:
+            self.items.pop(change["delete"], None)
+            self.vectors.pop(change["delete"], None)
+            self.deleted.add(change["delete"])
+        for item_id, written in change.get("vectors", {}).items():
+            if item_id in self.items:
+                vector = _read_vector(written)
+                others = [one for one in self.vectors[item_id] if one.version != vector.version]
+                self.vectors[item_id] = [*others, vector][-2:]
 
 
 def _write_vector(vector: LiveVector) -> dict[str, Any]:

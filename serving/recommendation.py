@@ -7,6 +7,8 @@ import types
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 
 class RankedItem(NamedTuple):
     """One recommended item: its place is its place in the list.
@@ -34,12 +36,14 @@ class Recommendation:
         items: best first.
         seconds: wall time of each stage, "recommend", or "retrieval" and "ranking".
         versions: the version of each model that answered, and of those that it stands for.
+        query: f32 [D], whose dot product with an embedding is a retrieval score; None where it is not told.
     """
 
     user_id: str
     items: list[RankedItem]
     seconds: dict[str, float]
     versions: dict[str, int]
+    query: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
 
 class FoundItem(NamedTuple):
