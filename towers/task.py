@@ -10,7 +10,8 @@ from keras import ops
 
 from towers.loss_options import LossOptions
 from towers.retrieval_loss import RetrievalLoss
-from towers.side_losses import SideLosses, side_loss
+from towers.side_losses import SideLosses
+from towers.side_step import side_loss
 from towers.sparse_rows import LARGE_TABLE, SparseRows, train_rows, train_rows_of_state
 from towers.two_tower import TwoTower
 
