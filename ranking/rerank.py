@@ -201,10 +201,13 @@ def best_places(scores: Any, kept: Any, k: Any, ops: Any) -> tuple[Any, Any]:
     """The places of the k best kept candidates, -1 beyond them, and propensities 1."""
     width = ops.shape(scores)[1]
     lowest = ops.cast(ops.where(kept, scores, 3.0e38) * 0.0, "float32") - 3.0e38
-    best, places = ops.top_k(ops.where(kept, scores, lowest), ops.minimum(k, width))
+    # Lengths that are known stay numbers: a compiled graph of static shapes needs them so.
+    known = isinstance(k, int) and isinstance(width, int)
+    kept_places = min(k, width) if known else ops.minimum(k, width)
+    best, places = ops.top_k(ops.where(kept, scores, lowest), kept_places)
     found = best > -3.0e38
     places = ops.where(found, ops.cast(places, "int32"), -1)
-    more = [[0, 0], [0, ops.maximum(k - width, 0)]]
+    more = [[0, 0], [0, k - kept_places]]
     return (
         ops.pad(places, more, constant_values=-1),
         ops.pad(ops.cast(found, "float32"), more, constant_values=0.0),
