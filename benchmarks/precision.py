@@ -1,0 +1,184 @@
+"""What a release loses and saves with its tables in half precision or eight bits.
+
+    python benchmarks/precision.py --run runs/demo
+    python benchmarks/precision.py --run runs/demo --quick
+
+For each precision the models `retrieval` and `ranking` are written as `export` writes them, but for the time before the
+test split, and asked as a server is asked: retrieve the best, rank them, once for every user of the test split. NDCG@10 is
+that of the ranked lists, recall@100 the share of float32's own first 100 that are found, and the difference in NDCG@10
+comes with a bootstrap interval of 95 % over users. Latency is of one request in this process, retrieval and ranking, and
+float32's is measured twice, first and last, so that a busy machine shows. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import tensorflow as tf
+
+from data.dataset import Dataset
+from pipeline.examples import Requests, make_requests
+from pipeline.export_stage import serving_tables
+from pipeline.metrics import ndcg_at_k
+from pipeline.served import Served, load_served
+from ranking.serving_form import RankingServingForm
+from ranking.stored_rows import PRECISIONS
+from serving.export_ranking import RankingModule
+from serving.export_retrieval import RetrievalModule
+from serving.index import ExactIndex
+
+KNOWN = ("train", "valid")
+BLOCK = 64
+COMPARED = 100
+"""Places of the retrieved list that are compared with float32's."""
+
+
+def modules(run: Path, dataset: Dataset, served: Served, precision: Any) -> tuple[RetrievalModule, RankingModule]:
+    """Both models of a release made before the test split."""
+    ensemble, two_tower = served.ensemble, served.two_tower
+    tables = serving_tables(dataset, run / "ingest", two_tower.config.history_length, KNOWN)
+    tower = two_tower.user_tower if ensemble is None else ensemble.user_tower
+    history = None if ensemble is None else ensemble.linear.history
+    index = ExactIndex(served.items, precision)
+    ranker = RankingServingForm.load(run / "ranking" / "serving_form")
+    return RetrievalModule(tables, tower, index, history, precision=precision), RankingModule(tables, ranker, precision)
+
+
+def ask(
+    retrieval: RetrievalModule, ranking: RankingModule, users: np.ndarray, times: np.ndarray, candidates: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Item ids of many users, in the order of retrieval and in that of the ranker: [Q, candidates] each."""
+    retrieved, ranked = [], []
+    nothing = tf.zeros((BLOCK, 0), tf.string)
+    for start in range(0, len(users), BLOCK):
+        rows = np.minimum(np.arange(start, start + BLOCK), len(users) - 1)
+        names = tf.constant(users[rows])
+        found = retrieval.retrieve(names, nothing, nothing, tf.constant(candidates))
+        ids = found["item_ids"]
+        scores = ranking.rank(names, nothing, ids, found["scores"], tf.constant(times[rows]))["score"].numpy()
+        order = np.argsort(-scores, axis=1, kind="stable")
+        kept = min(BLOCK, len(users) - start)
+        retrieved.append(ids.numpy()[:kept])
+        ranked.append(np.take_along_axis(ids.numpy(), order, axis=1)[:kept])
+    return np.concatenate(retrieved), np.concatenate(ranked)
+
+
+def latency(retrieval: RetrievalModule, ranking: RankingModule, users: np.ndarray, candidates: int) -> float:
+    """Median milliseconds of one request: retrieval and ranking."""
+    nothing, seconds = tf.zeros((1, 0), tf.string), []
+    for user in users:
+        start = time.perf_counter()
+        name = tf.constant(user[None])
+        found = retrieval.retrieve(name, nothing, nothing, tf.constant(candidates))
+        ranking.rank(name, nothing, found["item_ids"], found["scores"], tf.constant([0], tf.int64))["score"].numpy()
+        seconds.append(time.perf_counter() - start)
+    return round(float(np.median(seconds[len(seconds) // 10 :])) * 1e3, 3)
+
+
+def sizes(retrieval: RetrievalModule, ranking: RankingModule) -> dict[str, int]:
+    """Bytes of both models as `export` writes them, and of their variables."""
+    found: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, module in (("retrieval", retrieval), ("ranking", ranking)):
+            module.save(Path(folder) / name)
+            files = [path for path in (Path(folder) / name).rglob("*") if path.is_file()]
+            found[name] = sum(path.stat().st_size for path in files)
+            found[f"{name}_variables"] = sum(
+                path.stat().st_size for path in files if path.name.startswith("variables.data")
+            )
+    return found
+
+
+def overlap(found: np.ndarray, expected: np.ndarray) -> float:
+    """Mean share of each line's first ids that are found, whatever their order."""
+    shares = [
+        len(set(line[:COMPARED]) & set(wanted[:COMPARED])) / len(set(wanted[:COMPARED]))
+        for line, wanted in zip(found.tolist(), expected.tolist(), strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def ndcg(ranked: np.ndarray, row_of: dict[bytes, int], requests: Requests) -> np.ndarray:
+    """NDCG@10 of every user."""
+    rows = np.array([[row_of.get(name, 0) for name in line] for line in ranked[:, :10].tolist()], np.int32)
+    return ndcg_at_k(rows, requests.relevant, 10)
+
+
+def interval(differences: np.ndarray, draws: int = 2000) -> list[float]:
+    """Bootstrap over users of a mean difference, 95 %."""
+    rng = np.random.default_rng(0)
+    means = [differences[rng.integers(0, len(differences), len(differences))].mean() for _ in range(draws)]
+    return [round(float(value), 5) for value in np.percentile(means, [2.5, 97.5])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run folder, trained up to the ranker")
+    parser.add_argument("--candidates", type=int, default=200, help="retrieved and ranked")
+    parser.add_argument("--quick", action="store_true", help="200 users: does it run?")
+    arguments = parser.parse_args()
+    dataset, served = Dataset.load(arguments.run / "ingest"), load_served(arguments.run)
+    requests = make_requests(dataset, "test", known_splits=KNOWN, history_length=served.history_length)
+    if arguments.quick:
+        requests = requests.take(np.arange(min(200, len(requests.users))))
+    user_ids = (arguments.run / "ingest" / "user_ids.txt").read_text().split("\n")
+    item_ids = (arguments.run / "ingest" / "item_ids.txt").read_text().split("\n")
+    users = np.array([user_ids[row].encode() for row in requests.users], object)
+    row_of = {name.encode(): row for row, name in enumerate(item_ids) if row}
+    results: dict[str, dict[str, Any]] = {}
+    reference: tuple[np.ndarray, np.ndarray] | None = None
+    for precision in (*PRECISIONS, "float32"):
+        retrieval, ranking = modules(arguments.run, dataset, served, precision)
+        retrieved, ranked = ask(retrieval, ranking, users[:BLOCK], requests.timestamps[:BLOCK], arguments.candidates)
+        milliseconds = latency(retrieval, ranking, users[:200], arguments.candidates)
+        if precision in results:
+            results[precision]["p50_ms_again"] = milliseconds
+            continue
+        retrieved, ranked = ask(retrieval, ranking, users, requests.timestamps, arguments.candidates)
+        each = ndcg(ranked, row_of, requests)
+        if reference is None:
+            reference = retrieved, each
+        difference = each - reference[1]
+        results[precision] = {
+            **sizes(retrieval, ranking),
+            "recall@100_vs_float32": round(overlap(retrieved, reference[0]), 5),
+            "ndcg@10": round(float(each.mean()), 5),
+            "ndcg@10_change": round(float(difference.mean()), 5),
+            "ndcg@10_change_interval": interval(difference),
+            "p50_ms": milliseconds,
+        }
+        print(json.dumps({precision: results[precision]}), flush=True)
+    for precision, result in results.items():
+        print(
+            f"{precision:8} {result['retrieval'] / 1e6:8.2f} MB retrieval {result['ranking'] / 1e6:8.2f} MB ranking  "
+            f"recall@100 {result['recall@100_vs_float32']:.4f}  NDCG@10 {result['ndcg@10']:.4f} "
+            f"({result['ndcg@10_change']:+.5f})  {result['p50_ms']:.2f} ms"
+        )
+    print(
+        json.dumps(
+            {
+                "benchmark": "precision",
+                "run": arguments.run.name,
+                "users": len(users),
+                "items": len(item_ids) - 1,
+                "width": served.items.shape[1],
+                "precisions": results,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
