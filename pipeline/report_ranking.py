@@ -34,7 +34,7 @@ def ranking_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> 
         number: a figure as people read it, a dash for None.
     """
     made = [
-        *_order_tables(ranking.get("order") or {}, number),
+        *_order_tables(ranking, number),
         _trees_table(ranking, number),
         _heads_table(ranking.get("heads") or {}, number),
         _heads_by_segment(ranking.get("heads") or {}, number),
@@ -46,7 +46,8 @@ def ranking_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> 
     return [table for table in made if table is not None and table.rows]
 
 
-def _order_tables(order: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
+def _order_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
+    order, visits = ranking.get("order") or {}, ranking.get("by_request") or {}
     tasks = {task: figures["all"]["all"] for task, figures in order.items() if figures.get("all", {}).get("all")}
     cutoffs = list(dict.fromkeys(name for figures in tasks.values() for name in figures if name.startswith("ndcg@")))
     rows = [
@@ -54,6 +55,9 @@ def _order_tables(order: Mapping[str, Any], number: Callable[[Any], str]) -> lis
         for task, figures in tasks.items()
         for cutoff in cutoffs
     ]
+    if visits:
+        triples = [interval_text(visits.get(name)) for name in ("retrieval", "ranked", "ranked_less_retrieval")]
+        rows.insert(0, ["click, visit by visit", f"NDCG@{visits['k']}", number(visits["requests"]), *triples])
     columns = ("wanted", "metric", "users", "retrieval order", "ranked", "gain")
     caption = (
         "Means over users with 95 % intervals; the gain's is of the pairs, and so is tighter than the two beside it."
