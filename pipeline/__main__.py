@@ -144,7 +144,7 @@ _stage_command(
     "Fit the linear towers over whole histories, and weigh them against the two towers on validation.",
 )
 _stage_command("train-search", "train_search", "Train the tower from typed questions to items, on the catalogue's words.")
-_stage_command("index", "index", "Build the exact and the approximate index and measure what approximation costs.")
+_stage_command("index", "index", "Build the indexes, measure what each costs and finds, and choose the one that answers.")
 _stage_command(
     "train-ranking",
     "train_ranking",

@@ -126,7 +126,9 @@ def _index_words(report: Mapping[str, Any]) -> list[str]:
         return []
     kind = name_of(str(report["index"].get("kind", "candidate")))
     text = f"The {kind} index answers in {speed:.2f} ms and returns {percent(recall)} of what an exact search would"
-    return [f"{text}, in {format_bytes(size)}." if size is not None else f"{text}."]
+    reason = report["index"].get("reason")
+    told = [f"{text}, in {format_bytes(size)}." if size is not None else f"{text}."]
+    return told + ([f"Why this kind: {reason}."] if reason else [])
 
 
 def _beside(report: Mapping[str, Any], segment: str, key: str) -> str:

@@ -24,7 +24,10 @@ from serving.saved_model import read_variables
 ADD, DELETE = "add", "delete"
 """Names of the signatures that change a saved index."""
 
-BASES = {"item_embeddings": ExactIndex, "tensors/codes": PartitionedIndex}
+BASES: dict[str, type[ExactIndex] | type[PartitionedIndex]] = {
+    "item_embeddings": ExactIndex,
+    "tensors/codes": PartitionedIndex,
+}
 """A variable that only one kind of index has, by which a saved one is told."""
 
 
