@@ -127,7 +127,9 @@ def check_popularity_read(dataset: Dataset, ranker: Ranker, split: str, first_re
         LeakError: popularity of the future.
     """
     spec, half_lives = ranker.spec, ranker.config.popularity_half_lives
-    if dataset.schema.has_timestamps and half_lives and spec.popularity_start > first_request:
+    if not half_lives:
+        return
+    if dataset.schema.has_timestamps and spec.popularity_start > first_request:
         raise LeakError(
             "decayed popularity",
             f"its first moment is {spec.popularity_start}, and a request is at {first_request}, which would read it",
