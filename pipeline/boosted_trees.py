@@ -117,9 +117,8 @@ def score_candidates(
         part = slice(start, start + BLOCK_LISTS)
         given = form.request_inputs(users[part], history[part], rows[part], scores[part], times[part], None, context[part])
         x0 = _features(form, given)
-        found[part] = np.where(
-            rows[part] > 0, booster.predict(x0.reshape(-1, x0.shape[-1])).reshape(x0.shape[:2]), -np.inf
-        )
+        predicted = np.asarray(booster.predict(x0.reshape(-1, x0.shape[-1]))).reshape(x0.shape[:2])
+        found[part] = np.where(rows[part] > 0, predicted, -np.inf)
     return found
 
 

@@ -28,7 +28,7 @@ def exposure(ranked: ArrayLike, items: int, k: int | None = None) -> NDArray[np.
     """
     rows = np.asarray(ranked, dtype=np.int64)[:, :k]
     discounts = np.broadcast_to(1.0 / np.log2(np.arange(2, rows.shape[1] + 2)), rows.shape)
-    total = np.bincount(rows.ravel(), weights=discounts.ravel(), minlength=items + 1)
+    total = np.bincount(rows.ravel(), weights=discounts.ravel(), minlength=items + 1).astype(np.float64)
     total[0] = 0.0
     return total
 
