@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from serving.added_items import AddedItems
+from serving.client_added import SimilarItems
+from serving.new_items import EncodedItems, NewItem
 from serving.status import ServingError
 from tests.serving.gateway_folders import ITEMS
 
@@ -29,27 +35,94 @@ class Answer:
     versions: dict[str, int]
 
 
+@dataclasses.dataclass
+class Found:
+    item_id: str
+    score: float
+
+
 class FakeRecommender:
-    """Answers the items from the last to the first, without the excluded ones, and remembers what it was asked."""
+    """Answers the items from the last to the first, without the excluded ones, and remembers what it was asked.
+
+    Item row r of release v lies at [r + 100 v], every query is [1], and an item that is added lies where its title says: the
+    title "9.5" comes between i10 and i9, if it is compared with items of its own release. A search for "q" finds the items
+    whose row is nearest to q.
+    """
 
     def __init__(self) -> None:
         self.client = self
         self.calls: list[dict[str, Any]] = []
+        self.encoded: list[NewItem] = []
         self.error: ServingError | None = None
         self.score = 0.5
+        self.version = 2
+        self.known = {f"i{row}" for row in range(1, ITEMS + 1)}
 
     def status(self, model: str) -> dict[int, str]:
-        if self.error is not None:
-            raise self.error
+        self._fail()
         return {1: "END", 2: "AVAILABLE"}
 
     def recommend(self, user_id: str, **options: Any) -> Answer:
         self.calls.append({"user_id": user_id, **options})
+        self._fail()
+        ids, scores = self._retrieve(options["exclude_item_ids"], options.get("added"))
+        ranked = [
+            Ranked(item_id, self.score, 0.2, 0.1, score, len(ids) - place)
+            for place, (item_id, score) in enumerate(zip(ids[: options["k"]], scores, strict=False))
+        ]
+        seconds = {"retrieval": 0.002, "ranking": 0.003}
+        return Answer(user_id, ranked, seconds, {"retrieval": self.version, "ranking": self.version})
+
+    def similar(self, item: str | np.ndarray, k: int = 10, **options: Any) -> SimilarItems:
+        self.calls.append({"item": item, "k": k, **options})
+        self._fail()
+        ids, scores = self._retrieve(options["exclude_item_ids"], options.get("added"))
+        return SimilarItems(ids[:k], scores[:k], self.version)
+
+    def search(self, query: str, k: int = 10, **options: Any) -> list[Found]:
+        self.calls.append({"query": query, "k": k, **options})
+        self._fail()
+        try:
+            vector = np.array([float(query), 1.0], np.float32)
+        except ValueError:
+            return []
+        added, excluded = options.get("added"), options["exclude_item_ids"]
+        ids = [name for name in sorted(self.known) if name not in excluded]
+        scores = np.array([_beside(float(name[1:])) @ vector for name in ids], np.float32)
+        order = np.argsort(-scores, kind="stable")
+        names = np.array([ids[place].encode() for place in order], object)
+        if added is not None:
+            names, found = added.merge(vector, names, scores[order], k, self.version, excluded=excluded, search=True)
+            return [Found(name.decode(), float(score)) for name, score in zip(names, found, strict=True)]
+        return [Found(ids[place], float(scores[place])) for place in order[:k]]
+
+    def known_items(self, item_ids: Sequence[str], *, ranking_model: str = "ranking") -> tuple[list[bool], int]:
+        self._fail()
+        return [item_id in self.known for item_id in item_ids], self.version
+
+    def encode_items(self, items: Sequence[NewItem], **options: Any) -> EncodedItems:
+        self._fail()
+        self.encoded += items
+        places = np.array([[float(item.title or 0)] for item in items], np.float32)
+        return EncodedItems(places + 100 * self.version, np.ones((len(items), 1), bool), {"text": places}, self.version)
+
+    def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None:
+        self._fail()
+        return np.stack([_beside(float(place)) for place in encoded.vectors["text"][:, 0]])
+
+    def _fail(self) -> None:
         if self.error is not None:
             raise self.error
-        left = [f"i{row}" for row in range(ITEMS, 0, -1) if f"i{row}" not in options["exclude_item_ids"]]
-        ranked = [
-            Ranked(item_id, self.score, 0.2, 0.1, 1.0 - place, len(left) - place)
-            for place, item_id in enumerate(left[: options["k"]])
-        ]
-        return Answer(user_id, ranked, {"retrieval": 0.002, "ranking": 0.003}, {"retrieval": 2, "ranking": 2})
+
+    def _retrieve(self, excluded: Sequence[str], added: AddedItems | None) -> tuple[list[str], list[float]]:
+        rows = [row for row in range(ITEMS, 0, -1) if f"i{row}" in self.known and f"i{row}" not in excluded]
+        ids = np.array([f"i{row}".encode() for row in rows], object)
+        scores = np.array(rows, np.float32) + 100 * self.version
+        if added is not None:
+            ids, scores = added.merge(np.ones(1), ids, scores, 1000, self.version, excluded=excluded)
+        return [name.decode() for name in ids], scores.tolist()
+
+
+def _beside(row: float) -> np.ndarray:
+    """[r, -r² / 2]: its dot product with [q, 1] is largest where r = q."""
+    return np.array([row, -row * row / 2], np.float32)
