@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from data.durable_file import sync
+from data.durable_file import ContentStoreError, sync
 from serving.feedback_partitions import EVENTS, WRITTEN, kept_event_ids, read_written, roll
 
 logger = logging.getLogger(__name__)
@@ -152,13 +152,14 @@ class FeedbackLog:
             self._thread.start()
 
     def roll(self) -> None:
-        """Moves what has been written so far into Parquet."""
+        """Moves what has been written so far into Parquet. What the disk refuses stays in its log file, to be rolled when
+        the next one is."""
         with self._disk:
             file, self._file = self._file, None
         if file is not None:
             with file:  # its lock goes with it, when nothing is left to take over
                 _roll_file(Path(str(file.name)), self.folder)
-        adopt(self.folder)  # what could not be rolled before
+        adopt(self.folder)
 
     def close(self) -> None:
         """Rolls and stops; events may still be appended afterwards."""
@@ -173,10 +174,7 @@ class FeedbackLog:
         while not self._stop.wait(min(self._roll_seconds, 1.0)):
             due = self._lines >= self._roll_events or time.monotonic() - self._opened >= self._roll_seconds
             if self._file is not None and due:
-                try:
-                    self.roll()
-                except OSError as error:
-                    logger.error("feedback could not be rolled, and stays in its log: %s", error.strerror)
+                self.roll()
 
     def _recover(self) -> collections.OrderedDict[bytes, int]:
         """What is known, read from disk the first time."""
@@ -218,12 +216,17 @@ def _new_file(folder: Path) -> IO[bytes]:
 
 
 def _roll_file(path: Path, folder: Path) -> int:
-    events, torn = read_written(path)
-    if torn:
-        logger.warning("%d lines of %s were not finished and had not been acknowledged", torn, path.name)
-    roll(events, folder / EVENTS, path.stem)
-    path.unlink(missing_ok=True)
-    sync(path.parent)
+    """Rolls a log file that is held; returns its events, or 0 where the disk refused."""
+    try:
+        events, torn = read_written(path)
+        if torn:
+            logger.warning("%d lines of %s were not finished and had not been acknowledged", torn, path.name)
+        roll(events, folder / EVENTS, path.stem)
+        path.unlink(missing_ok=True)
+        sync(path.parent)
+    except (OSError, ContentStoreError) as error:
+        logger.error("feedback could not be rolled, and stays in its log (%s)", type(error).__name__)
+        return 0
     return len(events)
 
 

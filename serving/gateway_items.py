@@ -12,11 +12,13 @@ from fastapi import FastAPI, HTTPException, Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data.cleaning import clean_text
+from data.durable_file import ContentStoreError
 from data.media import MediaError
 from serving.gateway_errors import shown
 from serving.gateway_log import note
 from serving.gateway_messages import ErrorReply, KeptId
 from serving.gateway_parts import GatewayParts
+from serving.live_items import TooManyItemsError
 from serving.live_items_content import media_suffix
 from serving.live_items_log import LiveItem
 from serving.status import ServingError
@@ -102,7 +104,7 @@ def add_item_routes(app: FastAPI, parts: GatewayParts) -> None:
             raise HTTPException(409, f"item_id: must be new, received {shown(request.item_id)}; PUT changes an item")
         return _put(parts, request.item_id, request, "added")
 
-    @app.put("/v1/items/{item_id:path}", summary="Add or change an item", responses={503: failed[503]})
+    @app.put("/v1/items/{item_id:path}", summary="Add or change an item", responses={409: failed[409], 503: failed[503]})
     def put(item_id: ItemPath, request: ItemContent) -> ItemChangeReply:
         known = parts.catalogue.item(item_id) is not None
         return _put(parts, item_id, request, "changed" if known else "added")
@@ -133,13 +135,13 @@ def _put(
             vector = parts.live.put(item, media)
     except MediaError as error:
         raise HTTPException(422, str(error)) from None
-    except ValueError as error:
+    except TooManyItemsError as error:
         raise HTTPException(409, str(error)) from None
     except ServingError as error:
         if error.code == grpc.StatusCode.INVALID_ARGUMENT:
             raise HTTPException(422, "the release's item encoder does not take items of raw content alone") from None
         raise HTTPException(503, f"the item encoder did not answer ({error.code.name}); send the item again") from None
-    except OSError as error:
+    except (OSError, ContentStoreError) as error:
         raise _refused_by_disk(error) from None
     return _reply(parts, item_id, change, vector.embedding is not None, vector.version, started)
 
@@ -183,5 +185,7 @@ def _reply(
     return ItemChangeReply(item_id=item_id, change=change, encoded=encoded, release=release, seconds=seconds)
 
 
-def _refused_by_disk(error: OSError) -> HTTPException:
-    return HTTPException(503, f"the change could not be put on disk ({error.strerror or 'see the log'}); send it again")
+def _refused_by_disk(error: Exception) -> HTTPException:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    reason = getattr(cause, "strerror", None) or type(error).__name__
+    return HTTPException(503, f"the change could not be put on disk ({reason}); send it again")

@@ -27,6 +27,10 @@ NOTICE_SECONDS = 1.0
 RETRY_SECONDS, LONGEST_WAIT = 2.0, 60.0
 
 
+class TooManyItemsError(ValueError):
+    """Another item does not fit; the message says what to do."""
+
+
 class LiveItems:
     """Added, changed and deleted items. Thread safe; every change is on disk before it is told, and another gateway's on
     the same folder is noticed within a second.
@@ -105,11 +109,11 @@ class LiveItems:
         Raises:
             MediaError: content that cannot be used. ServingError: the encoder did not answer. OSError: the disk refused.
                 Nothing has changed then.
-            ValueError: there are too many items.
+            TooManyItemsError: see `most`.
         """
         with self._lock:
             if len(self._state.items) >= self._most and item.item_id not in self._state.items:
-                raise ValueError(
+                raise TooManyItemsError(
                     f"items: at most {self._most} may be added to one release, received one more; train a new release"
                 )
         content = read_item(item, media)

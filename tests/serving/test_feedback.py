@@ -143,6 +143,17 @@ def test_what_the_disk_refuses_is_not_acknowledged_and_may_be_sent_again(
     assert sorted(kept(tmp_path)) == ["before", "lost"]
 
 
+def test_what_cannot_be_rolled_waits_in_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = FeedbackLog(tmp_path)
+    log.append([event("a")])
+    (tmp_path / "interactions").write_text("a file where a folder should be")
+    log.roll()
+    assert log.append([event("a"), event("b")]) == [False, True]
+    (tmp_path / "interactions").unlink()
+    log.close()
+    assert sorted(kept(tmp_path)) == ["a", "b"]
+
+
 def test_a_file_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
     one, other = FeedbackLog(tmp_path), FeedbackLog(tmp_path)
     one.append([event("a")])
