@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from serving.index import LOWEST, Compiled, checked_k, checked_table, exact_search, keep_best, known_rows, save_index
-from serving.partitioned_layout import BLOCK_ROWS, default_leaves, lay_out, nearest_leaves, train_leaves
+from serving.partitioned_layout import BLOCK_ROWS, default_leaves, lay_out, partition
 from serving.saved_model import read_variables
 
 TENSORS = (
@@ -25,6 +25,9 @@ MARGIN = 8
 
 CHUNKS = 4
 """Parts of a scan, so that the floats of one stay in a core's cache: a quarter faster on a busy machine."""
+
+MOST_EXCLUDED = 3
+"""Times `measured_k` that excluded rows may stand in a scan's way; beyond, exact search answers."""
 
 NEVER = 1 << 30
 """The place of a row that is not scanned."""
@@ -45,9 +48,9 @@ class PartitionedIndex(tf.Module):
 
     Vectors and queries may have any length, see `serving.partitioned_layout`. The budget is chosen by measured recall of
     `measured_k` items (`serving.partitioned_build`); a query gets more in proportion to k and to its excluded rows that
-    stand among the scanned ones. One that would scan half of the catalogue, or whose blocks hold fewer than k items, is
-    answered by exact search: every one of the k places is filled as long as items are left. A batch is searched a query at
-    a time, so that its answers are those of single queries and its memory is bounded.
+    stand among the scanned ones. Where these are very many, or half of the catalogue would be scanned, or the blocks hold
+    fewer than k items, exact search answers: every one of the k places is filled as long as items are left. A batch is
+    searched a query at a time, so that its answers are those of single queries and its memory is bounded.
 
     All shapes are free: no batch size, k or number of excluded rows is slower for being new. Nothing is compiled by XLA. A
     stock TF Serving refuses compiled graphs ("XLA compilation disabled") unless it is started with
@@ -67,6 +70,7 @@ class PartitionedIndex(tf.Module):
         super().__init__(name="partitioned_index")
         self.item_rows, self.width = tensors["vectors"].shape
         self.blocks, self.leaves = len(tensors["codes"]), len(tensors["router"])
+        self.leaf_blocks = int(np.diff(tensors["first_blocks"]).min())
         self.tensors = {name: tf.Variable(tensors[name], trainable=False, name=f"index_{name}") for name in TENSORS}
         self.budget = tf.Variable(budget, dtype=tf.int32, trainable=False, name="index_budget")
         self.measured_k = tf.Variable(measured_k, dtype=tf.int32, trainable=False, name="index_measured_k")
@@ -87,7 +91,7 @@ class PartitionedIndex(tf.Module):
 
         Args:
             item_embeddings: f32 [N + 1, D], row 0 ignored.
-            leaves: default see `default_leaves`.
+            leaves: of k-means, see `partition`; default see `default_leaves`.
             budget: blocks that a query scans; default a thirtieth, `serving.index_tuning` chooses it by measured recall.
             measured_k: the k that the budget is meant for.
             vectors: "float16" (scores within 2^-11 of each value) or "float32".
@@ -109,7 +113,7 @@ class PartitionedIndex(tf.Module):
         largest = float(np.abs(table[1:]).max())
         if vectors == "float16" and largest > float(np.finfo(np.float16).max):
             raise ValueError(f"vectors: half precision ends at 65504, received a value of {largest:g}; take 'float32'")
-        tensors = lay_out(table, nearest_leaves(table[1:], train_leaves(table[1:], leaves, seed)), vectors)
+        tensors = lay_out(table, partition(table[1:], leaves, seed), vectors)
         return cls(tensors, budget=budget or -(-len(tensors["codes"]) // 30), measured_k=measured_k)
 
     def search(self, queries, k, excluded):
@@ -120,8 +124,8 @@ class PartitionedIndex(tf.Module):
         k, excluded, batch = checked_k(k), known_rows(excluded, self.item_rows), tf.shape(queries)[0]
         scores = tf.matmul(queries, self.tensors["router"], transpose_b=True)
         scores += tf.norm(queries, axis=1, keepdims=True) * self.tensors["reach"]
-        # Every leaf has a block, so that as many leaves as blocks are always enough.
-        most = self._blocks_for(k + tf.minimum(tf.shape(excluded)[1], self.measured_k))
+        # So many leaves always have enough blocks.
+        most = self._blocks_for(k + tf.minimum(tf.shape(excluded)[1], self._most_excluded())) // self.leaf_blocks + 1
         leaves = tf.math.top_k(scores, tf.minimum(most, self.leaves)).indices
 
         def one():
@@ -151,13 +155,17 @@ class PartitionedIndex(tf.Module):
         steps = tf.range(budget)
         blocks = steps + tf.gather(shift, tf.searchsorted(ends, steps, side="right"))
         rows, scores = self._scan(query, blocks, barred, k)
-        insufficient = (2 * budget > self.blocks) | tf.reduce_any(scores[-1:] == LOWEST)
+        insufficient = (among > self._most_excluded()) | (2 * budget > self.blocks) | tf.reduce_any(scores[-1:] == LOWEST)
 
         def exact():
             rows, scores = exact_search(self.tensors["vectors"], query[None], k, excluded[None])
             return rows[0], scores[0]
 
         return tf.cond(insufficient, exact, lambda: (rows, scores))
+
+    def _most_excluded(self):
+        """Excluded rows in the way that a longer scan makes up for."""
+        return MOST_EXCLUDED * self.measured_k
 
     def _blocks_for(self, wanted):
         """Blocks to scan for so many rows: the budget, more beyond what it was measured for, and enough for the bound."""

@@ -14,6 +14,7 @@ from keras import ops
 from serving.export import RANKING, RETRIEVAL, RETRIEVAL_SCANN, export_release
 from serving.export_retrieval import RetrievalModule
 from serving.index import LOWEST, ExactIndex
+from serving.partitioned_index import PartitionedIndex
 from serving.release import ReleaseError, verify_release
 from serving.request_history import ServingTables
 from serving.saved_model import operations
@@ -313,3 +314,21 @@ def test_parts_of_different_runs_are_refused(world, tmp_path):
         (tmp_path / "ids.txt").write_text(text, newline="")
         with pytest.raises(ValueError, match=rule):
             VocabularyTables(tmp_path / "ids.txt", "items")
+
+
+def test_retrieval_searches_a_partitioned_index_of_core_operations(world, tmp_path):
+    """Not all of the catalogue is read, so that not all is found; what is, is new to the user and truly scored."""
+    index = PartitionedIndex.build(world.items, leaves=12, budget=8, measured_k=10, vectors="float32")
+    assert index.blocks >= 2 * 8
+    RetrievalModule(world.tables, world.tower, index).save(tmp_path / "retrieval")
+    assert all(hasattr(tf.raw_ops, name) for name in operations(tmp_path / "retrieval"))
+    users = [1, 2, 17, 0]
+    answer = session(tmp_path / "retrieval", request([f"user {user}" if user else "who?" for user in users]))
+    found = 0
+    for line, user in enumerate(users):
+        history = world.tables.history[user].tolist()
+        rows = [int(name.removeprefix(b"item ")) for name in answer["item_ids"][line]]
+        assert len(set(rows)) == 10 and not set(rows) & world.seen(user)
+        np.testing.assert_allclose(answer["scores"][line], world.items[rows] @ world.query(user, history), atol=1e-5)
+        found += len(set(answer["item_ids"][line]) & set(world.expected(user, history, world.seen(user), 10)))
+    assert found >= 32
