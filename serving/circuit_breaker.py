@@ -96,7 +96,7 @@ class CircuitBreaker:
             if self._until is not None:  # a call from before it opened
                 return
             self._failed.append(not succeeded)
-            if len(self._failed) >= self._least and sum(self._failed) >= self._share * len(self._failed):
+            if not succeeded and len(self._failed) >= self._least and sum(self._failed) >= self._share * len(self._failed):
                 self._open()
 
     def _open(self) -> None:

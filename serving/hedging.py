@@ -59,7 +59,7 @@ class HedgePolicy:
     def spend(self) -> bool:
         """Takes one hedge from the budget; False when there is none left."""
         with self._lock:
-            if self._tokens < 1.0:
+            if self._tokens < 1.0 - 1e-9:  # tenths do not add up to one exactly
                 return False
             self._tokens -= 1.0
             return True
