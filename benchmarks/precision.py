@@ -80,7 +80,7 @@ def latency(retrieval: RetrievalModule, ranking: RankingModule, users: np.ndarra
     nothing, seconds = tf.zeros((1, 0), tf.string), []
     for user in users:
         start = time.perf_counter()
-        name = tf.constant(user[None])
+        name = tf.constant([user])
         found = retrieval.retrieve(name, nothing, nothing, tf.constant(candidates))
         ranking.rank(name, nothing, found["item_ids"], found["scores"], tf.constant([0], tf.int64))["score"].numpy()
         seconds.append(time.perf_counter() - start)
@@ -133,10 +133,8 @@ def main() -> None:
     requests = make_requests(dataset, "test", known_splits=KNOWN, history_length=served.history_length)
     if arguments.quick:
         requests = requests.take(np.arange(min(200, len(requests.users))))
-    user_ids = (arguments.run / "ingest" / "user_ids.txt").read_text().split("\n")
-    item_ids = (arguments.run / "ingest" / "item_ids.txt").read_text().split("\n")
-    users = np.array([user_ids[row].encode() for row in requests.users], object)
-    row_of = {name.encode(): row for row, name in enumerate(item_ids) if row}
+    users = np.array([name.encode() for name in dataset.users["user_id"].iloc[requests.users]], object)
+    row_of = {name.encode(): row for row, name in enumerate(dataset.items["item_id"]) if row}
     results: dict[str, dict[str, Any]] = {}
     reference: tuple[np.ndarray, np.ndarray] | None = None
     for precision in (*PRECISIONS, "float32"):
@@ -172,7 +170,7 @@ def main() -> None:
                 "benchmark": "precision",
                 "run": arguments.run.name,
                 "users": len(users),
-                "items": len(item_ids) - 1,
+                "items": len(row_of),
                 "width": served.items.shape[1],
                 "precisions": results,
             }
