@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,10 +83,7 @@ class FakeRecommender:
     def search(self, query: str, k: int = 10, **options: Any) -> list[Found]:
         self.calls.append({"query": query, "k": k, **options})
         self._fail()
-        try:
-            vector = np.array([float(query), 1.0], np.float32)
-        except ValueError:
-            return []
+        vector = np.array([_number(query), 1.0], np.float32)
         added, excluded = options.get("added"), options["exclude_item_ids"]
         ids = [name for name in sorted(self.known) if name not in excluded]
         scores = np.array([_beside(float(name[1:])) @ vector for name in ids], np.float32)
@@ -103,12 +101,16 @@ class FakeRecommender:
     def encode_items(self, items: Sequence[NewItem], **options: Any) -> EncodedItems:
         self._fail()
         self.encoded += items
-        places = np.array([[float(item.title or 0)] for item in items], np.float32)
+        places = np.array([[_number(item.title)] for item in items], np.float32)
         return EncodedItems(places + 100 * self.version, np.ones((len(items), 1), bool), {"text": places}, self.version)
 
     def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None:
         self._fail()
         return np.stack([_beside(float(place)) for place in encoded.vectors["text"][:, 0]])
+
+    def explain(self, user_id: str, item_ids: Sequence[str], **options: Any) -> list[Any]:
+        self._fail()
+        return []  # it knows of no reasons
 
     def _fail(self) -> None:
         if self.error is not None:
@@ -121,6 +123,11 @@ class FakeRecommender:
         if added is not None:
             ids, scores = added.merge(np.ones(1), ids, scores, 1000, self.version, excluded=excluded)
         return [name.decode() for name in ids], scores.tolist()
+
+
+def _number(text: str) -> float:
+    """A short number; 0 for any other text."""
+    return float(text) if re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text, re.ASCII) else 0.0
 
 
 def _beside(row: float) -> np.ndarray:
