@@ -12,12 +12,14 @@ from pipeline.list_metrics import exposure, group_shares, intra_list_distance, i
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.policy_pages import RankedRequests
 from pipeline.segments import MINIMUM_USERS
-from ranking.exposure import find_group_boost, floors_by_user_group
+from ranking.exposure import find_floor, find_group_boost
 from ranking.policy import Policy
 
 PAGE = 10
 LAMBDAS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 DPPS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+RAISES = (1.1, 1.25, 1.5)
+"""Shares of the exposure that boosts are tried for, as multiples of what the protected group has anyway."""
 CERTAIN = 0.5
 """Significance at which a floor asks for about the share itself."""
 
@@ -105,14 +107,15 @@ def judge_fairness(
     Returns:
         {"protected", "share_of_catalogue", "share_of_choices", "target", "policies": {"none", "floor", "boost":
         {"ndcg@10", "cost": relative loss, "exposure_share", "disparity": exposure share over share of choices, 1 = as
-        much as people choose}}, "users": see `judge_user_groups`}. The target is the group's share of the choices of
-        `tuning`.
+        much as people choose}}, "raised": the same figures, with "target" and "boost", of boosts to `RAISES` times what the
+        group has anyway, "users": see `judge_user_groups`}. The target is the group's share of the choices of `tuning`.
     """
     group = np.asarray(ranked.facts.protected, bool)
     # By the group as it was then: an item that was chosen a lot is rare no longer.
     target = float(np.asarray(tuning.facts.protected, bool)[tuning.requests.relevant.rows].mean())
     merit = float(group[ranked.requests.relevant.rows].mean())
-    boost = find_group_boost(ranked.scores, ranked.rows > 0, group[ranked.rows], target, PAGE)
+    boost_to = lambda share: find_group_boost(ranked.scores, ranked.rows > 0, group[ranked.rows], share, PAGE)  # noqa: E731
+    boost = boost_to(target)
     policies = {
         "none": Policy(),
         "floor": Policy(group_share=target, significance=CERTAIN),
@@ -125,17 +128,22 @@ def judge_fairness(
         "target": target,
         "boost": boost,
         "policies": {},
+        "raised": [],
     }
-    for name, policy in policies.items():
+    plain = mean_over_users(ndcg_at_k(ranked.pages(Policy(), PAGE), ranked.requests.relevant, PAGE))
+
+    def figures(policy: Policy) -> dict[str, float]:
         pages = ranked.pages(policy, PAGE)
         quality, share = mean_over_users(ndcg_at_k(pages, ranked.requests.relevant, PAGE)), _share(pages, group)
-        plain = result["policies"].get("none", {}).get("ndcg@10", quality)
-        result["policies"][name] = {
-            "ndcg@10": quality,
-            "cost": 1 - quality / plain if plain else float("nan"),
-            "exposure_share": share,
-            "disparity": share / merit if merit else float("nan"),
-        }
+        cost, disparity = (1 - quality / plain if plain else np.nan), (share / merit if merit else np.nan)
+        return {"ndcg@10": quality, "cost": cost, "exposure_share": share, "disparity": disparity}
+
+    result["policies"] = {name: figures(policy) for name, policy in policies.items()}
+    for raised in RAISES:
+        share = raised * result["policies"]["none"]["exposure_share"]
+        if 0 < share < 1:
+            boost = boost_to(share)
+            result["raised"].append({"target": share, "boost": boost, **figures(Policy(group_boost=boost))})
     if user_group is not None and group_names is not None:
         result["users"] = {"column": column, **judge_user_groups(ranked, user_group, group_names)}
     return result
@@ -143,7 +151,7 @@ def judge_fairness(
 
 def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: list[str]) -> dict[str, Any]:
     """How differently groups of users are served, before and after floors that bring their shares of protected items
-    together: no group is shown less of them than all users are on average (`floors_by_user_group`).
+    together: each group that is shown less of them than all users are on average gets the floor that brings it there.
 
     Returns:
         {"groups": {name: {"users", "ndcg@10": [before, after], "protected_share": [before, after], "floor"}}, "gap":
@@ -153,8 +161,12 @@ def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: 
     group = np.asarray(ranked.facts.protected, bool)
     count = len(group_names)
     mine, plain = user_group[ranked.requests.users], ranked.pages(Policy(), PAGE)
-    shares = np.array([_share(plain[mine == code], group) for code in range(count)])
-    floors = floors_by_user_group(shares, np.bincount(mine, minlength=count).astype(float))
+    average, floors = _share(plain, group), np.zeros(count, np.float32)
+    for code in range(count):
+        inside = np.flatnonzero(mine == code)
+        if len(inside) >= MINIMUM_USERS:
+            theirs = ranked.take(inside)
+            floors[code] = find_floor(lambda floor, theirs=theirs: _share(_floored(theirs, floor), group), average)
     pages = [plain, ranked.pages(Policy(significance=CERTAIN), PAGE, group_share=floors[mine])]
     quality = [ndcg_at_k(shown, ranked.requests.relevant, PAGE) for shown in pages]
     groups = {}
@@ -169,6 +181,10 @@ def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: 
             }
     means = [mean_over_users(values) for values in quality]
     return {"groups": groups, "gap": _gaps(groups), "cost": 1 - means[1] / means[0] if means[0] else float("nan")}
+
+
+def _floored(ranked: RankedRequests, floor: float) -> NDArray:
+    return ranked.pages(Policy(group_share=floor, significance=CERTAIN), PAGE)
 
 
 def _gaps(groups: dict[str, Any]) -> dict[str, list[float]]:

@@ -37,6 +37,11 @@ class RankedRequests:
     facts: PolicyTables
     tokens: np.ndarray
 
+    def take(self, index: np.ndarray) -> RankedRequests:
+        """Some of the requests."""
+        parts = (self.rows[index], self.scores[index], self.click[index])
+        return RankedRequests(self.requests.take(index), *parts, self.facts, self.tokens)
+
     def pages(self, policy: Policy, k: int, group_share: np.ndarray | None = None) -> np.ndarray:
         """The pages of all requests, item rows int32 [Q, k].
 

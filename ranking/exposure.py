@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -93,24 +94,26 @@ def exposure_share(scores: np.ndarray, kept: np.ndarray, protected: np.ndarray, 
     return float((shown * np.take_along_axis(protected, order, axis=1)).sum() / total) if total else float("nan")
 
 
-def floors_by_user_group(shares: np.ndarray, weights: np.ndarray, slack: float = 0.0) -> np.ndarray:
-    """Least shares that bring the users' groups together: no group sees less of the protected items than all do on
-    average, up to `slack`.
+def find_floor(share_at: Callable[[float], float], target: float, steps: int = 8) -> float:
+    """The floor whose share of exposure comes nearest to a target, 0 where there is enough without one.
 
-        floor_g = max(0, sum_h w_h share_h / sum_h w_h - slack)  for groups below it, 0 for the others
+    A floor lifts the pages below it and leaves the others as they are, so the share of all pages together rises above the
+    floor itself: the floor that gives a group of users an average share is lower than that share, and is searched for.
 
     Args:
-        shares: [G] share of the protected items among what each users' group is shown; NaN = nobody in it.
-        weights: [G] requests of each group.
-
-    Returns: [G], for `group_share` of each user's requests.
+        share_at: the share that pages have under a floor (`group_share`), rising with it. target: in [0, 1].
+        steps: of a bisection.
 
     Example:
-        >>> floors_by_user_group(np.array([0.1, 0.3]), np.array([1.0, 1.0])).tolist()
-        [0.2, 0.0]
+        >>> find_floor(lambda floor: max(0.3, 0.2 + floor / 2), target=0.4)
+        0.3984375
     """
-    known = np.isfinite(shares) & (weights > 0)
-    if not known.any():
-        return np.zeros(len(shares))
-    average = float(np.average(shares[known], weights=weights[known]))
-    return np.where(known & (shares < average), max(average - slack, 0.0), 0.0)
+    before = share_at(0.0)
+    if not before < target:
+        return 0.0
+    low, high, shares = 0.0, 1.0, {0.0: before, 1.0: share_at(1.0)}
+    for _ in range(steps):
+        middle = (low + high) / 2
+        shares[middle] = share_at(middle)
+        low, high = (low, middle) if shares[middle] >= target else (middle, high)
+    return min((low, high), key=lambda floor: abs(shares[floor] - target))

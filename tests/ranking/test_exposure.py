@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ranking.array_ops import numpy_ops
-from ranking.exposure import exposure_share, find_group_boost, floors_by_user_group, least_protected
+from ranking.exposure import exposure_share, find_floor, find_group_boost, least_protected
 
 
 @pytest.mark.parametrize(("share", "significance"), [(0.1, 0.1), (0.5, 0.05), (0.7, 0.25), (0.0, 0.1), (1.0, 0.1)])
@@ -46,8 +46,13 @@ def test_exposure_share_is_that_of_a_loop():
     assert exposure_share(scores, kept, protected, 4, 0.0) == pytest.approx(shown / total)
 
 
-def test_floors_lift_the_users_who_see_less():
-    floors = floors_by_user_group(np.array([0.2, 0.4, np.nan, 0.1]), np.array([10, 10, 0, 20.0]), slack=0.05)
-    average = (0.2 * 10 + 0.4 * 10 + 0.1 * 20) / 40
-    np.testing.assert_allclose(floors, [0, 0, 0, average - 0.05])
-    assert not floors_by_user_group(np.array([np.nan]), np.array([0.0])).any()
+def test_the_floor_comes_nearest_to_the_share():
+    """On pages of ten in which a floor of f means at least ceil(10 f) protected items."""
+    own = np.random.default_rng(2).integers(0, 8, 500)
+    share = lambda floor: float(np.maximum(own, math.ceil(10 * floor)).mean() / 10)  # noqa: E731
+    for target in (0.4, 0.5, 0.7):
+        floor = find_floor(share, target)
+        nearest = min((math.ceil(10 * each) / 10 for each in np.arange(0, 1.01, 0.1)), key=lambda f: abs(share(f) - target))
+        assert abs(share(floor) - target) == pytest.approx(abs(share(nearest) - target))
+        assert floor < target
+    assert find_floor(share, share(0.0)) == 0 and find_floor(lambda floor: math.nan, 0.3) == 0
