@@ -16,7 +16,7 @@ from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.off_policy_stage import estimate_off_policy
 from pipeline.order_quality import judge_orders, task_targets
 from pipeline.probability_quality import judge_probabilities
-from pipeline.rank_requests import answer, order_by, propose
+from pipeline.rank_requests import answer, answer_fold, order_by, propose
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
 from pipeline.request_quality import judged_requests, mean_by_user, request_values, summarise_requests
 from pipeline.segments import domain_groups, find_segments, popularity_groups
@@ -84,7 +84,8 @@ def evaluate_ranking(
     )
     heads = judge_probabilities(found, lists, form.spec.heads, segments)
     visits = judged_requests(fold)
-    visit_users, by_visit = visits.requests.user, request_values(visits, form, trained)
+    visit_users, told = visits.requests.user, answer_fold(form, visits)
+    by_visit = request_values(visits, told["score"], form, trained)
     by_request = summarise_requests(by_visit, visit_users, config.seed)
     result: dict[str, Any] = {
         "ndcg@10": by_request["ranked"][0],
@@ -104,7 +105,7 @@ def evaluate_ranking(
         "order": judge_orders(orders, targets, requests.users, segments, config.seed),
         "exposure": judge_exposure(orders, requests.relevant, dataset.counts, groups, vectors),
     }
-    if (off_policy := estimate_off_policy(dataset, form, fold, config.seed)) is not None:
+    if (off_policy := estimate_off_policy(dataset, visits, told, form.spec.heads)) is not None:
         result["off_policy"] = off_policy
     if trained is not None:
         result["lightgbm"] = boosted_trees_report(trained)

@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from data.dataset import Dataset
 from data.schema import SPLIT_CODES
 from pipeline.off_policy import LoggedActions, difference, doubly_robust, inverse_propensity, self_normalised
-from pipeline.ranking_lists import RankingFold
 from ranking.requests import Requests
 
 CLIP = 50.0
 """Largest importance weight, unless said otherwise."""
-MOST_PAGES = 3_000
-"""Pages whose candidates are all ranked again; of more a random choice is judged."""
 MINIMUM_PAGES = 100
 
 
@@ -46,12 +43,11 @@ def page_propensities(dataset: Dataset, split: str, requests: Requests) -> NDArr
     return np.where(found, values[place] if len(keys) else np.nan, np.nan)
 
 
-def logged_pages(dataset: Dataset, split: str, fold: RankingFold, seed: int) -> RankingFold:
-    """The requests all of whose impressions have a propensity, at most `MOST_PAGES` of them."""
-    known = np.isfinite(page_propensities(dataset, split, fold.requests))
-    missing = np.bincount(fold.requests.owner[~known], minlength=len(fold.requests))
-    whole = np.flatnonzero((missing == 0) & (np.diff(fold.requests.start) > 0))
-    return fold.take(np.sort(np.random.default_rng(seed).permutation(whole)[:MOST_PAGES]))
+def whole_pages(dataset: Dataset, split: str, requests: Requests) -> NDArray[np.int64]:
+    """Which requests are pages that can be judged: those all of whose impressions have a propensity."""
+    missing = np.isnan(page_propensities(dataset, split, requests))
+    missed = np.bincount(requests.owner[missing], minlength=len(requests))
+    return np.flatnonzero((missed == 0) & (np.diff(requests.start) > 0))
 
 
 def judge_pages(

@@ -28,8 +28,10 @@ def off_policy(
     """
     from data.dataset import Dataset
     from pipeline.off_policy_stage import estimate_off_policy
+    from pipeline.rank_requests import answer_fold
     from pipeline.ranking_lists import retrieve_fold
-    from pipeline.ranking_stage import RetrievalSide
+    from pipeline.request_quality import judged_requests
+    from pipeline.retrieval_side import RetrievalSide
     from pipeline.stage import StageError, read_manifest
     from ranking.serving_form import RankingServingForm
 
@@ -48,7 +50,10 @@ def off_policy(
         known_splits=tuple(judged["config"]["mask_splits"]),
         query_history=side.history_length,
     )
-    found = estimate_off_policy(dataset, form, fold, form.config.seed, reward=reward, size=size, clip=clip or None)
+    fold = judged_requests(fold)
+    found = estimate_off_policy(
+        dataset, fold, answer_fold(form, fold), form.spec.heads, reward=reward, size=size, clip=clip or None
+    )
     if found is None:
         raise StageError(
             f"--run: the test split of {run} has too few pages whose every event has a propensity. Add the column "

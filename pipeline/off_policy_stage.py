@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.dataset import Dataset
-from pipeline.logged_pages import CLIP, MINIMUM_PAGES, judge_pages, logged_pages, page_propensities
-from pipeline.rank_requests import answer, order_by
+from pipeline.logged_pages import CLIP, MINIMUM_PAGES, judge_pages, page_propensities, whole_pages
+from pipeline.rank_requests import order_by
 from pipeline.ranking_lists import RankingFold
-from ranking.serving_form import RankingServingForm
-
-REWARDS = ("click", "like", "purchase")
 
 
 def estimate_off_policy(
     dataset: Dataset,
-    form: RankingServingForm,
     fold: RankingFold,
-    seed: int,
+    found: Mapping[str, NDArray],
+    heads: Sequence[str],
     *,
     split: str = "test",
     reward: str = "click",
@@ -31,19 +30,21 @@ def estimate_off_policy(
     The reward model of DR is the ranker's own: of a click 1 − P(skip) where it has learned skips, which it knows of shown
     items alone, as this question does; else the calibrated probability of the reward among all candidates.
 
+    Args:
+        fold: requests of the split, with what the index answered. found: the ranker's answer to them, {head or `score`:
+            [R, T]}. heads: those that were trained.
+
     Returns: None where fewer than `MINIMUM_PAGES` pages have all their propensities.
     """
     if not np.isfinite(dataset.propensity).any():
         return None
-    pages = logged_pages(dataset, split, fold, seed)
-    requests = pages.requests
-    if len(requests) < MINIMUM_PAGES:
+    chosen = whole_pages(dataset, split, fold.requests)
+    if len(chosen) < MINIMUM_PAGES:
         return None
-    propensity = page_propensities(dataset, split, requests)
-    given = (requests.user, requests.history, pages.rows, pages.scores, requests.timestamp)
-    found = answer(form, *given, context=requests.context)
-    chance = 1 - found["skip"] if reward == "click" and "skip" in form.spec.heads else found[reward]
-    orders = {"ranked": order_by(pages.rows, found["score"]), "retrieval": pages.rows}
+    pages = fold.take(chosen)
+    propensity = page_propensities(dataset, split, pages.requests)
+    chance = (1 - found["skip"] if reward == "click" and "skip" in heads else found[reward])[chosen]
+    orders = {"ranked": order_by(pages.rows, found["score"][chosen]), "retrieval": pages.rows}
     return judge_pages(
-        requests, propensity, orders, chance.astype(np.float64), pages.rows, reward=reward, size=size, clip=clip
+        pages.requests, propensity, orders, chance.astype(np.float64), pages.rows, reward=reward, size=size, clip=clip
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.examples import Requests
-from pipeline.ranking_lists import QueryFunction, SearchFunction, search_released
+from pipeline.ranking_lists import QueryFunction, RankingFold, SearchFunction, search_released
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
 
@@ -46,6 +46,13 @@ def answer(
         )
         parts.append({name: np.asarray(value)[: part.stop - part.start] for name, value in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def answer_fold(form: Callable[..., Mapping[str, Any]], fold: RankingFold) -> dict[str, np.ndarray]:
+    """The answer to all that the index proposed for the requests of a fold. {every head of HEADS, score: [R, T]}"""
+    asked = fold.requests
+    given = (asked.user, asked.history, fold.rows, fold.scores, asked.timestamp)
+    return answer(form, *given, context=asked.context)
 
 
 def propose(

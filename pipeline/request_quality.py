@@ -17,7 +17,7 @@ from pipeline.boosted_trees import load_boosted_trees, score_candidates
 from pipeline.bootstrap import bootstrap_ratios
 from pipeline.interactions import Interactions
 from pipeline.metrics import mean_over_users, ndcg_at_k
-from pipeline.rank_requests import answer, order_by
+from pipeline.rank_requests import order_by
 from pipeline.ranking_lists import RankingFold
 from ranking.requests import Requests
 from ranking.serving_form import RankingServingForm
@@ -42,24 +42,22 @@ def judged_requests(fold: RankingFold) -> RankingFold:
 
 
 def request_values(
-    fold: RankingFold, form: RankingServingForm, trained: Path | None, k: int = 10
+    fold: RankingFold, scores: NDArray, form: RankingServingForm, trained: Path | None, k: int = 10
 ) -> dict[str, NDArray[np.float64]]:
     """NDCG@k of the orders that ranker, retrieval and boosted trees give to the same candidates, request by request.
 
     Args:
-        fold: requests of the judged split with their past, and what the index answered.
+        fold: requests of the judged split with their past, and what the index answered. scores: [R, T], the ranker's.
+        form: whose features the trees read.
         trained: folder of the ranking stage, where boosted trees may lie; None = none.
 
     Returns: {`ranked`, `retrieval`, and `lightgbm` where there are trees: [R]}, NaN where a request chose nothing.
     """
     asked = fold.requests
-    given = (asked.user, asked.history, fold.rows, fold.scores, asked.timestamp)
-    orders = {
-        "ranked": order_by(fold.rows, answer(form, *given, context=asked.context)["score"]),
-        "retrieval": fold.rows,
-    }
+    orders = {"ranked": order_by(fold.rows, scores), "retrieval": fold.rows}
     if trained is not None and (booster := load_boosted_trees(trained)) is not None:
-        orders["lightgbm"] = order_by(fold.rows, score_candidates(booster, form, *given, asked.context))
+        given = (asked.user, asked.history, fold.rows, fold.scores, asked.timestamp, asked.context)
+        orders["lightgbm"] = order_by(fold.rows, score_candidates(booster, form, *given))
     wanted = wanted_items(asked)
     return {name: ndcg_at_k(rows[:, :k], wanted, k) for name, rows in orders.items()}
 

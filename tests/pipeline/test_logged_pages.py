@@ -6,8 +6,7 @@ import pytest
 
 from data.dataset import Dataset
 from data.schema import EVENT_CODES, TEST, Schema
-from pipeline.logged_pages import judge_pages, logged_pages, page_propensities
-from pipeline.ranking_lists import RankingFold
+from pipeline.logged_pages import judge_pages, page_propensities, whole_pages
 from ranking.requests import group_requests
 
 ITEMS, DAY = 15, 86_400
@@ -41,13 +40,6 @@ def log_of(users, days, seed, *, known=1.0):
     return dataset, requests
 
 
-def fold_of(requests):
-    count = len(requests)
-    rows = np.tile(np.arange(1, ITEMS + 1), (count, 1))
-    nothing = np.zeros(0, np.int64)
-    return RankingFold(requests, np.zeros((count, 1)), rows, np.zeros(rows.shape), nothing, nothing)
-
-
 def test_propensities_find_the_impression_they_belong_to():
     dataset, requests = log_of(30, 3, 1, known=0.8)
     found = page_propensities(dataset, "test", requests)
@@ -56,7 +48,7 @@ def test_propensities_find_the_impression_they_belong_to():
         mine = dataset.events.query(f"user == {requests.user[owner]} and item == {item}")
         mine = mine[(mine["timestamp"] >= begun) & (mine["timestamp"] < begun + DAY)]
         np.testing.assert_equal(found[place], np.float64(mine["propensity"].iloc[0]))
-    pages = logged_pages(dataset, "test", fold_of(requests), 0).requests
+    pages = requests.take(whole_pages(dataset, "test", requests))
     assert 0 < len(pages) < len(requests)
     assert np.isfinite(page_propensities(dataset, "test", pages)).all()
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.rank_requests import answer_fold
 from pipeline.ranking_lists import RankingFold
 from pipeline.request_quality import request_values, summarise_requests, wanted_items, with_intervals
 from ranking.requests import group_requests
@@ -64,7 +65,8 @@ def test_a_visit_wants_what_was_chosen_in_it(fold):
 
 
 def test_orders_are_judged_as_in_the_loop(fold):
-    by_request = request_values(fold, Knowing(fold), None, k=5)
+    knowing = Knowing(fold)
+    by_request = request_values(fold, answer_fold(knowing, fold)["score"], knowing, None, k=5)
     found = summarise_requests(by_request, fold.requests.user, seed=1, k=5)
     expected = {"ranked": [], "retrieval": []}
     for number, rows in enumerate(fold.rows.tolist()):
