@@ -22,10 +22,11 @@ REPORT = "report.json"
 REPORTED_K = 100
 
 PARTITION_FROM = 10_000
-"""Items from which a partitioned index is built and measured; with fewer, a few hundred of them fill half of its blocks."""
+"""Items from which a partitioned index is built and measured; with fewer, a hundred of them ask for half of its blocks."""
 
 EXACT_BELOW = 50_000
-"""Items below which `auto` takes exact search without asking further."""
+"""Items below which `auto` takes exact search without asking further. Medians of exact search and of a partitioned index with
+recall 0.98, width 64, one core: 0.27 and 0.34 ms for 20,000 items, 0.56 and 0.55 for 50,000, 1.20 and 0.62 for 100,000."""
 
 
 class RecallBelowFloor(ValueError):
@@ -200,7 +201,10 @@ def load_index(folder: str | Path, kind: str = "auto") -> CandidateIndex:
         ValueError: unknown kind. FileNotFoundError: no index of that kind was built there.
     """
     if kind in ("auto", "stock"):
-        kind = read_report(folder)["kind" if kind == "auto" else "stock_kind"]
+        report = read_report(folder)
+        if "stock_kind" not in report:
+            raise FileNotFoundError(f"folder: {folder} was built before indexes were chosen; run the index stage again")
+        kind = report["kind" if kind == "auto" else "stock_kind"]
     if kind not in KINDS:
         raise ValueError(f"kind: must be 'auto', 'stock' or one of {KINDS}, received {kind!r}")
     if not (Path(folder) / kind / "saved_model.pb").is_file():
