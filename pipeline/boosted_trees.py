@@ -49,7 +49,7 @@ def fit_boosted_trees(
 
     Args:
         form: of the trained ranker, with popularity as of the past.
-        training, held_out: lists of the users that the ranker learned from, and of those that it was stopped on.
+        training, held_out: the lists that the ranker learned from, and those that it was stopped on.
 
     Returns: {rounds, valid_ndcg@10, lists, seconds}, or {skipped: why} where LightGBM cannot be loaded.
     """
