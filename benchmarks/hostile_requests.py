@@ -139,7 +139,7 @@ def from_bytes(url: str, count: int, tally: Tally, say: Callable[[int], None]) -
                 connection.shutdown(socket.SHUT_WR)
                 while part := connection.recv(65_536):
                     answer += part
-            except ConnectionError:
+            except OSError:
                 pass  # refused while it was still being sent: an answer, too
         status = int(answer[9:12]) if answer[:5] == b"HTTP/" and answer[9:12].isdigit() else None
         shown = b"" if b"\r\nContent-Type: text/html" in answer[:400] else answer
