@@ -17,7 +17,7 @@ class RetrievalSide:
     """The trained towers and the built index of a run, as the plain functions that ranking asks.
 
     Args:
-        dataset: the ingested data. run: the run folder. kind: which index answers ("scann" or "exact").
+        dataset: the ingested data. run: the run folder. kind: which index answers, as `load_index` names it.
         unseen: what has not been fitted again on the validation split, where the served one has; searched exactly.
 
     Attributes:
