@@ -20,6 +20,7 @@ from pipeline.config import Config, ConfigError, load_config
 from pipeline.convert_command import convert
 from pipeline.deploy_command import deploy
 from pipeline.features_command import features_app
+from pipeline.feedback_command import add_feedback
 from pipeline.off_policy_command import off_policy
 from pipeline.release_command import release_app
 from pipeline.tune_command import tune
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(features_app, name="features")
 app.add_typer(release_app, name="release")
+app.command("add-feedback")(add_feedback)
 app.command()(compare)
 app.command()(convert)
 app.command()(deploy)

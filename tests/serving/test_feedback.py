@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import pyarrow.parquet as parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from data.dataset import DatasetError
 from data.ingest import ingest
@@ -27,6 +29,7 @@ from serving import feedback_log
 from serving.feedback_compact import add_feedback, compact
 from serving.feedback_log import FeedbackError, FeedbackLog
 from serving.feedback_partitions import partition_files, read_partitions
+from serving.live_items_log import LiveItem, LiveItemsLog, LiveVector, delete, put
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITER = """
@@ -223,6 +226,38 @@ def test_feedback_reaches_the_next_ingest(tmp_path: Path) -> None:
     assert dataset.report["events"] == 7 and dataset.report["quarantined"] == 0
     ann = dataset.events[dataset.events["user"] == dataset.user_ids.rows(np.array(["ann"], object))[0]]
     assert len(ann) == 2 and set(dataset.items["item_id"].iloc[ann["item"]]) == {"i1", "i2"}
+
+
+def test_items_of_a_running_catalogue_reach_the_next_ingest(tmp_path: Path) -> None:
+    source, media = tmp_path / "data", tmp_path / "data" / "media"
+    media.mkdir(parents=True)
+    table = {"item_id": ["i1", "i2"], "title": ["One", "Two"], "categories": [["a", "b"], ["c"]], "colour": ["red", "blue"]}
+    pd.DataFrame({**table, "created_at": pd.to_datetime([0, 86_400], unit="s", utc=True)}).to_parquet(source / "items.parquet")
+    users = pd.DataFrame({"user_id": ["u", "v"] * 2, "item_id": ["i1", "i2"] * 2, "timestamp": [1000, 2000, 90_000, 95_000]})
+    users.to_parquet(source / "interactions.parquet")
+    log = LiveItemsLog(tmp_path / "state" / "items")
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    path = log.keep_media(picture.getvalue(), ".png")
+    vector = LiveVector(1, False, np.ones(2, np.float32), None)
+    log.add(put(LiveItem("i2", title="Two, again", categories="c|d", created_at=172_800, price=2.5), vector))
+    log.add(put(LiveItem("new", title="New", categories="e", created_at=100_000, image=path), vector))
+    log.add(delete("i1"))
+    feedback = FeedbackLog(tmp_path / "state" / "feedback")
+    feedback.append([event("a", user_id="u", item_id="new", timestamp=150_000)])
+    feedback.close()
+    command = [sys.executable, "-m", "pipeline", "add-feedback", "--state", str(tmp_path / "state"), "--data", str(source)]
+    for added in ("1 changed, 1 added", "2 changed, 0 added"):
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert added in said and "3 in all" in said and "5 in all" in said
+    dataset = ingest(source, tmp_path / "ingested")
+    items = dataset.items.set_index("item_id")
+    assert list(dataset.items["item_id"]) == ["", "i1", "i2", "new"]
+    assert (items.loc["i2", "title"], items.loc["i2", "categories"], items.loc["i2", "price"]) == ("Two, again", "c|d", 2.5)
+    assert items.loc["new", "image"] == path and items.loc["new", "created_at"] == 100_000
+    words = dataset.attribute_vocabulary["colour"]
+    assert [words[code] for code in items["attribute_colour"]] == ["", "red", "blue", ""]
+    assert len(dataset.events) == 5 and dataset.report["quarantined"] == 0
 
 
 def test_a_folder_that_takes_no_feedback_is_refused(tmp_path: Path) -> None:
