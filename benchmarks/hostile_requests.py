@@ -157,8 +157,9 @@ def main() -> int:
     tally, started = Tally(), time.perf_counter()
     run, data, half = given_arguments.run, given_arguments.data, given_arguments.requests // 2
     with tempfile.TemporaryDirectory() as state, gateway(run, data, Path(state)) as url:
-        from_bytes(url, half, tally, lambda number: print(f"{number:,} raw", flush=True))
-        from_description(url, given_arguments.requests - half, tally)
+        from_description(url, half, tally)
+        left = given_arguments.requests - sum(tally.statuses.values())
+        from_bytes(url, left, tally, lambda number: print(f"{number:,} raw", flush=True))
         alive = httpx.get(f"{url}/healthz", timeout=SECONDS).json()["status"]
     total = sum(tally.statuses.values())
     print(f"{total:,} requests in {time.perf_counter() - started:.0f} s; afterwards the gateway is {alive}")

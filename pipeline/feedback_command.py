@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-
 StateOption = Annotated[Path, typer.Option("--state", help="The gateway's folder: feedback and added items.")]
 DataOption = Annotated[Path, typer.Option("--data", help="Dataset folder; each of its files is replaced whole or not at all.")]
 

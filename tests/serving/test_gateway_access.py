@@ -6,12 +6,18 @@ import io
 import json
 import logging
 import os
+import shutil
+import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,6 +193,35 @@ def test_a_server_that_others_could_reach_needs_a_key_file(folders, tmp_path: Pa
     assert main(["--config", str(tmp_path / "bad.toml")]) == 2
     said = capsys.readouterr().err
     assert "deadline_seconds" in said and "greater than 0" in said
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="a certificate is made with openssl")
+def test_tls(folders, keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, private_key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=IP:127.0.0.1", "-keyout", private_key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    given_settings = GatewaySettings(run=folders[0], keys=keys[0], certificate=certificate, private_key=private_key)
+    monkeypatch.setattr("serving.gateway_server.create_app", lambda settings: create_app(settings, FakeRecommender()))
+    server = uvicorn.Server(server_config(given_settings, "127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        reply = httpx.get(f"https://127.0.0.1:{port}/v1/recommend", headers=bearer(keys[1]["recommend"]), verify=trusted)
+        assert reply.status_code == 200 and "server" not in reply.headers
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{port}/healthz")
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+    with pytest.raises(ValueError, match="TLS needs both files"):
+        GatewaySettings(run=folders[0], certificate=certificate)
 
 
 def test_keys_are_made_on_the_command_line(folders, tmp_path: Path) -> None:
