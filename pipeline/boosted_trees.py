@@ -41,7 +41,7 @@ MODEL, REPORT = "boosted_trees.txt", "boosted_trees.json"
 def fit_boosted_trees(
     form: RankingServingForm, training: RankingLists, held_out: RankingLists, config: RankingConfig, out: Path
 ) -> dict[str, Any]:
-    """Fit LambdaRank trees to the clicks of training lists, stop on the held-out ones, and write both files to `out`.
+    """Fit LambdaRank trees to the clicks of training lists, stop on the held-out ones, and write both files to `out` (made if need be).
 
     The features are x_0 of the trained ranker, retrieval score and rank among them, so that the two differ in the model
     alone. Burges (2010), https://www.microsoft.com/en-us/research/publication/from-ranknet-to-lambdarank-to-lambdamart-an-overview/;
@@ -54,6 +54,7 @@ def fit_boosted_trees(
     Returns: {rounds, valid_ndcg@10, lists, seconds}, or {skipped: why} where LightGBM cannot be loaded.
     """
     begun = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
     try:
         import lightgbm
     except OSError as error:
