@@ -41,7 +41,7 @@ MODEL, REPORT = "boosted_trees.txt", "boosted_trees.json"
 def fit_boosted_trees(
     form: RankingServingForm, training: RankingLists, held_out: RankingLists, config: RankingConfig, out: Path
 ) -> dict[str, Any]:
-    """Fit LambdaRank trees to the clicks of training lists, stop on the held-out ones, and write both files to `out` (made if need be).
+    """Fit LambdaRank trees to the clicks of training lists, stop on the held-out ones, and write both files to `out`.
 
     The features are x_0 of the trained ranker, retrieval score and rank among them, so that the two differ in the model
     alone. Burges (2010), https://www.microsoft.com/en-us/research/publication/from-ranknet-to-lambdarank-to-lambdamart-an-overview/;
