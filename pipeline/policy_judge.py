@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -165,8 +166,7 @@ def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: 
     for code in range(count):
         inside = np.flatnonzero(mine == code)
         if len(inside) >= MINIMUM_USERS:
-            theirs = ranked.take(inside)
-            floors[code] = find_floor(lambda floor, theirs=theirs: _share(_floored(theirs, floor), group), average)
+            floors[code] = find_floor(functools.partial(_share_with, ranked.take(inside), group), average)
     pages = [plain, ranked.pages(Policy(significance=CERTAIN), PAGE, group_share=floors[mine])]
     quality = [ndcg_at_k(shown, ranked.requests.relevant, PAGE) for shown in pages]
     groups = {}
@@ -183,8 +183,8 @@ def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: 
     return {"groups": groups, "gap": _gaps(groups), "cost": 1 - means[1] / means[0] if means[0] else float("nan")}
 
 
-def _floored(ranked: RankedRequests, floor: float) -> NDArray:
-    return ranked.pages(Policy(group_share=floor, significance=CERTAIN), PAGE)
+def _share_with(ranked: RankedRequests, group: NDArray, floor: float) -> float:
+    return _share(ranked.pages(Policy(group_share=floor, significance=CERTAIN), PAGE), group)
 
 
 def _gaps(groups: dict[str, Any]) -> dict[str, list[float]]:

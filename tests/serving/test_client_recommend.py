@@ -35,7 +35,7 @@ class Server:
             figures = {name: np.array([[0.5, 0.25, 0.0]], np.float32) for name in ("scores", "click", "purchase", "like")}
             ranks = np.array([[2, 1, 0]], np.int32)
             answer = {"item_ids": ids("b", "a", ""), "propensities": 0.9 * one, "retrieval_scores": one, **figures}
-            return {**answer, "retrieval_ranks": ranks}, 4
+            return {**answer, "retrieval_ranks": ranks, "query": np.ones((1, 2), np.float32)}, 4
         if model == "retrieval":
             return {"item_ids": ids("a", "b", "c"), "scores": one, "query": np.ones((1, 2), np.float32)}, 4
         order = np.arange(inputs["candidate_ids"].shape[1], dtype=np.float32)[None]
@@ -113,12 +113,14 @@ def test_other_failures_are_failures():
     assert len(server.calls) == 1
 
 
-def test_added_items_take_two_calls_and_hidden_ones_do_not():
+def test_added_items_that_reach_the_page_take_two_calls_more_and_hidden_ones_none():
     server = Server()
     added = AddedItems(4, ("new",), np.ones((1, 2), np.float32))
     found = recommender(server).recommend("u", added=added, k=4)
-    assert "new" in [item.item_id for item in found.items] and [call[0] for call in server.calls] == ["retrieval", "ranking"]
-    del server.calls[:]
-    recommender(server).recommend("u", added=AddedItems(4, hidden=frozenset({"gone"})), exclude_item_ids=["y"])
-    ((model, inputs, _),) = server.calls
-    assert model == "recommend" and inputs["exclude_item_ids"].tolist() == [["y", "gone"]]
+    assert "new" in [item.item_id for item in found.items]
+    assert [call[0] for call in server.calls] == ["recommend", "retrieval", "ranking"]
+    for other in (AddedItems(4, ("far",), -np.ones((1, 2), np.float32)), AddedItems(4, hidden=frozenset({"gone"}))):
+        del server.calls[:]
+        recommender(server).recommend("u", added=other, exclude_item_ids=["y"])
+        ((model, inputs, _),) = server.calls
+        assert model == "recommend" and inputs["exclude_item_ids"].tolist() == [["y", *other.hidden]]
