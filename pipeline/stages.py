@@ -12,6 +12,7 @@ from pipeline.stage import StageResult, code_fingerprint, read_manifest
 RANKING_FILES = (
     "train_ranking",
     "training_sources",
+    "catch_up",
     "ranker_setup",
     "ranking_lists",
     "earlier_fold",

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.boosted_trees import fit_boosted_trees
 from pipeline.calibrate import calibrate
+from pipeline.catch_up import catch_up
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.choose_score import choose_score
 from pipeline.earlier_fold import EarlierFold
@@ -25,7 +25,7 @@ from pipeline.list_checks import check_counts_read, check_lists, check_popularit
 from pipeline.probability_metrics import expected_calibration_error, log_loss
 from pipeline.ranker_setup import batches, build_ranker, hold_out_requests, hold_out_users, learnable_heads, unique_size
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
-from pipeline.training_sources import TrainingSource, earlier_source, own_source
+from pipeline.training_sources import earlier_source, epoch_batches, own_source
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
@@ -162,6 +162,7 @@ def train_ranking(
     calibrations, calibrated = calibrate(dataset, logits, judged, config)
     past = RankingServingForm.from_ranker(ranker, calibrations, newest=False)
     weights, blend, ndcg = choose_score(past, holding, config)
+    catch_up(ranker, own_source(dataset, fold, item_embeddings, ranker), config, unique_items)
     RankingServingForm.from_ranker(ranker, calibrations, weights, blend).save(out / "serving_form")
     trees = fit_boosted_trees(past, first, judged, config, out) if baseline else {}
     (out / "history.json").write_text(json.dumps(log, indent=2))
@@ -176,19 +177,6 @@ def train_ranking(
         "boosted_trees": trees,
         "valid_ece": {head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads},
     }
-
-
-def epoch_batches(
-    sources: list[TrainingSource], ranker: Ranker, config: RankingConfig, unique_items: int, epoch: int
-) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
-    """Inputs and labels of one epoch, source by source; each is entered before its first batch."""
-    for source in sources:
-        if len(sources) > 1:
-            source.enter(ranker)
-        lists = source.lists(config, epoch)
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(lists))
-        for inputs, labels, _ in batches(lists, config, unique_items, order):
-            yield inputs, labels
 
 
 def best_epoch(log: list[dict[str, float]]) -> int:

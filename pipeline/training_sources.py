@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
 from data.dataset import Dataset
 from pipeline.earlier_fold import EarlierFold
+from pipeline.ranker_setup import batches
 from pipeline.ranking_lists import RankingFold
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists
@@ -86,3 +89,16 @@ def rescaled(
     items[0] = 0
     scores = np.where(fold.rows > 0, scale * fold.scores.astype(np.float64) + shift, np.finfo(np.float32).min)
     return dataclasses.replace(fold, queries=queries, scores=scores.astype(np.float32)), items
+
+
+def epoch_batches(
+    sources: list[TrainingSource], ranker: Ranker, config: RankingConfig, unique_items: int, epoch: int
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Inputs and labels of one epoch, source by source; each is entered before its first batch."""
+    for source in sources:
+        if len(sources) > 1:
+            source.enter(ranker)
+        lists = source.lists(config, epoch)
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(lists))
+        for inputs, labels, _ in batches(lists, config, unique_items, order):
+            yield inputs, labels

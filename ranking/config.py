@@ -60,6 +60,8 @@ class RankingConfig:
         calibration: "platt", "isotonic" or "best" (whichever predicts other held-out users better).
         score_weights: head -> weight of the ranking score; empty = chosen on the held-out users, with the blend.
         score_blend: weight of the standardised retrieval score beside given `score_weights`.
+        catch_up_epochs, catch_up_rate: once all is chosen, so many epochs over all requests, the held-out ones included, at
+            that share of the learning rate; see `pipeline.catch_up`.
         jit_compile: whether XLA compiles the training step; on a few CPU cores it takes longer than it saves.
 
     Example:
@@ -98,6 +100,8 @@ class RankingConfig:
     learning_rate: float = 3e-4
     weight_decay: float = 1e-3
     epochs: int = 12
+    catch_up_epochs: int = 1
+    catch_up_rate: float = 0.3
     patience: int = 3
     head_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     task_weighting: str = "fixed"
