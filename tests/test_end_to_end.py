@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ import pytest
 
 from data.world import WorldConfig, generate_world
 from pipeline.config import ServingConfig, load_config
-from pipeline.demo import answer_requests
+from pipeline.demo import answer_requests, serving
 from pipeline.stages import Run
 from serving.client import ModelClient, Recommender
 from serving.local import LocalServer
@@ -252,3 +253,40 @@ def test_gateway_answers_known_and_unknown_users(finished, source):
     for answer in answers:
         assert len(answer["items"]) == 8 and not answer["fallback"]
         assert len({item["item"]["item_id"] for item in answer["items"]}) == 8
+
+
+def test_the_catalogue_and_the_session_change_while_they_are_served(finished, source):
+    """Through real models: a new item is found by content alone, a deleted one never, and feedback moves the next list."""
+    run, _, _ = finished
+    user = str(run.dataset().users["user_id"].iloc[1])
+    ports = ServingConfig(grpc_port=0, rest_port=0, gateway_port=0)
+    with serving(source, run.folder, ports) as (_, url), httpx.Client(base_url=url, timeout=30) as gateway:
+
+        def ids(path: str, **body) -> list[str]:
+            answer = gateway.post(path, json=body).json()
+            assert not answer["fallback"], answer
+            return [entry["item"]["item_id"] for entry in answer["items"]]
+
+        before = ids("/v1/recommend", user_id=user, k=50)
+        model = gateway.get(f"/v1/items/{before[0]}").json()
+        like = {name: model[name] for name in ("title", "description")} | {"categories": model["categories"].split(", ")}
+        media = {name: model[name].removeprefix("/media/") for name in ("image", "audio") if model[name]}
+        started = time.perf_counter()
+        reply = gateway.post("/v1/items", json={"item_id": "brand-new", **like, **media})
+        assert reply.status_code == 201 and reply.json()["encoded"], reply.text
+        assert set(ids("/v1/search", query=model["description"], k=2)) == {"brand-new", before[0]}
+        after = ids("/v1/recommend", user_id=user, k=50)
+        assert "brand-new" in after and after.index("brand-new") < 40
+        assert [one for one in after if one != "brand-new"] == before[:49]
+        assert before[0] in ids("/v1/similar", item_id="brand-new", k=20)
+        assert "brand-new" in ids("/v1/similar", item_id=before[0], k=20)
+        assert time.perf_counter() - started < 5
+        assert gateway.delete(f"/v1/items/{before[0]}").status_code == 200
+        assert before[0] not in ids("/v1/recommend", user_id=user, k=100)
+        assert before[0] not in ids("/v1/search", query=model["description"], k=100)
+        done = {after[2]: "skip", after[4]: "like"}
+        events = [{"user_id": user, "item_id": item_id, "event": event} for item_id, event in done.items()]
+        assert gateway.post("/v1/feedback", json={"events": events}).json()["accepted"] == 2
+        moved = ids("/v1/recommend", user_id=user, k=50)
+        assert not set(done) & set(moved)
+        assert moved != [one for one in after if one in moved]  # not only shorter: the history has moved the order
