@@ -35,6 +35,8 @@ MOST_ROUNDS, PATIENCE = 400, 20
 MOST_LISTS = 8_000
 """Training lists looked at: more would double the ranking stage for a figure that hardly moves."""
 BLOCK_LISTS = 256
+LEFT_OUT = "ids"
+"""Group of features that trees do not see."""
 MODEL, REPORT = "boosted_trees.txt", "boosted_trees.json"
 
 
@@ -43,8 +45,9 @@ def fit_boosted_trees(
 ) -> dict[str, Any]:
     """Fit LambdaRank trees to the clicks of training lists, stop on the held-out ones, and write both files to `out`.
 
-    The features are x_0 of the trained ranker, retrieval score and rank among them, so that the two differ in the model
-    alone. Burges (2010), https://www.microsoft.com/en-us/research/publication/from-ranknet-to-lambdarank-to-lambdamart-an-overview/;
+    The features are x_0 of the trained ranker, retrieval score and rank among them, but for the embeddings of ids: those
+    were fitted to the clicks of the same lists, which trees that read them learn by heart (the demo's held-out NDCG@10 is
+    .527 without and .523 with them; on the test split, visit by visit, .156 and .146). Burges (2010), https://www.microsoft.com/en-us/research/publication/from-ranknet-to-lambdarank-to-lambdamart-an-overview/;
     Ke et al. (2017), https://papers.nips.cc/paper/6907-lightgbm-a-highly-efficient-gradient-boosting-decision-tree.
 
     Args:
@@ -116,7 +119,9 @@ def score_candidates(
     found = np.full(rows.shape, -np.inf)
     for start in range(0, len(rows), BLOCK_LISTS):
         part = slice(start, start + BLOCK_LISTS)
-        given = form.request_inputs(users[part], history[part], rows[part], scores[part], times[part], None, context[part])
+        given = form.request_inputs(
+            users[part], history[part], rows[part], scores[part], times[part], None, context[part]
+        )
         x0 = _features(form, given)
         predicted = np.asarray(booster.predict(x0.reshape(-1, x0.shape[-1]))).reshape(x0.shape[:2])
         found[part] = np.where(rows[part] > 0, predicted, -np.inf)
@@ -132,7 +137,8 @@ def _table(
     looks perfect, and training stops there.
     """
     chosen = chosen[(lists.labels["click"][chosen] * lists.mask[chosen]).any(axis=1)]
-    rows, labels = [np.zeros((0, form.network.features.width), np.float32)], [np.zeros(0)]
+    width = int((form.network.features.group_of_column != _left_out(form)).sum())
+    rows, labels = [np.zeros((0, width), np.float32)], [np.zeros(0)]
     for start in range(0, len(chosen), BLOCK_LISTS):
         at = chosen[start : start + BLOCK_LISTS]
         # A release grows old; the network is trained with popularity of up to so long ago, and so are the trees.
@@ -156,5 +162,11 @@ def _table(
 
 
 def _features(form: RankingServingForm, given: dict[str, Any], as_of: np.ndarray | None = None) -> np.ndarray:
-    """x_0 of every candidate. [B, K, X]"""
-    return keras.ops.convert_to_numpy(form.network.features(form.tokens, form.present, None, given, as_of=as_of))
+    """x_0 of every candidate but for the group that is left out. [B, K, X']"""
+    x0 = keras.ops.convert_to_numpy(form.network.features(form.tokens, form.present, None, given, as_of=as_of))
+    return x0[..., form.network.features.group_of_column != _left_out(form)]
+
+
+def _left_out(form: RankingServingForm) -> int:
+    """The group's number in `group_of_column`."""
+    return list(form.network.features.groups).index(LEFT_OUT)

@@ -96,7 +96,9 @@ def _trees_table(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> Re
     rows += [["LightGBM, lambdarank", number(trees["ndcg@10"]), f"{trees.get('rounds')} trees"]]
     gain = interval_text(trees.get("ranker_less_trees"))
     rows += [["Triptych", number(ranking.get("ndcg@10")), f"{gain} against the trees"]]
-    caption = "Trees see the features of the ranker, learned ones included, and are stopped on the same held-out requests."
+    caption = (
+        "Trees see the features of the ranker but for id embeddings, and are stopped on the same held-out requests."
+    )
     return ReportTable("trees", "Boosted trees on the same features", ("model", "NDCG@10", ""), rows, caption)
 
 

@@ -59,6 +59,12 @@ def test_trees_find_what_clicks_follow_and_beat_the_retrieval_order(world, form,
     ranked = np.take_along_axis(rows, np.argsort(-whole, axis=1), axis=1)
     found, by_retrieval = (mean_over_users(ndcg_at_k(order, relevant, 10)) for order in (ranked, rows))
     assert found > by_retrieval + 0.1
+    for name in ("user_id", "item_id"):  # what is learned of single users and items does not reach the trees
+        table = form.network.features.embeddings[name]
+        kept = np.array(table)
+        table.assign(kept + 5)
+        np.testing.assert_array_equal(score_candidates(booster, form, *asked), whole)
+        table.assign(kept)
     single = score_candidates(booster, form, *(array[3:4] for array in asked))
     np.testing.assert_allclose(single[0], whole[3], atol=1e-6)
     padded = [np.pad(array, ((0, 0), (0, 2))) if array is rows or array is scores else array for array in asked]
