@@ -20,8 +20,8 @@ from serving.gateway import GatewaySettings, create_app
 from tests.serving.fake_recommender import FakeRecommender
 from tests.serving.gateway_folders import write_folders
 
-EXAMPLES = 8
-"""Of each operation, good and hostile each: some 300 requests. benchmarks/hostile_requests.py sends as many as it is told."""
+EXAMPLES = 6
+"""Of each operation, good and hostile each: some 250 requests. benchmarks/hostile_requests.py sends as many as it is told."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
