@@ -20,8 +20,8 @@ from serving.gateway import GatewaySettings, create_app
 from tests.serving.fake_recommender import FakeRecommender
 from tests.serving.gateway_folders import write_folders
 
-EXAMPLES = 6
-"""Of each operation, good and hostile each: some 250 requests. benchmarks/hostile_requests.py sends as many as it is told."""
+EXAMPLES = 7
+"""Of each operation, good and hostile each: some 220 requests. benchmarks/hostile_requests.py sends as many as it is told."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -55,4 +55,4 @@ def test_every_operation_keeps_to_its_description(operations) -> None:
                 ask()
             except Unsatisfiable:  # a request without any input cannot be wrong
                 assert mode is GenerationMode.NEGATIVE and not operation.query and not operation.body, label
-    assert len(asked) > 200 and {200, 422} <= set(asked) and max(asked) < 500
+    assert len(asked) >= 200 and {200, 422} <= set(asked) and max(asked) < 500
