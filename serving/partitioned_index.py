@@ -13,7 +13,8 @@ from serving.partitioned_layout import BLOCK_ROWS, default_leaves, lay_out, part
 from serving.saved_model import read_variables
 
 TENSORS = (
-    "vectors", "router", "reach", "first_blocks", "block_leaves", "block_sizes", "codes", "steps", "slot_rows", "row_slots",
+    "vectors", "rows", "row_slots", "router", "reach", "first_blocks", "block_leaves", "block_starts", "block_sizes", "codes",
+    "steps",
 )  # fmt: skip
 """The arrays that `serving.partitioned_layout.lay_out` makes."""
 
@@ -158,8 +159,8 @@ class PartitionedIndex(tf.Module):
         insufficient = (among > self._most_excluded()) | (2 * budget > self.blocks) | tf.reduce_any(scores[-1:] == LOWEST)
 
         def exact():
-            rows, scores = exact_search(self.tensors["vectors"], query[None], k, excluded[None])
-            return rows[0], scores[0]
+            found, scores = exact_search(self.tensors["vectors"], query[None], k, self._order(excluded)[None])
+            return tf.gather(self.tensors["rows"], found[0]), scores[0]
 
         return tf.cond(insufficient, exact, lambda: (rows, scores))
 
@@ -198,16 +199,24 @@ class PartitionedIndex(tf.Module):
         maxima = tf.reduce_max(tf.reshape(scores, (GROUP, -1)), axis=0)
         best = tf.math.top_k(maxima, tf.minimum(k + k // MARGIN + 1, tf.size(maxima)), sorted=False).values
         places = tf.cast(tf.where(scores >= tf.reduce_min(best))[:, 0], tf.int32)
-        slots = tf.gather(blocks, places // BLOCK_ROWS) * BLOCK_ROWS + places % BLOCK_ROWS
-        rows = tf.gather(self.tensors["slot_rows"], slots)
-        exact = tf.linalg.matvec(self.embeddings(rows), query)
+        starts = tf.gather(self.tensors["block_starts"], blocks)
+        # Padding behind the last row of all points nowhere.
+        found = tf.minimum(tf.gather(starts, places // BLOCK_ROWS) + places % BLOCK_ROWS, self.item_rows - 1)
+        exact = tf.linalg.matvec(tf.cast(tf.gather(self.tensors["vectors"], found), tf.float32), query)
         exact = tf.where(tf.gather(scores, places) > LOWEST, exact, LOWEST)
-        rows, scores = keep_best(rows[None], exact[None], k)
-        return rows[0], scores[0]
+        found, scores = keep_best(found[None], exact[None], k)
+        return tf.gather(self.tensors["rows"], found[0]), scores[0]
+
+    def _order(self, rows):
+        """Where rows stand in `vectors`."""
+        slots = tf.gather(self.tensors["row_slots"], rows)
+        found = tf.gather(self.tensors["block_starts"], slots // BLOCK_ROWS) + slots % BLOCK_ROWS
+        return tf.where(rows > 0, found, 0)
 
     def embeddings(self, rows):
         """See `CandidateIndex`."""
-        return tf.cast(tf.gather(self.tensors["vectors"], rows), tf.float32)
+        places = self._order(tf.convert_to_tensor(rows, tf.int32))
+        return tf.cast(tf.gather(self.tensors["vectors"], places), tf.float32)
 
     def save(self, folder: str | Path) -> None:
         """See `CandidateIndex`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 
@@ -101,43 +100,45 @@ def lay_out(table: np.ndarray, nearest: np.ndarray, vectors: str = "float16") ->
         vectors: "float16" or "float32", what exact scores and `embeddings` are read from.
 
     Returns:
-        `vectors` [N + 1, D]; `router` f32 [L, D] and `reach` f32 [L], m and r; `first_blocks` int32 [L + 1], where a leaf's
-        blocks begin; of every block `block_leaves` int32 [P], `block_sizes` int32 [P], its rows without padding, and `codes`
-        int8 [P, 64 D]; `steps` f32 [D]; `slot_rows` int32 [64 P], 0 = padding, and `row_slots` int32 [N + 1], each other's
-        inverse.
+        `vectors` [N + 1, D] in the order of leaves, so that a query's candidates lie near each other, and `rows` int32
+        [N + 1], whose each is; `row_slots` int32 [N + 1], the slot of a row: 64 times its block and its place there;
+        `router` f32 [L, D] and `reach` f32 [L], m and r; `first_blocks` int32 [L + 1], where a leaf's blocks begin; of every
+        block `block_leaves`, `block_starts`, the place of its first row in `vectors`, and `block_sizes`, its rows without
+        padding, int32 [P], and `codes` int8 [P, 64 D]; `steps` f32 [D].
     """
     leaf_of, sizes = np.unique(nearest, return_inverse=True, return_counts=True)[1:]
-    rows = np.argsort(leaf_of, kind="stable").astype(np.int32) + 1
+    rows = np.concatenate([[0], np.argsort(leaf_of, kind="stable") + 1]).astype(np.int32)
     blocks = -(-sizes // BLOCK_ROWS)
     first = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int32)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    shift = first[:-1] * BLOCK_ROWS - starts[:-1]
-    slots = (np.arange(len(rows)) + np.repeat(shift, sizes)).astype(np.int32)
-    slot_rows, row_slots = np.zeros(first[-1] * BLOCK_ROWS, np.int32), np.zeros(len(table), np.int32)
-    slot_rows[slots], row_slots[rows] = rows, slots
-    block_sizes = np.full(first[-1], BLOCK_ROWS, np.int32)
-    block_sizes[first[1:] - 1] = (sizes - 1) % BLOCK_ROWS + 1
+    ends = np.cumsum(sizes)
+    slots = np.arange(len(nearest)) + np.repeat(first[:-1] * BLOCK_ROWS - (ends - sizes), sizes)
+    row_slots = np.zeros(len(table), np.int32)
+    row_slots[rows[1:]] = slots
+    inside = np.arange(first[-1]) - np.repeat(first[:-1], blocks)
+    block_starts = 1 + np.repeat(ends - sizes, blocks) + inside * BLOCK_ROWS
+    block_sizes = np.minimum(np.repeat(sizes, blocks) - inside * BLOCK_ROWS, BLOCK_ROWS)
 
     # Per coordinate, so that one long axis takes no precision from the others.
     steps = np.maximum(np.abs(table[1:]).max(axis=0), np.finfo(np.float32).tiny * 127) / np.float32(127)
-    codes = np.zeros((len(slot_rows), table.shape[1]), np.int8)
+    codes = np.zeros((first[-1] * BLOCK_ROWS, table.shape[1]), np.int8)
     router, reach = np.zeros((len(sizes), table.shape[1]), np.float32), np.zeros(len(sizes), np.float32)
-    for leaf, (start, end) in enumerate(itertools.pairwise(starts)):
-        some = table[rows[start:end]]
-        codes[slots[start:end]] = np.rint(some / steps)
-        router[leaf] = some.mean(axis=0)
-        reach[leaf] = REACH * np.sqrt(np.square(some - router[leaf]).mean())
-    stored = table.astype(vectors)
-    stored[0] = 0
+    ordered = table[rows].astype(np.float32)
+    ordered[0] = 0
+    for leaf, end in enumerate(ends):
+        part = slice(1 + end - sizes[leaf], 1 + end)
+        codes[row_slots[rows[part]]] = np.rint(ordered[part] / steps)
+        router[leaf] = ordered[part].mean(axis=0)
+        reach[leaf] = REACH * np.sqrt(np.square(ordered[part] - router[leaf]).mean())
     return {
-        "vectors": stored,
+        "vectors": ordered.astype(vectors),
+        "rows": rows,
+        "row_slots": row_slots,
         "router": router,
         "reach": reach,
         "first_blocks": first,
         "block_leaves": np.repeat(np.arange(len(sizes), dtype=np.int32), blocks),
-        "block_sizes": block_sizes,
+        "block_starts": block_starts.astype(np.int32),
+        "block_sizes": block_sizes.astype(np.int32),
         "codes": codes.reshape(first[-1], -1),
         "steps": steps.astype(np.float32),
-        "slot_rows": slot_rows,
-        "row_slots": row_slots,
     }
