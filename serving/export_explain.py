@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from ranking.explain import explain, group_names
 from ranking.serving_form import RankingServingForm
+from serving.keras_weights import KerasWeights
 from serving.request_history import choose_history
-
-if TYPE_CHECKING:
-    from serving.export_ranking import RankingModule
+from serving.vocabulary_tables import VocabularyTables
 
 EXPLAIN = "explain"
 SHOWN = (1, 10)
 """Items a warm-up request asks the reasons of: one card, and a page of them."""
 
 
-def explain_signature(module: RankingModule, form: RankingServingForm) -> Callable:
+class Ranking(Protocol):
+    """What the signature shares with the module it belongs to."""
+
+    users: VocabularyTables
+    items: VocabularyTables
+    history: tf.Variable
+    ranker: KerasWeights
+
+
+def explain_signature(module: Ranking, form: RankingServingForm) -> Callable:
     """The signature as a function that shares the module's vocabulary, histories and weights.
 
     Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; candidate_ids string [B, K];
