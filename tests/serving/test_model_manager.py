@@ -93,7 +93,8 @@ def test_hot_swaps_under_load_lose_no_request(model_store: Path, store: Path):
             except Exception as error:
                 failures.append(error)
 
-    with LocalServer(store / "models.config", poll_seconds=0.02) as server, ModelClient(server.target) as client:
+    # Time enough that a machine busy with other tests is not taken for a lost request.
+    with LocalServer(store / "models.config", poll_seconds=0.02) as server, ModelClient(server.target, deadline=60) as client:
         workers = [threading.Thread(target=ask, args=(worker, client)) for worker in range(4)]
         for worker in workers:
             worker.start()
