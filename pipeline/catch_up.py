@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import keras
 
-from pipeline.epochs import NonFiniteLossError
+from pipeline.ranker_setup import train_step
 from pipeline.training_sources import TrainingSource, epoch_batches
 from ranking.config import RankingConfig
 from ranking.model import Ranker
@@ -33,9 +31,10 @@ def catch_up(ranker: Ranker, source: TrainingSource, config: RankingConfig, uniq
     for epoch in range(config.epochs, config.epochs + config.catch_up_epochs):
         ranker.reseed(epoch)
         for inputs, labels in epoch_batches([source], ranker, config, unique_items, epoch):
-            loss = float(ranker.train_on_batch(inputs, labels, return_dict=True)["loss"])
-            ranker.reset_metrics()
-            if not math.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"ranking: the loss is {loss} while catching up with the held-out days. Lower ranking.catch_up_rate."
-                )
+            train_step(
+                ranker,
+                inputs,
+                labels,
+                where="while catching up with the held-out days",
+                advice="Lower ranking.catch_up_rate.",
+            )

@@ -1,4 +1,4 @@
-"""A ranker ready to train: its tables on the device, its users held out, its lists cut into batches of one shape."""
+"""A ranker ready to train: its tables on the device, its requests held out, its lists cut into batches of one shape."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.item_labels import item_labels
 from data.schema import MODALITIES, SPLIT_CODES, TRAIN
+from pipeline.epochs import NonFiniteLossError
 from pipeline.ranking_lists import RankingFold
 from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.content_heads import ItemLabels
@@ -179,3 +180,22 @@ def batches(
         labels: dict[str, Any] = {head: values[rows] for head, values in lists.labels.items()}
         labels["known"] = {head: values[rows] & mask for head, values in lists.known.items()}
         yield inputs, labels | {"mask": mask, "weight": lists.weight[rows]}, len(part)
+
+
+def train_step(
+    ranker: Ranker, inputs: dict[str, np.ndarray], labels: dict[str, Any], *, where: str, advice: str
+) -> float:
+    """One step of training; the batch's loss.
+
+    Args:
+        where: "in epoch 3, step 7", and advice: "Lower the rate.", for the error.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    loss = float(ranker.train_on_batch(inputs, labels, return_dict=True)["loss"])
+    # Keras reports a running mean; without the reset a late NaN would hide in it.
+    ranker.reset_metrics()
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(f"ranking: the loss is {loss} {where}. {advice}")
+    return loss

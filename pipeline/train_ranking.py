@@ -20,10 +20,18 @@ from pipeline.catch_up import catch_up
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.choose_score import choose_score
 from pipeline.earlier_fold import EarlierFold
-from pipeline.epochs import NonFiniteLossError, Progress
+from pipeline.epochs import Progress
 from pipeline.list_checks import check_counts_read, check_lists, check_popularity_read
 from pipeline.probability_metrics import expected_calibration_error, log_loss
-from pipeline.ranker_setup import batches, build_ranker, hold_out_requests, hold_out_users, learnable_heads, unique_size
+from pipeline.ranker_setup import (
+    batches,
+    build_ranker,
+    hold_out_requests,
+    hold_out_users,
+    learnable_heads,
+    train_step,
+    unique_size,
+)
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
 from pipeline.training_sources import earlier_source, epoch_batches, own_source
 from ranking.config import RankingConfig
@@ -31,6 +39,7 @@ from ranking.lists import RankingLists
 from ranking.model import Ranker
 from ranking.serving_form import RankingServingForm
 
+ADVICE = "Lower ranking.learning_rate, or look for infinite values in the feature tables and the item embeddings."
 FOLDS = ("train", "valid")
 """What a ranker may know of: the retrieval model's split, and its own."""
 
@@ -136,14 +145,8 @@ def train_ranking(
         ranker.reseed(epoch)
         losses: list[float] = []
         for inputs, labels in epoch_batches(sources, ranker, config, unique_items, epoch):
-            losses.append(float(ranker.train_on_batch(inputs, labels, return_dict=True)["loss"]))
-            # Keras reports a running mean; without the reset a late NaN would hide in it.
-            ranker.reset_metrics()
-            if not math.isfinite(losses[-1]):
-                raise NonFiniteLossError(
-                    f"ranking: the loss is {losses[-1]} in epoch {epoch}, step {len(losses) - 1}. Lower "
-                    "ranking.learning_rate, or look for infinite values in the feature tables and the item embeddings."
-                )
+            where = f"in epoch {epoch}, step {len(losses)}"
+            losses.append(train_step(ranker, inputs, labels, where=where, advice=ADVICE))
             progress("training", epoch * steps_an_epoch + len(losses), steps)
         valid = log_loss(*labelled(predict_lists(ranker, judged, config, unique_items), judged, "click"))
         log.append(
