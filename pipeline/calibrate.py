@@ -25,7 +25,7 @@ def calibrate(
     """A calibration of every head, and what it makes of the logits it was fitted to.
 
     Args:
-        logits: {head: [R, K]} of the held-out users' lists. judged: those lists; a label counts where it is known.
+        logits: {head: [R, K]} of the held-out requests' lists. judged: those lists; a label counts where it is known.
 
     Returns: {head: calibration}, {head: [R, K] probabilities}.
     """

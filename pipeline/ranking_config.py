@@ -105,7 +105,7 @@ class RankingSection(Section):
     catch_up_rate: float = pydantic.Field(0.3, ge=0, le=1)
     """Their rate, as a share of `learning_rate`."""
     patience: int = pydantic.Field(3, ge=1)
-    """Stop after this many epochs without a lower log loss of the held-out users' clicks; the best epoch's weights stay."""
+    """Stop after this many epochs without a lower log loss of the held-out requests' clicks; the best epoch's weights stay."""
     jit_compile: bool = False
     """Whether XLA compiles the training step; on few CPU cores it takes longer than it saves."""
     seed: int = 7
@@ -114,7 +114,7 @@ class RankingSection(Section):
     """How logits become probabilities; `best` = whichever predicts other held-out users better."""
     score_weights: dict[Head, float] = pydantic.Field(default_factory=dict)
     """Weight of each head's probability in the score, as in `{ click = 1, purchase = 5, skip = -0.5 }`; empty = chosen on the
-    held-out users, together with the blend."""
+    held-out requests, together with the blend."""
     score_blend: float = pydantic.Field(0.0, ge=0)
     """Weight of the standardised retrieval score beside given `score_weights`."""
 

@@ -58,7 +58,7 @@ class RankingConfig:
         position_bias: whether places on the page, where a log has them, get a logit of their own in training.
         positions: P, places told apart.
         calibration: "platt", "isotonic" or "best" (whichever predicts other held-out users better).
-        score_weights: head -> weight of the ranking score; empty = chosen on the held-out users, with the blend.
+        score_weights: head -> weight of the ranking score; empty = chosen on the held-out requests, with the blend.
         score_blend: weight of the standardised retrieval score beside given `score_weights`.
         catch_up_epochs, catch_up_rate: once all is chosen, so many epochs over all requests, the held-out ones included, at
             that share of the learning rate; see `pipeline.catch_up`.
