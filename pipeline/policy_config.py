@@ -29,7 +29,8 @@ class PolicySection(Section):
     thompson: float = 0.0
 
     diversity_cost: float = pydantic.Field(0.01, ge=0, lt=1)
-    """Share of NDCG@10 that novelty may cost on their validation events. The ranker has learned from these: the cost is overstated."""
+    """Share of NDCG@10 that novelty may cost on their validation events. The ranker has learned from
+    these: the cost is overstated."""
     creator: str = "creator"
     """Item attribute that `creator_cap` counts; where the data has none of that name, there is no cap."""
     category: str = "category"

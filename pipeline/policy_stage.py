@@ -27,7 +27,8 @@ POLICY, REPORT = "policy.json", "report.json"
 
 
 def held_out_requests(dataset: Dataset, history_length: int, config: RankingConfig) -> Requests:
-    """Validation requests of the users that the ranker did not learn from."""
+    """Validation requests of a hashed share of the users; the ranker has learned from their earlier days, and a little from
+    the last ones."""
     requests = make_requests(dataset, "valid", known_splits=("train",), history_length=history_length)
     kept = np.flatnonzero(hold_out_users(requests.users, config.calibration_share, config.seed))
     return requests.take(kept[:MOST_USERS])
