@@ -21,6 +21,7 @@ from pipeline.store_encoders import store_encoders
 from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import Precision
 from serving.export import export_release
+from serving.export_content_search import SEARCHABLE, ContentSearchModule
 from serving.export_item_encoder import ItemEncoderModule
 from serving.export_recommend import RecommendSettings
 from serving.export_search import SearchModule, search_table
@@ -67,13 +68,13 @@ def export_stage(
 
     Args:
         store: the features that the towers read; with it, and where these are encoded from content, the release takes
-            raw items (`item_encoder`).
+            raw items (`item_encoder`), and is searched by pictures and sounds (`content_search`).
         search: whether the search stage's tower, if one was trained, is released beside them; needs `store`.
     """
     releases, served = run / "releases", load_served(run)
     stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
     made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
-    made_from["raw"] = "" if store is None else "item_encoder"
+    made_from["raw"] = "" if store is None else "item_encoder content_search"
     made_from["precision"] = config.serving.precision
     versions = list_releases(releases) if releases.is_dir() else []
     if versions:
@@ -88,6 +89,7 @@ def export_stage(
     item_encoder = make_item_encoder(served, encoders)
     precision = config.serving.precision
     searching = make_search(run, store, served.items, encoders, precision) if search else None
+    looking = make_content_search(run, store, item_encoder, precision)
     release = export_release(
         releases,
         versions[-1] + 1 if versions else 1,
@@ -99,6 +101,7 @@ def export_stage(
         ranker=RankingServingForm.load(run / "ranking" / "serving_form"),
         item_encoder=item_encoder,
         search=searching,
+        content_search=looking,
         recommend=RecommendSettings(
             policy_tables(dataset, config.policy, EVERYTHING), load_policy(run, config.policy), config.ranking.retrieved
         ),
@@ -112,6 +115,7 @@ def export_stage(
         "published_before": False,
         "item_encoder": item_encoder is not None,
         "search": searching is not None,
+        "content_search": looking is not None,
     }
 
 
@@ -142,3 +146,18 @@ def make_search(
         return SearchModule(run / "ingest" / "item_ids.txt", encoders["text"], tower, table, precision)
     except UnsupportedEncoderError:
         return None
+
+
+def make_content_search(
+    run: Path, store: FeatureStore | None, item_encoder: ItemEncoderModule | None, precision: Precision = "float32"
+) -> ContentSearchModule | None:
+    """The graph from pictures' and sounds' vectors to items; None where a release could not encode what is asked."""
+    if store is None or item_encoder is None:
+        return None
+    tables = {
+        name: (store.table(name), np.asarray(store.present)[:, MODALITIES.index(name)])
+        for name in SEARCHABLE
+        if name in item_encoder.encoders and name in store.modalities
+    }
+    module = ContentSearchModule(run / "ingest" / "item_ids.txt", tables, precision)
+    return module if module.parts else None

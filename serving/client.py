@@ -11,6 +11,7 @@ import numpy as np
 from serving.added_items import AddedItems
 from serving.client_added import SimilarItems, known_items, place_in_search, similar
 from serving.client_explain import explain
+from serving.client_media import search_media
 from serving.client_page import insert_added, reaches_page
 from serving.client_recommend import RECOMMEND, OneCall
 from serving.client_two_calls import UNKNOWN_SCORE, TwoCalls
@@ -239,6 +240,28 @@ class Recommender:
             retrieval_model=retrieval_model,
             label=self._label,
             deadline=self._deadline,
+        )
+
+    def search_media(
+        self,
+        item: NewItem,
+        k: int = 10,
+        *,
+        exclude_item_ids: Sequence[str] = (),
+        encoder_model: str = "item_encoder",
+        added: AddedItems | None = None,
+        deadline: float | None = None,
+    ) -> list[FoundItem]:
+        """The k items that look like a picture or sound like a clip; see `serving.client_media.search_media`."""
+        return search_media(
+            self.client,
+            item,
+            k,
+            exclude_item_ids=exclude_item_ids,
+            added=added,
+            encoder_model=encoder_model,
+            label=self._label,
+            deadline=deadline or self._deadline,
         )
 
     def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ranking.stored_rows import Precision
+from serving.export_content_search import ContentSearchModule, content_search_requests
 from serving.export_explain import EXPLAIN, SHOWN, explain_requests
 from serving.export_item_encoder import ItemEncoderModule
 from serving.export_ranking import RankingModule
@@ -26,7 +27,7 @@ from serving.warmup import write_warmup
 
 RETRIEVAL, RETRIEVAL_SCANN, RANKING = "retrieval", "retrieval_scann", "ranking"
 RECOMMEND = "recommend"
-ITEM_ENCODER, SEARCH = "item_encoder", "search"
+ITEM_ENCODER, SEARCH, CONTENT_SEARCH = "item_encoder", "search", "content_search"
 WARM_UP_SIZES = (1, 8)
 """Batch sizes that the records warm; a graph has no static shapes, so others run at the same speed."""
 
@@ -42,6 +43,7 @@ def export_release(
     ranker: Any,
     item_encoder: ItemEncoderModule | None = None,
     search: SearchModule | None = None,
+    content_search: ContentSearchModule | None = None,
     linear_history: np.ndarray | None = None,
     recommend: RecommendSettings | None = None,
     precision: Precision = "float32",
@@ -61,12 +63,12 @@ def export_release(
         user_tower, index, approximate_index: see `RetrievalModule`; without the approximate index, `retrieval_scann`
             is left out.
         ranker: see `RankingModule`.
-        item_encoder, search: the models of raw content; left out where None.
+        item_encoder, search, content_search: the models of raw content; left out where None.
         linear_history: of an ensemble, see `RetrievalModule`.
         recommend: of the model that does retrieval, ranking and re-ranking in one call; left out where None.
         precision: how tables and weights of retrieval and ranking are kept, see `ranking.stored_rows`; an exact index is
-            stored anew in it, a partitioned one and ScaNN's are compact already. `item_encoder` and `search` come as they
-            are made.
+            stored anew in it, a partitioned one and ScaNN's are compact already. The models of raw content come as they are
+            made.
         k: candidates a warm-up request asks for and ranks.
         counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
             equal.
@@ -102,13 +104,19 @@ def export_release(
         models[ITEM_ENCODER] = (lambda: item_encoder, item_encoder_requests(WARM_UP_SIZES, widths))
     if search is not None:
         models[SEARCH] = (lambda: search, search_requests(WARM_UP_SIZES, k))
+    if content_search is not None:
+        models[CONTENT_SEARCH] = (lambda: content_search, [])
     with publish(Path(releases), version, counts=facts, details=dict(details or {})) as staging:
         for name, (make, requests) in models.items():
             start = time.perf_counter()
             folder = staging / name / str(version)
             module = make()
             module.save(folder)
-            write_warmup(folder, name, requests)
+            if requests:
+                write_warmup(folder, name, requests)
+            if isinstance(module, ContentSearchModule):
+                for signature, asked in content_search_requests(module.widths, WARM_UP_SIZES, k).items():
+                    write_warmup(folder, name, asked, signature, append=True)
             if isinstance(module, RankingModule) and module.explain is not None:
                 asked = explain_requests(_some_ids(tables.user_ids, 1)[0], _some_ids(tables.item_ids, max(SHOWN)))
                 write_warmup(folder, name, asked, EXPLAIN, append=True)

@@ -38,6 +38,7 @@ from serving.gateway_parts import AnyRecommender, GatewayParts
 from serving.gateway_recommend import add_recommend_routes
 from serving.gateway_release import ReleaseWatch
 from serving.gateway_search import add_search_routes
+from serving.gateway_search_media import add_media_search_route
 from serving.gateway_session import Sessions
 from serving.gateway_settings import GatewaySettings
 from serving.live_catalogue import LiveCatalogue
@@ -97,6 +98,7 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
     add_recommend_routes(app, parts)
     add_explain_route(app, parts)
     add_search_routes(app, parts)
+    add_media_search_route(app, parts)
     add_feedback_route(app, parts)
     add_item_routes(app, parts)
     add_monitoring_routes(app, parts)

@@ -24,7 +24,7 @@ HEADERS = {
 }
 """Set unless the reply has its own. JSON and media need no script, style or frame."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
-ITEMS_PATH = "/v1/items"
+ITEMS_PATH, MEDIA_SEARCH_PATH = "/v1/items", "/v1/search/media"
 
 
 class Guard:
@@ -35,7 +35,7 @@ class Guard:
         metrics: where requests are counted, by route template (never by raw path, which a caller could vary for ever).
         access: who may call.
         max_body_bytes, max_item_bytes: larger bodies are refused with 413, whether or not they announce their length;
-            the second holds for items, which come with media.
+            the second holds for items and for search by media.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Guard:
         trace = continue_trace(given.get(HEADER))
         notes: dict[str, object] = {}
         tokens = CURRENT.set(trace), NOTES.set(notes)
-        limit = self.max_item_bytes if scope["path"].startswith(ITEMS_PATH) else self.max_body_bytes
+        limit = self.max_item_bytes if scope["path"].startswith((ITEMS_PATH, MEDIA_SEARCH_PATH)) else self.max_body_bytes
 
         async def guarded_send(message: Message) -> None:
             nonlocal status

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from typing import Annotated, Literal
 
 import grpc
 from fastapi import FastAPI, HTTPException, Path
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.cleaning import clean_text
 from data.durable_file import ContentStoreError
 from data.media import MediaError
 from serving.gateway_errors import shown
 from serving.gateway_log import note
-from serving.gateway_messages import ErrorReply, KeptId
+from serving.gateway_messages import Base64, ErrorReply, KeptId
 from serving.gateway_parts import GatewayParts
 from serving.live_items import TooManyItemsError
 from serving.live_items_content import media_suffix
@@ -28,7 +27,6 @@ LATEST = 253_402_300_799
 """The last second of the year 9999, the last that a calendar shows."""
 TITLE_LENGTH, TEXT_LENGTH = 1_000, 10_000
 Category = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^|]+$")]
-Media = Annotated[str, Field(max_length=32 * 2**20)]
 MediaPath = Annotated[str, Field(max_length=1_000)]
 ItemPath = Annotated[KeptId, Path()]
 
@@ -57,18 +55,9 @@ class ItemContent(BaseModel):
     image: MediaPath = Field("", description="JPEG, PNG, GIF or WebP under `media/`.")
     audio: MediaPath = Field("", description="WAV, FLAC, MP3, OGG, M4A or MIDI under `media/`.")
     video: MediaPath = Field("", description="MP4 or WebM under `media/`.")
-    image_base64: Media = Field("", description="The file itself.")
-    audio_base64: Media = Field("", description="The file itself.")
-    video_base64: Media = Field("", description="The file itself.")
-
-    @field_validator("image_base64", "audio_base64", "video_base64")
-    @classmethod
-    def _is_base64(cls, text: str) -> str:
-        try:
-            base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            raise ValueError("must be base64, without line breaks") from None
-        return text
+    image_base64: Base64 = Field("", description="The file itself.")
+    audio_base64: Base64 = Field("", description="The file itself.")
+    video_base64: Base64 = Field("", description="The file itself.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> ItemContent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -33,6 +35,18 @@ KeptId = Annotated[
     AfterValidator(_fits_a_vocabulary),
 ]
 """An id that a log or a catalogue will hold: on one line, as the ingest wants it."""
+
+
+def _is_base64(text: str) -> str:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("must be base64, without line breaks") from None
+    return text
+
+
+Base64 = Annotated[str, Field(max_length=32 * 2**20), AfterValidator(_is_base64)]
+"""A file itself."""
 
 
 def _is_a_pair(text: str) -> str:

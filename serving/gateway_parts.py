@@ -21,6 +21,7 @@ from serving.gateway_settings import GatewaySettings
 from serving.live_catalogue import LiveCatalogue
 from serving.live_items import LiveItems
 from serving.live_items_place import ItemEncoder
+from serving.new_items import NewItem
 
 
 class StatusClient(Protocol):
@@ -71,6 +72,17 @@ class AnyRecommender(ItemEncoder, Protocol):
         retrieval_model: str = "retrieval",
         added: AddedItems | None = None,
     ) -> Any: ...
+
+    def search_media(
+        self,
+        item: NewItem,
+        k: int = 10,
+        *,
+        exclude_item_ids: Sequence[str] = (),
+        encoder_model: str = "item_encoder",
+        added: AddedItems | None = None,
+        deadline: float | None = None,
+    ) -> Sequence[Any]: ...
 
     def explain(
         self,

@@ -94,8 +94,8 @@ def _search(parts: GatewayParts, request: SearchRequest) -> FoundItemsReply:
             added=added,
         )
     except ServingError as error:
-        return _popular(parts, "search", error, request.k, request.exclude_item_ids, started)
-    return _reply(parts, "search", [(item.item_id, item.score) for item in found], started)
+        return popular_items(parts, "search", error, request.k, request.exclude_item_ids, started)
+    return found_items(parts, "search", [(item.item_id, item.score) for item in found], started)
 
 
 def _similar(parts: GatewayParts, request: SimilarRequest) -> FoundItemsReply:
@@ -117,18 +117,19 @@ def _similar(parts: GatewayParts, request: SimilarRequest) -> FoundItemsReply:
         )
     except ServingError as error:
         unwanted = [*request.exclude_item_ids, request.item_id]
-        return _popular(parts, "similar", error, request.k, unwanted, started)
+        return popular_items(parts, "similar", error, request.k, unwanted, started)
     parts.release.seen({parts.settings.retrieval_model: found.version})
-    return _reply(parts, "similar", list(zip(found.item_ids, found.scores, strict=True)), started)
+    return found_items(parts, "similar", list(zip(found.item_ids, found.scores, strict=True)), started)
 
 
-def _reply(
+def found_items(
     parts: GatewayParts,
     stage: str,
     found: Sequence[tuple[str, float | None]],
     started: float,
     reason: str | None = None,
 ) -> FoundItemsReply:
+    """The reply of a stage, which is timed from `started`; a reason says that these are popular items."""
     items = [
         FoundReply(rank=rank, item=item_reply(parts.catalogue, item_id), score=score)
         for rank, (item_id, score) in enumerate(found, start=1)
@@ -139,10 +140,11 @@ def _reply(
     return FoundItemsReply(fallback=reason is not None, fallback_reason=reason, items=items, seconds={"total": seconds})
 
 
-def _popular(
+def popular_items(
     parts: GatewayParts, stage: str, error: ServingError, k: int, unwanted: Sequence[str], started: float
 ) -> FoundItemsReply:
+    """Popular items in place of what the model server was asked for."""
     reason = error.code.name
     logger.warning("popular items answered", extra={FIELDS: {"code": reason}})
     parts.metrics.fallbacks.labels(reason).inc()
-    return _reply(parts, stage, [(item_id, None) for item_id in parts.catalogue.popular(k, unwanted)], started, reason)
+    return found_items(parts, stage, [(item_id, None) for item_id in parts.catalogue.popular(k, unwanted)], started, reason)

@@ -65,10 +65,10 @@ def read_item(item: LiveItem, media: Mapping[str, bytes]) -> NewItem:
         pictures = _named("video", lambda: decode_video(media["video"], FRAMES, FRAME_PIXELS))
         frames = [_png(picture) for picture in pictures]
     if "audio" in media:
-        clip = _named("audio", lambda: _clip(media["audio"]))
+        clip = _named("audio", lambda: read_clip(media["audio"]))
     elif "video" in media:
         try:
-            clip = _clip(media["video"])
+            clip = read_clip(media["video"])
         except MediaError:
             clip = np.zeros(0, np.float32)  # a silent video is a video
     return NewItem(item.title, item.description, item.categories, image, clip, tuple(frames))
@@ -81,7 +81,7 @@ def _named(field: str, decode):
         raise MediaError(f"{field}: {error}") from None
 
 
-def _clip(content: bytes) -> np.ndarray:
+def read_clip(content: bytes) -> np.ndarray:
     """The sound without the silence that fills it up: an encoder takes the middle of what there is."""
     return np.trim_zeros(decode_audio(content, CLIP_SECONDS * SAMPLE_RATE), "b").astype(np.float32)
 

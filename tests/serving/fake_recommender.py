@@ -94,6 +94,12 @@ class FakeRecommender:
             return [Found(name.decode(), float(score)) for name, score in zip(names, found, strict=True)]
         return [Found(ids[place], float(scores[place])) for place in order[:k]]
 
+    def search_media(self, item: NewItem, k: int = 10, **options: Any) -> list[Found]:
+        self.calls.append({"item": item, "k": k, **options})
+        self._fail()
+        ids = [name for name in sorted(self.known) if name not in options["exclude_item_ids"]]
+        return [Found(name, 1.0 / place) for place, name in enumerate(ids[:k], start=1)]
+
     def known_items(self, item_ids: Sequence[str], *, ranking_model: str = "ranking") -> tuple[list[bool], int]:
         self._fail()
         return [item_id in self.known for item_id in item_ids], self.version
