@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from keras import ops as keras_ops
 
 from ranking.adjustments import BUCKETS, freshness, score_range
+from ranking.novelty import novel_places
 from ranking.page import PageInputs, fill_page
 from ranking.policy import BOUNDS, Policy
 
@@ -160,20 +161,22 @@ def page_inputs(candidates: Candidates, scores: Any, kept: Any, spread: Any, ops
 
 
 def _places(candidates: Candidates, weights: Mapping[str, Any], inputs: PageInputs, k: Any, ops: Any) -> tuple[Any, Any]:
-    """The places of a page, by the cheapest of three ways that the weights allow."""
+    """The places of a page, by the cheapest of four ways that the weights allow."""
     best = lambda: best_places(inputs.scores, inputs.kept, k, ops)  # noqa: E731
-    stepwise = lambda: fill_page(inputs, weights, k, ops=ops)  # noqa: E731
     diverse, other = _reasons(candidates, weights, ops)
     some = ops.shape(inputs.scores)[1] > 0
-    if diverse is not None and other is not None:
+    simple = best
+    if diverse is not None:
         # What most releases do: diversity alone, without the books that caps and floors need at every place.
         alone = PageInputs(inputs.scores, inputs.kept, inputs.spread, vectors=inputs.vectors)
-        rest = lambda: ops.cond(  # noqa: E731
-            ops.logical_and(diverse, some), lambda: fill_page(alone, weights, k, ops=ops), best
-        )
-        return ops.cond(ops.logical_and(other, some), stepwise, rest)
-    needed = other if diverse is None else diverse
-    return best() if needed is None else ops.cond(ops.logical_and(needed, some), stepwise, best)
+        given = (inputs.scores, inputs.kept, inputs.spread, inputs.vectors, weights["mmr_lambda"])
+        alike = lambda: novel_places(*given, k, ops=ops)  # noqa: E731
+        volume = lambda: fill_page(alone, weights, k, ops=ops)  # noqa: E731
+        either = lambda: ops.cond(ops.any(weights["dpp"] > 0), volume, alike)  # noqa: E731
+        simple = lambda: ops.cond(ops.logical_and(diverse, some), either, best)  # noqa: E731
+    if other is None:
+        return simple()
+    return ops.cond(ops.logical_and(other, some), lambda: fill_page(inputs, weights, k, ops=ops), simple)
 
 
 def _reasons(candidates: Candidates, weights: Mapping[str, Any], ops: Any) -> tuple[Any, Any]:

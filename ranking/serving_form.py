@@ -144,8 +144,9 @@ class RankingServingForm(keras.Model):
 
     def row_tables(self) -> list:
         """The weights with a line an item or a user that are read by `take_rows` alone, in any of its stored forms."""
-        ids = self.network.features.embeddings
-        return [self.tokens, self.present, ids["user_id"], ids["item_id"]]
+        features = self.network.features
+        ids, numbers = features.embeddings, features.side.tables["numbers"]
+        return [self.tokens, self.present, ids["user_id"], ids["item_id"], numbers]
 
     @classmethod
     def from_ranker(

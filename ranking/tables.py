@@ -10,6 +10,7 @@ from keras import ops
 
 from ranking.config import RankerSpec
 from ranking.popularity import PopularityTable
+from ranking.stored_rows import take_rows
 
 ITEM_NUMBERS = ("log popularity", "never in training", "log price", "price known", "release known")
 INTEGERS = keras.backend.standardize_dtype("int")
@@ -147,7 +148,9 @@ class SideTables(keras.layers.Layer):
 
     def take(self, name: str, rows):
         """Lines of a table for rows of any shape."""
-        return ops.take(self.tables[name], rows, axis=0)
+        table = self.tables[name]
+        # Numbers may be stored smaller; codes and days are taken as they are.
+        return take_rows(table, rows) if name == "numbers" else ops.take(table, rows, axis=0)
 
 
 class ContentTable(keras.layers.Layer):

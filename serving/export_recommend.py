@@ -16,6 +16,7 @@ from ranking.diversity import content_tokens
 from ranking.exploration import score_deviation
 from ranking.policy import Policy
 from ranking.rerank import Candidates, Page, rerank
+from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import Precision
 from serving.allowed_items import search_allowed
 from serving.index import CandidateIndex, checked_k
@@ -28,6 +29,16 @@ from serving.saved_model import write_saved_model
 
 SIGNATURE = "serving_default"
 STRINGS = tf.TensorSpec((None, None), tf.string)
+
+
+def sorted_ranks(scores: tf.Tensor) -> tf.Tensor:
+    """The rank of each score in a falling line, from 1, equals sharing the better one: f32 [B, K] -> f32 [B, K].
+
+    Example:
+        >>> sorted_ranks(tf.constant([[3.0, 2.0, 2.0, 1.0]])).numpy().tolist()
+        [[1.0, 2.0, 2.0, 4.0]]
+    """
+    return 1.0 + tf.cast(tf.searchsorted(-scores, -scores), tf.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +88,7 @@ class RecommendModule(RetrievalParts):
                 "from one run"
             )
         self.ranker = KerasWeights(ranker, "ranker", precision)
+        self.takes_ranks = isinstance(ranker, RankingServingForm)
         modalities = list(ranker.spec.modalities) if hasattr(ranker, "spec") else []
         self.content = tuple(place for place, name in enumerate(modalities) if name != "behaviour")
         self.item_codes = tf.Variable(facts.item_codes(), trainable=False, name="item_codes")
@@ -135,23 +147,34 @@ class RecommendModule(RetrievalParts):
         query f32 [B, D].
         """
         settings, _, vocabulary, _ = self._constants()
-        weights = chosen_weights(policy_names, policy_values, settings.policy)
-        user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
-        k = checked_k(k)
-        count = tf.maximum(tf.where(candidates > 0, candidates, settings.candidates), k)
-        queries = self.queries(user, recent)
-        hidden = self.hidden_rows(user, recent, self.items.rows(exclude_item_ids))
-        rows, scores = self._search(queries, count, hidden, allow_item_ids)
-        history, known = self.chosen_history(user, recent), rows > 0
-        inputs = [user, history, rows, tf.where(known, scores, 0.0), timestamp]
-        if vocabulary:
-            inputs += [None, context_codes(context, vocabulary)]
-        answer = self.ranker(*inputs)
-        if self.user_group is not None:
-            weights["group_share"] = self._floors(user, policy_names, weights["group_share"])
-        given = self._candidates(rows, answer, known, history, timestamp, uniforms(seed, k))
-        page = rerank(given, weights, k)
-        return {**self._page(page, answer, scores), "query": queries}
+        # The names of these steps are what a trace tells them by.
+        with tf.name_scope("request"):
+            weights = chosen_weights(policy_names, policy_values, settings.policy)
+            user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
+            excluded = self.items.rows(exclude_item_ids)
+            k = checked_k(k)
+            count = tf.maximum(tf.where(candidates > 0, candidates, settings.candidates), k)
+            history = self.chosen_history(user, recent)
+        with tf.name_scope("query"):
+            queries = self.queries(user, recent)
+        with tf.name_scope("retrieve"):
+            hidden = self.hidden_rows(user, recent, excluded)
+            rows, scores = self._search(queries, count, hidden, allow_item_ids)
+        with tf.name_scope("rank"):
+            known = rows > 0
+            inputs = [user, history, rows, tf.where(known, scores, 0.0), timestamp]
+            if self.takes_ranks or vocabulary:
+                inputs.append(sorted_ranks(scores) if self.takes_ranks else None)
+            if vocabulary:
+                inputs.append(context_codes(context, vocabulary))
+            answer = self.ranker(*inputs)
+        with tf.name_scope("policy"):
+            if self.user_group is not None:
+                weights["group_share"] = self._floors(user, policy_names, weights["group_share"])
+            given = self._candidates(rows, answer, known, history, timestamp, uniforms(seed, k))
+            page = rerank(given, weights, k)
+        with tf.name_scope("page"):
+            return {**self._page(page, answer, scores), "query": queries}
 
     def _search(self, queries, count, hidden, allow_item_ids):
         """The best rows of the whole catalogue, or of a line's own list where it has one."""

@@ -33,15 +33,17 @@ def chosen_weights(names: tf.Tensor, values: tf.Tensor, default: Policy) -> dict
     checks = [tf.debugging.Assert(tf.reduce_all(known), [told, tf.boolean_mask(names, ~known)]), same_length]
     with tf.control_dependencies(checks):
         names, values = tf.identity(names), tf.identity(values)
-    weights: dict[str, tf.Tensor] = {}
-    for name, (least, greatest) in BOUNDS.items():
-        given = tf.concat([[getattr(default, name)], values], axis=0)
-        asked = tf.concat([[True], names == name], axis=0)
-        value = given[tf.reduce_max(tf.where(asked, tf.range(tf.size(given)), 0))]
-        message = f"policy_values: {name} must lie between {least:g} and {greatest:g}, received"
-        with tf.control_dependencies([tf.debugging.Assert((value >= least) & (value <= greatest), [message, value])]):
-            weights[name] = tf.identity(value)
-    return weights
+    # All weights side by side: thirteen times the same few operations would cost a request more than its user tower.
+    places = tf.where(names == tf.constant(list(BOUNDS))[:, None], tf.range(1, tf.size(names) + 1)[None, :], 0)
+    last = tf.reduce_max(tf.pad(places, [[0, 0], [1, 0]]), axis=1)
+    weights = tf.where(last > 0, tf.gather(tf.pad(values, [[1, 0]]), last), [getattr(default, name) for name in BOUNDS])
+    least, greatest = (tf.constant(bounds) for bounds in zip(*BOUNDS.values(), strict=True))
+    within = (weights >= least) & (weights <= greatest)
+    wrong = tf.argmin(tf.cast(within, tf.int32))
+    rules = [f"policy_values: {name} must lie between {a:g} and {b:g}, received" for name, (a, b) in BOUNDS.items()]
+    told = [tf.gather(tf.constant(rules), wrong), tf.gather(weights, wrong)]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(within), told)]):
+        return dict(zip(BOUNDS, tf.unstack(tf.identity(weights)), strict=True))
 
 
 def names_weight(names: tf.Tensor, weight: str) -> tf.Tensor:

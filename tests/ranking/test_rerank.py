@@ -95,6 +95,15 @@ def test_mmr_is_that_of_a_loop(weight):
         assert answer.places[line].tolist() == mmr(relevance, some.vectors[line, :, :18], 8, weight).tolist()
 
 
+def test_the_short_way_of_mmr_is_the_long_one():
+    """A cap that never binds takes the general page, place by place."""
+    some = candidates()
+    for weight in (0.8, 0.2):
+        short, long = (page(some, Policy(mmr_lambda=weight, creator_cap=cap), 25) for cap in (0, 1000))
+        for found, expected in zip(short, long, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_dpp_is_the_greedy_choice_by_determinants():
     """Every step against determinants of the whole kernel, which the fast form never computes."""
     some, strength = candidates(), 0.3

@@ -15,7 +15,7 @@ from data.schema import Schema
 from ranking.array_ops import numpy_ops
 from ranking.explain import explain
 from ranking.serving_form import RankingServingForm
-from ranking.stored_rows import NARROW, restore_rows, store_rows
+from ranking.stored_rows import restore_rows, store_rows
 from serving import stored_scores
 from serving.export_ranking import RankingModule
 from serving.export_recommend import RecommendModule, RecommendSettings
@@ -136,12 +136,12 @@ def test_ranking_and_its_reasons_are_those_of_rounded_weights(world: World, prec
 
 
 def test_every_large_table_of_the_ranker_is_read_by_row(world: World):
-    """A weight with a line an item or a user and many numbers in it must be in `row_tables`: cast whole, it would cost
-    every request the whole table."""
+    """A matrix with a line an item or a user must be in `row_tables`: cast whole, it would cost every request the whole
+    table."""
     tables = {id(table) for table in world.form.row_tables()}
     for weight in world.form.weights:
         floats = keras.backend.standardize_dtype(weight.dtype) == "float32"
-        if floats and len(weight.shape) > 1 and weight.shape[0] in (USERS + 1, ITEMS + 1) and weight.shape[-1] >= NARROW:
+        if floats and len(weight.shape) > 1 and weight.shape[0] in (USERS + 1, ITEMS + 1):
             assert id(weight) in tables, weight.path
 
 
