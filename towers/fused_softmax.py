@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras import ops
 
 from towers.losses import MASKED_LOGIT
-from towers.query_blocks import block_size, mask_columns, over_blocks, own_values, product, put_own
+from towers.query_blocks import block_size, mask_columns, over_blocks, product, put_own
 
 
 def fused_softmax_loss(
@@ -77,25 +77,24 @@ def fused_softmax_loss(
 def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothing, products):
     """Loss of C queries and its gradients. Shapes: rows of `over_blocks`, table [D, N] -> scalar, [C, D], [N, D]."""
     queries, weights, own = rows["queries"], rows["weights"], rows["own"]
-    scaled = queries * scale
-    own_logits = ops.sum(scaled * ops.take(candidates, own, axis=0), axis=1) + rows["own_bias"]
+    scaled, own_vectors = queries * scale, ops.take(candidates, own, axis=0)
+    own_logits = ops.sum(scaled * own_vectors, axis=1) + rows["own_bias"]
     logits = masked_logits(product(scaled, table, products) + bias, own, own_logits, rows.get("excluded"), hardest)
-    top = ops.max(logits, axis=1, keepdims=True)
-    mass = ops.exp(logits - top)
-    total = ops.sum(mass, axis=1, keepdims=True)
-    losses = ops.log(total[:, 0]) + top[:, 0] - own_logits
-    # The residual p - y, times the total: dividing [C, D] arrays is cheaper than dividing [C, N] ones.
+    # One operation for the whole softmax passes over [C, N] once, where its parts would in turn; and the largest
+    # probability tells what it was divided by.
+    residual = ops.softmax(logits)
+    normaliser = ops.max(logits, axis=1) - ops.log(ops.max(residual, axis=1))
+    losses = normaliser - (1.0 - label_smoothing) * own_logits
     if label_smoothing:
         shares = smoothing_shares(logits, label_smoothing)
-        losses = losses + label_smoothing * own_logits - ops.sum(ops.where(shares > 0, shares * logits, 0.0), axis=1)
-        mass = mass - shares * total
-    own_mass = ops.exp(own_logits - top[:, 0]) - (1.0 - label_smoothing) * total[:, 0]
-    if label_smoothing:
-        own_mass = own_mass - own_values(shares, own) * total[:, 0]
-    residual = put_own(mass, own, own_mass)
-    factor = (weights * scale)[:, None] / total
-    query_gradient = product(residual, candidates, products) * factor
-    candidate_gradient = product(ops.transpose(residual), queries * factor, products)
+        losses = losses - ops.sum(ops.where(shares > 0, shares * logits, 0.0), axis=1)
+        residual = residual - shares
+    # The target in the own column, 1 of N, is taken off the products and not off every one of the [C, N] numbers.
+    factor = (weights * scale)[:, None]
+    query_gradient = (product(residual, candidates, products) - (1.0 - label_smoothing) * own_vectors) * factor
+    factored = queries * factor
+    targets = ops.segment_sum((1.0 - label_smoothing) * factored, own, ops.shape(candidates)[0])
+    candidate_gradient = product(ops.transpose(residual), factored, products) - targets
     return ops.sum(weights * losses), query_gradient, candidate_gradient
 
 
