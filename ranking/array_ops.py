@@ -45,7 +45,10 @@ class NumpyOps:
     @staticmethod
     def top_k(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k largest of the last axis and their places; of equal ones the earlier comes first."""
-        places = np.argsort(-values, axis=-1, kind="stable")[..., :k]
+        if k == 1 and values.shape[-1]:
+            places = np.argmax(values, axis=-1)[..., None]
+        else:
+            places = np.argsort(-values, axis=-1, kind="stable")[..., :k]
         return np.take_along_axis(values, places, axis=-1), places.astype(np.int32)
 
 

@@ -10,6 +10,8 @@ LEAST_ALIKE = -1.0
 """Greatest similarity to an empty page."""
 CLOSED = -1e30
 """What no utility comes near."""
+AT_ONCE = 5
+"""Places of one turn of the loop, whose own books cost as much as two; those beyond the page are thrown away."""
 
 
 def novel_places(
@@ -42,13 +44,18 @@ def novel_places(
     candidates, numbers = ops.arange(shape[1], dtype="int32")[None, :], ops.arange(k, dtype="int32")[None, :]
     penalty = spread * (1.0 - relevance)
 
-    def step(number: Any, places: Any, open_scores: Any, alike: Any) -> tuple[Any, ...]:
-        best = ops.cast(ops.argmax(open_scores - penalty * alike, axis=1), "int32")[:, None]
+    def place_one(number: Any, places: Any, open_scores: Any, alike: Any) -> tuple[Any, ...]:
+        best = ops.top_k(open_scores - penalty * alike, 1)[1]
         chosen = candidates == best
         theirs = ops.matmul(ops.cast(chosen, "float32")[:, None, None, :], vectors)  # [B, M, 1, D]
         cosine = ops.matmul(vectors, ops.transpose(theirs, (0, 1, 3, 2)))
         alike = ops.maximum(alike, ops.max(cosine, axis=(1, 3)))
         return number + 1, ops.where(numbers == number, best, places), ops.where(chosen, CLOSED, open_scores), alike
+
+    def step(*state: Any) -> tuple[Any, ...]:
+        for _ in range(AT_ONCE):
+            state = place_one(*state)
+        return state
 
     start = (
         ops.convert_to_tensor(0, dtype="int32"),
