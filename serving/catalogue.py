@@ -145,6 +145,14 @@ class Catalogue:
             video=_text(values.get("video")),
         )
 
+    def domains(self) -> dict[str, list[str]]:
+        """Ids of the items of each domain, in the order of their rows; items that name none are in none."""
+        if "domain" not in self._items:
+            return {}
+        table = self._items.iloc[UNKNOWN_ROW + 1 :]
+        named = table[table["domain"].map(_text) != ""]
+        return {str(name): ids.astype(str).tolist() for name, ids in named.groupby("domain")["item_id"]}
+
     def history(self, user_id: str, limit: int) -> list[Event]:
         """The user's events, most recent first, at most `limit`; empty for a user never seen."""
         row = self._user_rows.get(user_id)

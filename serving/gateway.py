@@ -21,7 +21,7 @@ from serving.circuit_breaker import CircuitBreaker
 from serving.feedback_log import FeedbackLog
 from serving.gateway_access import Access
 from serving.gateway_cache import AnswerCache
-from serving.gateway_catalogue import add_catalogue_routes, add_page
+from serving.gateway_catalogue import add_catalogue_routes
 from serving.gateway_drift import Coverage, ScoreDrift
 from serving.gateway_errors import add_error_replies
 from serving.gateway_explain import add_explain_route
@@ -34,6 +34,7 @@ from serving.gateway_messages import ErrorReply
 from serving.gateway_metrics import GatewayMetrics
 from serving.gateway_monitoring import add_monitoring_routes
 from serving.gateway_openapi import describe_security
+from serving.gateway_page import add_pages
 from serving.gateway_parts import AnyRecommender, GatewayParts
 from serving.gateway_recommend import add_recommend_routes
 from serving.gateway_release import ReleaseWatch
@@ -93,7 +94,7 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
         max_item_bytes=settings.max_item_bytes,
     )
     add_error_replies(app)
-    add_page(app)
+    add_pages(app)
     add_catalogue_routes(app, parts.catalogue)
     add_recommend_routes(app, parts)
     add_explain_route(app, parts)

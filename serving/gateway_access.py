@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from serving.gateway_keys import ApiKey, KeyRing, Scope
 
-EVERYBODY = ("/", "/healthz", "/openapi.json", "/media")
-"""Paths that need no key: the page, whose own requests need one; the pictures and clips that it shows; the health check
+EVERYBODY = ("/", "/engineers", "/healthz", "/openapi.json", "/media")
+"""Paths that need no key: the pages, whose own requests need one; the pictures and clips that it shows; the health check
 of whatever watches the gateway; and the description of the rest."""
 
 SCOPES: tuple[tuple[str, frozenset[str] | None, Scope], ...] = (
@@ -20,6 +20,7 @@ SCOPES: tuple[tuple[str, frozenset[str] | None, Scope], ...] = (
     ("/v1/search", None, "recommend"),
     ("/v1/similar", None, "recommend"),
     ("/v1/explain", None, "recommend"),
+    ("/v1/domains", None, "recommend"),
     ("/v1/items", frozenset({"GET", "HEAD"}), "recommend"),
     ("/v1/items", None, "items"),
     ("/v1/feedback", None, "feedback"),

@@ -96,6 +96,7 @@ class RecommendRequest(BaseModel):
     allow_item_ids: list[ItemId] = Field(
         [], max_length=MAX_ALLOWED, description="The only items that may be answered; empty = all."
     )
+    domain: Id = Field("", description="Only items of this domain, whose ids are sent along; empty = all.")
     policy: list[Weight] = Field(
         [], max_length=len(BOUNDS), description="Weights that differ from the release's, as in 'mmr_lambda=0.7'."
     )
@@ -160,6 +161,17 @@ class RecommendReply(BaseModel):
     items: list[RankedReply]
     seconds: dict[str, float]
     versions: dict[str, int]
+
+
+class DomainReply(BaseModel):
+    domain: str
+    items: int
+
+
+class DomainsReply(BaseModel):
+    """The parts of the catalogue that its items name as their domain, the largest first."""
+
+    domains: list[DomainReply]
 
 
 class HistoryEntry(BaseModel):

@@ -20,6 +20,8 @@ from serving.status import ServingError
 
 logger = logging.getLogger(__name__)
 
+NO_ITEM = "\n"
+"""An id that no catalogue has: ids are of one line."""
 MAX_HISTORY = 500
 """Items of a history that is sent because it begins with what happened just now."""
 
@@ -68,6 +70,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
     session = parts.session(request.user_id, request.session_id)
     added = parts.live.snapshot()
     excluded = _excluded(request, session, catalogue)
+    allowed = _allowed(request, catalogue)
     timestamp = request.timestamp
     if timestamp is None and settings.clock == "log" and catalogue.last_timestamp:
         timestamp = catalogue.last_timestamp
@@ -85,7 +88,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
             timestamp=timestamp,
             retrieval_model=settings.retrieval_model,
             ranking_model=settings.ranking_model,
-            allow_item_ids=request.allow_item_ids,
+            allow_item_ids=allowed,
             policy={name: float(value) for name, value in _pairs(request.policy)},
             context=dict(_pairs(request.context)),
         )
@@ -96,7 +99,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
         with metrics.stage("fallback"):
             items = [
                 RankedReply(rank=rank, item=item_reply(catalogue, item_id))
-                for rank, item_id in enumerate(_popular(parts, request, excluded), start=1)
+                for rank, item_id in enumerate(_popular(parts, request, excluded, allowed), start=1)
             ]
     else:
         seconds, versions = dict(recommendation.seconds), dict(recommendation.versions)
@@ -133,12 +136,22 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
     )
 
 
-def _popular(parts: GatewayParts, request: RecommendRequest, excluded: list[str]) -> list[str]:
+def _allowed(request: RecommendRequest, catalogue: LiveCatalogue) -> list[str]:
+    """The only items that may be answered: of the request's list and of its domain; empty = all. A domain without items is
+    a list of no item's id, since an empty one would allow everything."""
+    if not request.domain:
+        return request.allow_item_ids
+    ids = catalogue.domains.get(request.domain, ())
+    listed = set(request.allow_item_ids)
+    return [one for one in ids if not listed or one in listed] or [NO_ITEM]
+
+
+def _popular(parts: GatewayParts, request: RecommendRequest, excluded: list[str], allowed: list[str]) -> list[str]:
     """Popular items, of the request's own list where it has one."""
-    if not request.allow_item_ids:
+    if not allowed:
         return parts.catalogue.popular(request.k, excluded)
-    allowed = set(request.allow_item_ids)
-    return [one for one in parts.catalogue.popular(parts.catalogue.item_count, excluded) if one in allowed][: request.k]
+    listed = set(allowed)
+    return [one for one in parts.catalogue.popular(parts.catalogue.item_count, excluded) if one in listed][: request.k]
 
 
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:

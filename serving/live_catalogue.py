@@ -32,6 +32,7 @@ class LiveCatalogue:
         self._ingest, self._media, self._log = ingest, media, log
         self._items: dict[str, LiveItem] = {}
         self._deleted: frozenset[str] = frozenset()
+        self._domains: dict[str, tuple[str, ...]] | None = None
         self._stamp = self._read_stamp()
         self._base = Catalogue(ingest, media)
         # Reading one line out of a table costs a hundred times what finding it here does.
@@ -41,6 +42,7 @@ class LiveCatalogue:
     def change(self, items: Iterable[LiveItem], deleted: frozenset[str]) -> None:
         """Takes over added and changed items, and ids of those deleted."""
         self._items, self._deleted = {item.item_id: item for item in items}, deleted
+        self._domains = None
 
     def reload(self) -> bool:
         """Reads the run again if it has been ingested anew; whether it had."""
@@ -51,6 +53,7 @@ class LiveCatalogue:
         self._stamp = stamp
         with self._lock:
             self._found.clear()
+        self._domains = None
         return True
 
     def released(self, item: LiveItem) -> bool:
@@ -71,6 +74,23 @@ class LiveCatalogue:
         base = self._base
         added = sum(base.item(name) is None for name in self._items)
         return base.item_count + added - sum(base.item(name) is not None for name in self._deleted)
+
+    @property
+    def domains(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the items of each domain as they are now, the largest domain first."""
+        domains = self._domains
+        if domains is None:
+            mine, gone = self._items, self._deleted
+            found = {
+                name: [one for one in ids if one not in mine and one not in gone]
+                for name, ids in self._base.domains().items()
+            }
+            for item in mine.values():
+                if item.domain and item.item_id not in gone:
+                    found.setdefault(item.domain, []).append(item.item_id)
+            by_size = sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+            self._domains = domains = {name: tuple(ids) for name, ids in by_size if ids}
+        return domains
 
     @property
     def user_count(self) -> int:

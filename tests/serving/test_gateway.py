@@ -78,6 +78,26 @@ def test_seen_items_are_left_out_unless_asked_for(client: TestClient, fake: Fake
     assert fake.calls[-1]["exclude_item_ids"] == many  # bounded, and what was asked for stays
 
 
+def test_a_domain_is_a_list_of_its_items(client: TestClient, fake: FakeRecommender) -> None:
+    everything = [f"i{row}" for row in range(1, ITEMS + 1)]
+    assert client.get("/v1/domains").json() == {"domains": [{"domain": "music", "items": ITEMS}]}
+    for body, allowed in (
+        ({"domain": "music"}, everything),
+        ({"domain": "music", "allow_item_ids": ["i3", "zz", "i2"]}, ["i2", "i3"]),
+        ({"allow_item_ids": ["i3"]}, ["i3"]),
+        ({}, []),
+    ):
+        client.post("/v1/recommend", json=body)
+        assert fake.calls[-1]["allow_item_ids"] == allowed
+    client.post("/v1/recommend", json={"domain": "furniture"})
+    (nothing,) = fake.calls[-1]["allow_item_ids"]  # an empty list would allow everything
+    assert client.get(f"/v1/items/{nothing}").status_code == 404
+    fake.error = ServingError(grpc.StatusCode.UNAVAILABLE, "away")
+    for domain, count in (("music", 3), ("furniture", 0)):
+        reply = client.post("/v1/recommend", json={"domain": domain, "k": 3}).json()
+        assert reply["fallback"] and len(reply["items"]) == count
+
+
 @pytest.mark.parametrize("user_id", ["", "never-seen", "日本", "a/b?c#d%00", "ann "])
 def test_an_unknown_user_gets_cold_start_items(client: TestClient, user_id: str) -> None:
     reply = client.post("/v1/recommend", json={"user_id": user_id})
@@ -283,12 +303,14 @@ def test_a_folder_that_is_no_run_is_refused_with_what_to_do(tmp_path: Path) -> N
         create_app(GatewaySettings(run=tmp_path), FakeRecommender())
 
 
-def test_the_page_asks_nothing_of_other_hosts(client: TestClient) -> None:
-    page = client.get("/")
+@pytest.mark.parametrize("address", ["/", "/engineers"])
+def test_a_page_asks_nothing_of_other_hosts(client: TestClient, address: str) -> None:
+    page = client.get(address)
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     assert "http://" not in page.text and "https://" not in page.text and "innerHTML" not in page.text
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "'unsafe-inline'" not in policy and "script-src 'sha256-" in policy
+    assert "default-src 'none'" in client.get("/healthz").headers["content-security-policy"]
     assert client.get("/docs").status_code == 404
     assert "/v1/recommend" in client.get("/openapi.json").json()["paths"]
 

@@ -1,0 +1,201 @@
+/* The shop: whom for, what is asked, and the list that answers. */
+const NEW_VISITOR = "a-new-visitor";
+const SESSION = kept("session", () => String(Math.random()).slice(2) + Date.now());
+const VARIETY = ["as released", "a little more", "more", "much more", "wide", "as wide as can be"];
+const LARGEST_FILE = 16 * 2 ** 20;
+let turn = 0, before = null, sampled = null;
+
+const say = (text) => { find("status").textContent = text; };
+const pageLength = () => Number(find("count").value);
+const userId = () => find("user").value.trim();
+const chosenDomain = () => document.querySelector("#domains input:checked")?.value ?? "";
+
+function request(user) {
+  const step = Number(find("variety").value);
+  return { user_id: user, session_id: SESSION, k: pageLength(), domain: chosenDomain(), policy: step ? [`mmr_lambda=${(1 - 0.13 * step).toFixed(2)}`] : [] };
+}
+
+function showHistory(history) {
+  const count = history.events.length;
+  find("history-part").hidden = !count;
+  find("history-note").textContent = `The last ${count} event${count === 1 ? "" : "s"}, most recent first; skipped items are struck through.`;
+  find("history").replaceChildren(...history.events.map(past));
+  find("history").scrollLeft = 0;
+}
+
+function showNotice(answer) {
+  find("notice").hidden = !answer.fallback;
+  find("notice").textContent = answer.fallback
+    ? `The model server did not answer (${answer.fallback_reason}), so these are the items most people chose. Nothing here is personal.` : "";
+}
+
+function showTiming(answer) {
+  const parts = Object.entries(answer.seconds).map(([stage, seconds]) => `${stage} ${(1000 * seconds).toFixed(1)} ms`);
+  const models = Object.entries(answer.versions ?? {}).map(([model, version]) => `${model} ${version}`);
+  find("timing").textContent = [parts.join(" · "), models.length ? `models: ${models.join(", ")}` : ""].filter(Boolean).join(" — ");
+}
+
+function showSample(node = null) {
+  if (sampled) URL.revokeObjectURL(sampled);
+  sampled = node?.src ?? null;
+  find("sample").hidden = !node;
+  find("sample").replaceChildren(...(node ? [node] : []));
+}
+
+/* `before` is the list that these replace, so that what has come in can be seen. */
+function showRecommended(answer, user) {
+  const ids = answer.items.map((entry) => entry.item.item_id);
+  const fresh = (entry) => before !== null && before.user === user && !before.ids.has(entry.item.item_id);
+  find("items").replaceChildren(...answer.items.map((entry) => card(entry, user, fresh(entry))));
+  before = { user, ids: new Set(ids) };
+  showNotice(answer);
+  showTiming(answer);
+  showSample();
+  find("back").hidden = true;
+  find("results-title").textContent = "Recommended";
+  find("results-note").textContent = answer.fallback ? "Popular items stand in for the model."
+    : answer.known_user ? "Chosen for this user. A like, a purchase or a skip changes the list at once."
+    : "This user was never seen, so this is a cold start: what suits someone unknown.";
+}
+
+async function show(user, said = "") {
+  const mine = ++turn;
+  const shown = user || "someone without an id";
+  find("user").value = user;
+  say(said || `Asking for ${shown}…`);
+  for (const button of document.querySelectorAll("#examples button")) button.ariaPressed = String(button.dataset.user === user);
+  try {
+    const [history, answer] = await Promise.all([
+      user ? ask(`/v1/history/${encodeURIComponent(user)}?limit=24`).catch(() => ({ events: [] })) : { events: [] }, /* needs a key with more rights */
+      ask("/v1/recommend", request(user))]);
+    if (mine !== turn) return; /* a later question has been asked meanwhile */
+    showHistory(history);
+    showRecommended(answer, user);
+    say(`${said} ${answer.items.length} items for ${shown}.`.trim());
+    window.history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);
+  } catch (error) {
+    if (mine === turn) say(`That did not work: ${error.message}`);
+  }
+}
+
+/* Items found by words, by likeness or by a file; `sample` is what was sent, to be looked at or heard. */
+async function showFound(title, question, sample = null) {
+  const mine = ++turn, user = userId();
+  say("Searching…");
+  try {
+    const answer = await question();
+    if (mine !== turn) return;
+    find("items").replaceChildren(...answer.items.map((entry) => card(entry, user, false)));
+    showNotice(answer);
+    showTiming(answer);
+    showSample(sample);
+    find("back").hidden = false;
+    find("results-title").textContent = title;
+    find("results-note").textContent = answer.items.length ? "Best first." : "Nothing was found.";
+    say(`${answer.items.length} items: ${title}.`);
+    find("results").focus({ preventScroll: true });
+    find("results").scrollIntoView({ block: "start" });
+  } catch (error) {
+    if (mine === turn) say(`That did not work: ${error.message}`);
+  }
+}
+
+/* A list of recommendations is made anew; one that was searched for stays. */
+async function noted(button, user, said) {
+  if (find("back").hidden) {
+    await show(user, said);
+    find("results").focus({ preventScroll: true });
+  } else {
+    button.ariaPressed = "true";
+    say(said);
+  }
+}
+
+function asBase64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => resolve(reader.result.slice(reader.result.indexOf(",") + 1)));
+    reader.addEventListener("error", () => reject(new Error("the file could not be read")));
+    reader.readAsDataURL(file);
+  });
+}
+
+async function searchByFile(file) {
+  const sound = file.type.startsWith("audio/") || file.type === "application/ogg";
+  if (!sound && !file.type.startsWith("image/")) return say(`${file.name} is neither a picture nor a clip: JPEG, PNG, WebP, GIF, WAV, FLAC, MP3 or OGG.`);
+  if (file.size > LARGEST_FILE) return say(`${file.name} is too large: at most 16 MB.`);
+  const address = URL.createObjectURL(file);
+  const sample = sound ? make("audio", { controls: true, src: address, ariaLabel: `Your clip ${file.name}` })
+    : make("img", { src: address, alt: `Your picture ${file.name}` });
+  const name = sound ? "audio_base64" : "image_base64";
+  await showFound(sound ? `Sounds like ${file.name}` : `Looks like ${file.name}`,
+    async () => ask("/v1/search/media", { [name]: await asBase64(file), k: pageLength() }), sample);
+}
+
+function example(user, label, detail) {
+  const button = make("button", { type: "button", ariaPressed: "false" }, label, make("small", {}, ` ${detail}`));
+  button.dataset.user = user;
+  button.addEventListener("click", () => show(user));
+  return make("li", {}, button);
+}
+
+function domainChoice(domain, label) {
+  const input = make("input", { type: "radio", name: "domain", value: domain, checked: !domain });
+  input.addEventListener("change", () => show(userId()));
+  return make("label", {}, input, label);
+}
+
+function sayVariety() {
+  const words = VARIETY[Number(find("variety").value)];
+  find("variety-said").textContent = words;
+  find("variety").setAttribute("aria-valuetext", words);
+}
+
+async function start() {
+  let users = [];
+  try {
+    users = (await ask("/v1/users?count=6")).users;
+    const domains = (await ask("/v1/domains")).domains;
+    find("domains").hidden = domains.length < 2;
+    find("domains").append(domainChoice("", "all"), ...domains.map((each) => domainChoice(each.domain, each.domain)));
+  } catch (error) {
+    say(`The list of users did not load: ${error.message}`);
+  }
+  find("examples").replaceChildren(
+    ...users.map((user) => example(user.user_id, user.user_id, [`${user.events} events`, ...Object.values(user.profile).slice(0, 2)].join(" · "))),
+    example(NEW_VISITOR, "A new visitor", "never seen"));
+  const asked = new URLSearchParams(location.search).get("user");
+  show(asked ?? (users.length ? users[0].user_id : NEW_VISITOR));
+}
+
+find("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepKey();
+  show(userId());
+});
+find("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const query = find("query").value.trim();
+  if (query) showFound(`Found for “${query}”`, () => ask("/v1/search", { query, k: pageLength() }));
+  else find("query").focus();
+});
+find("file").addEventListener("change", () => {
+  const [file] = find("file").files;
+  find("file").value = ""; /* the same file may be chosen again */
+  if (file) searchByFile(file);
+});
+for (const kind of ["dragover", "dragleave", "drop"])
+  find("search").addEventListener(kind, (event) => {
+    event.preventDefault();
+    find("search").classList.toggle("dropping", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files.length) searchByFile(event.dataTransfer.files[0]);
+  });
+find("back").addEventListener("click", async () => {
+  await show(userId());
+  find("results").focus({ preventScroll: true });
+});
+find("count").addEventListener("change", () => show(userId()));
+find("variety").addEventListener("input", sayVariety);
+find("variety").addEventListener("change", () => show(userId()));
+sayVariety();
+start();
