@@ -14,6 +14,7 @@ import pandas as pd
 from data.catalogue import Catalogue, empty_items, read_items
 from data.categorical import Coding
 from data.dataset import ATTRIBUTE, CONTEXT, EVENT_COLUMNS, OPTIONAL_EVENT_COLUMNS, PROFILE, Dataset, train_counts
+from data.fake_users import honest_events
 from data.interactions import READ_COLUMNS, Interactions, read_interactions
 from data.people import read_users
 from data.schema import EVENT_CODES, NEGATIVE_EVENTS, SPLIT_CODES, TEST, TRAIN, Schema
@@ -36,6 +37,8 @@ class IngestOptions:
         min_value: events with a smaller value (a low rating) are not positive; events without a value are unaffected.
         positive_events: kinds that are positive; None = all but `NEGATIVE_EVENTS`.
         context: columns of the log that were known when an item was shown; None = every column without another meaning.
+        anomaly_share: of the users that may be fake (shilling), see `data.suspects`; those found are set aside. 0 = do not
+            look.
         seed: of the random split.
         now: the present in UTC seconds; None = the clock.
         max_future_seconds: how far beyond the present a timestamp may lie.
@@ -49,6 +52,7 @@ class IngestOptions:
     min_value: float | None = None
     positive_events: tuple[str, ...] | None = None
     context: tuple[str, ...] | None = None
+    anomaly_share: float = 0.0
     seed: int = 0
     now: int | None = None
     max_future_seconds: int = 86_400
@@ -59,6 +63,8 @@ class IngestOptions:
         if self.split not in kinds:
             raise DatasetError(f"split: must be among {kinds}, received {self.split!r}.")
         check_fractions(self.valid_fraction, self.test_fraction)
+        if not 0 <= self.anomaly_share <= 0.5:
+            raise DatasetError(f"anomaly_share: must be 0 (off) to 0.5, received {self.anomaly_share}.")
         unknown = set(self.positive_events or ()) - set(EVENT_CODES)
         if unknown:
             raise DatasetError(f"positive_events: must be among {tuple(EVENT_CODES)}, received {sorted(unknown)}.")
@@ -93,6 +99,8 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
         with_split={"auto": None, "given": True}.get(options.split, False),
         context=options.context,
     )
+    honest, anomalies = honest_events(log, options.anomaly_share, quarantine, seed=options.seed)
+    log = log.select(honest)
     positive = positive_mask(log, options)
     keep = core(log.users.codes, log.items.codes, positive, options.k_core)
     if not keep.any():
@@ -148,6 +156,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
             "quarantined": sum(part.counts["quarantined"] for part in (log, catalogue, people) if part),
             "quarantine_lines": len(quarantine),
             "removed_by_k_core": removed,
+            "anomalies": anomalies,
             "rows": {
                 name: part.counts
                 for name, part in (("interactions", log), ("items", catalogue), ("users", people))
@@ -164,7 +173,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
     )
     for part in (log, catalogue, people):
         assert part is None or part.counts["read"] == part.counts["accepted"] + part.counts["quarantined"], part
-    assert log.counts["accepted"] == len(events) + removed, (log.counts, len(events), removed)
+    assert log.counts["accepted"] == len(events) + removed + anomalies.get("events", 0), (log.counts, len(events), removed)
     dataset.check()
     dataset.save(out)
     quarantine.write(out / "quarantine.parquet")

@@ -33,6 +33,9 @@ class DataConfig(Section):
     """Event kinds that count as positives; None = every kind but skips and dislikes."""
     context: tuple[str, ...] | None = None
     """Columns of the log that were known when an item was shown, such as the device; None = all that mean nothing else."""
+    anomaly_share: float = pydantic.Field(0.0, ge=0, le=0.5)
+    """Share of the users that may be fake; users who look made up and push an item together (shilling) are set aside into
+    the quarantine. 0 = do not look; 0.1 finds an attack of up to about a tenth of all users."""
     max_text_length: int = pydantic.Field(10_000, ge=1)
     seed: int = 7
 
