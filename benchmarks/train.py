@@ -24,7 +24,8 @@ import numpy as np
 from data.batches import RetrievalBatches
 from data.histories import Histories
 from data.schema import Schema
-from pipeline.feed import as_dataset
+from pipeline.epoch_steps import LoopSettings, steps_a_call, train_epoch
+from pipeline.feed import feed_of
 from towers.config import TowerConfig
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower
@@ -35,7 +36,7 @@ Trains on the same generated events, with the same batch, width (64) and optimiz
   tfrs     the two-tower of TensorFlow Recommenders' tutorial: two embedding tables and tfrs.tasks.Retrieval, its dataset
            shuffled, batched and cached, no metric in training;
   ids      this project's task with user ids and item ids alone, normalised vectors, learned temperature, logQ correction,
-           batches made anew for every epoch;
+           batches made anew for every epoch, in the loop that `train-retrieval` runs;
   content  the same with three content modalities (384, 512 and 256 numbers) behind gates and a hidden layer, which TFRS
            has no counterpart of: it is compared with tfrs ids-only.
 
@@ -71,18 +72,8 @@ def optimizer(module: Any) -> Any:
     return module.optimizers.Adagrad(0.1)
 
 
-class Quiet(keras.callbacks.CallbackList):
-    """No work between two steps; Keras's own list makes the device wait for Python after each."""
-
-    def on_train_batch_begin(self, batch, logs=None):
-        return
-
-    def on_train_batch_end(self, batch, logs=None):
-        return
-
-
 class Ours:
-    """This project's training, an epoch a call."""
+    """This project's training, an epoch a call: the steps of `pipeline.epochs`, without its validation between epochs."""
 
     def __init__(self, world: World, batch_size: int, content: bool, rng: np.random.Generator):
         users, rows = USERS + 1, world.item_rows
@@ -106,17 +97,12 @@ class Ours:
             sparse_updates=SPARSE,
         )
         self.task.compile(optimizer=optimizer(keras))
-        self.epoch = 0
+        self.settings = LoopSettings(epochs=1000, patience=1000, seed=1, steps_a_call=steps_a_call(batch_size))
+        self.feed, self.epoch = feed_of(self.batches), 0
 
     def train(self) -> None:
         steps = len(self.batches)
-        self.task.fit(
-            as_dataset(self.batches.epoch(self.epoch), steps),
-            steps_per_epoch=steps,
-            verbose=0,
-            shuffle=False,
-            callbacks=Quiet([], add_history=True, model=self.task),
-        )
+        train_epoch(self.task, self.feed, self.epoch, 0, steps, self.settings, lambda *_: None, lambda _: None)
         self.epoch += 1
 
 

@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import keras
 import numpy as np
 
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
+from pipeline.epoch_steps import LoopSettings, Progress, train_epoch
 from pipeline.feed import Batches, Feed, feed_of
 
-Progress = Callable[[str, int, int], None]
-"""(what, done, total): called as long work goes on."""
 AfterEpoch = Callable[[list[dict[str, float]]], None]
 """(log so far): called when an epoch has been judged and saved; what it raises ends the training."""
-
-CHECK_STEPS = 50
-"""Steps between two looks at the loss; a look waits for the device, and a loss that is not finite stays so."""
-PROGRESS_SECONDS = 0.1
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite; the message says where and what usually helps."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-    """How long to train and how often to save.
-
-    Attributes:
-        epochs: at most so many.
-        patience: stop after this many epochs without a better validation figure.
-        seed: the dropout of epoch e draws from seed + e, so runs of other seeds should lie further apart than epochs.
-        checkpoint_steps, checkpoint_seconds: save inside an epoch too, after so many steps or seconds; 0 = never.
-        metric: name of the validation figure in the log.
-        name: of the training, for messages. advice: what to do when the loss is not finite.
-    """
-
-    epochs: int
-    patience: int
-    seed: int
-    checkpoint_steps: int = 0
-    checkpoint_seconds: float = 0.0
-    metric: str = "valid_ndcg@20"
-    name: str = "retrieval"
-    advice: str = "Lower the learning rate"
 
 
 def train_epochs(
@@ -82,7 +48,7 @@ def train_epochs(
 
     Returns: the log, one row an epoch: epoch, every metric of the task, the validation figure, seconds.
 
-    Raises: NonFiniteLossError, at most `CHECK_STEPS` after the step it happened at and before it could be saved.
+    Raises: NonFiniteLossError, at most `CHECK_STEPS` and a call after the step it happened at, before it could be saved.
     """
     feed, steps, average = feed or feed_of(batches), len(batches), Average(task)
     weights = getattr(task, "learned_variables", task.trainable_variables)
@@ -102,10 +68,7 @@ def train_epochs(
         def save(done: int, epoch: int = epoch, begun: float = begun) -> None:
             checkpoint.save({"epoch": epoch, "step": done, "log": log, "seconds": time.perf_counter() - begun})
 
-        watch = StepWatch(task, epoch, step, steps, settings, progress, save)
-        task.fit(
-            feed(epoch, step), steps_per_epoch=steps - step, epochs=1, shuffle=False, verbose=0, callbacks=watch
-        )
+        metrics = train_epoch(task, feed, epoch, step, steps, settings, progress, save)
         with average.in_place():
             if refresh:
                 refresh()
@@ -114,7 +77,7 @@ def train_epochs(
             if better:
                 best = snapshot(weights)
         seconds = time.perf_counter() - begun
-        log.append({"epoch": epoch, **watch.metrics, settings.metric: quality, "seconds": seconds})
+        log.append({"epoch": epoch, **metrics, settings.metric: quality, "seconds": seconds})
         checkpoint.save({"epoch": epoch + 1, "step": 0, "log": log, "seconds": 0.0}, best if better else None)
         step, spent = 0, 0.0
         if after_epoch:
@@ -134,70 +97,6 @@ def seed_everything(seed: int) -> None:
         keras.utils.set_random_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
-
-
-class StepWatch(keras.callbacks.CallbackList):
-    """What happens between two steps of one epoch: next to nothing, and now and then progress, a check, a checkpoint.
-
-    A list of callbacks and not one of them, because Keras's own list turns every metric into a Python number after
-    every step and so makes the device wait for Python, and Python for the device.
-    """
-
-    def __init__(
-        self,
-        task: keras.Model,
-        epoch: int,
-        start: int,
-        steps: int,
-        settings: LoopSettings,
-        progress: Progress,
-        save: Callable[[int], None],
-    ):
-        super().__init__([], add_history=True, model=task)
-        self.task, self.epoch, self.start, self.steps = task, epoch, start, steps
-        self.settings, self.progress, self.save = settings, progress, save
-        self.total = settings.epochs * steps
-        self.metrics: dict[str, float] = {}
-        self._kept = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in task.metrics_variables]
-        self._saved = self._shown = time.monotonic()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.start:  # `fit` has just set the running loss to zero; it goes on where it was saved
-            for variable, value in zip(self.task.metrics_variables, self._kept, strict=True):
-                variable.assign(value)
-
-    def on_train_batch_begin(self, batch, logs=None):
-        return
-
-    def on_train_batch_end(self, batch, logs=None):
-        done, now = self.start + batch + 1, time.monotonic()
-        settings = self.settings
-        due = done < self.steps and (
-            (settings.checkpoint_steps and done % settings.checkpoint_steps == 0)
-            or (settings.checkpoint_seconds and now - self._saved >= settings.checkpoint_seconds)
-        )
-        if due or done % CHECK_STEPS == 0:
-            self._check(logs["loss"], done)
-        if due:
-            if keras.backend.backend() == "jax":
-                self.task.jax_state_sync()
-            self.save(done)
-            self._saved = time.monotonic()
-        if now - self._shown >= PROGRESS_SECONDS or done == self.steps:
-            self._shown = now
-            self.progress("training", self.epoch * self.steps + done, self.total)
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        self.metrics = {name: float(value) for name, value in logs.items()}
-        self._check(self.metrics["loss"], self.steps)
-
-    def _check(self, loss: Any, done: int) -> None:
-        if not math.isfinite(float(loss)):
-            raise NonFiniteLossError(
-                f"{self.settings.name}: the loss is {float(loss)} in epoch {self.epoch}, by step {done}. "
-                f"{self.settings.advice}."
-            )
 
 
 class Average:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from data.dataset import Dataset
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import Config
-from pipeline.epochs import LoopSettings, Progress, train_epochs
+from pipeline.epoch_steps import LoopSettings, Progress
+from pipeline.epochs import train_epochs
 from pipeline.finetune_batches import EncoderInputs, FinetuneBatches
 from pipeline.train_retrieval import validation_ndcg, validation_requests
 from towers.finetune_task import FinetuneTask

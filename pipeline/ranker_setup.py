@@ -12,7 +12,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.item_labels import item_labels
 from data.schema import MODALITIES, SPLIT_CODES, TRAIN
-from pipeline.epochs import NonFiniteLossError
+from pipeline.epoch_steps import NonFiniteLossError
 from pipeline.ranking_lists import RankingFold
 from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.content_heads import ItemLabels

@@ -13,7 +13,8 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.history_batches import HistoryBatches
 from pipeline.checkpoint import Checkpoint, training_variables
-from pipeline.epochs import LoopSettings, Progress, train_epochs
+from pipeline.epoch_steps import LoopSettings, Progress
+from pipeline.epochs import train_epochs
 from pipeline.examples import positive_histories
 from pipeline.linear_config import LinearSection
 from pipeline.linear_judge import LinearJudge

@@ -18,7 +18,8 @@ from data.loss_columns import LossColumns
 from data.schema import MODALITIES, Schema
 from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
-from pipeline.epochs import AfterEpoch, LoopSettings, Progress, seed_everything, train_epochs
+from pipeline.epoch_steps import LoopSettings, Progress, steps_a_call
+from pipeline.epochs import AfterEpoch, seed_everything, train_epochs
 from pipeline.examples import Requests, make_requests, positive_histories
 from pipeline.interactions import Interactions
 from pipeline.metrics import mean_over_users, ndcg_at_k
@@ -179,6 +180,7 @@ def loop_settings(config: RetrievalConfig) -> LoopSettings:
         seed=config.seed * 100_003,
         checkpoint_steps=config.checkpoint_steps,
         checkpoint_seconds=config.checkpoint_seconds,
+        steps_a_call=steps_a_call(config.batch_size),
         advice="Lower retrieval.learning_rate, raise retrieval.temperature, or look for infinite values in the feature "
         "tables (`<run>/encode`)",
     )

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.config import Config
-from pipeline.epochs import NonFiniteLossError, Progress
+from pipeline.epoch_steps import NonFiniteLossError, Progress
 from pipeline.stage import StageError, digest
 from pipeline.train_retrieval import train_retrieval
 from pipeline.tune_report import METRIC, write_report

@@ -1,5 +1,6 @@
 """The loop of epochs on a model of one weight, against NumPy loops: averages, accumulation, positions, errors."""
 
+import dataclasses
 import json
 
 import keras
@@ -8,7 +9,8 @@ import pytest
 from keras import ops
 
 from pipeline.checkpoint import Checkpoint, training_variables
-from pipeline.epochs import LoopSettings, NonFiniteLossError, train_epochs
+from pipeline.epoch_steps import LoopSettings, NonFiniteLossError
+from pipeline.epochs import train_epochs
 from pipeline.feed import as_dataset, made_ahead
 
 RATE, STEPS = 0.1, 5
@@ -58,7 +60,7 @@ def gradients_of(epochs):
             yield lambda w, b=batch: float(np.mean(2 * (w * b["x"] - b["y"]) * b["x"]))
 
 
-def train(folder, points=None, settings=SETTINGS, validate=None, **options):
+def train(folder, points=None, settings=SETTINGS, validate=None, progress=lambda *_: None, **options):
     task = Slope()
     task.compile(optimizer=keras.optimizers.SGD(RATE, **options), jit_compile=True)
     task.optimizer.build(task.trainable_variables)
@@ -74,7 +76,7 @@ def train(folder, points=None, settings=SETTINGS, validate=None, **options):
         validate or judge,
         Checkpoint(folder, training_variables(task)),
         settings,
-        lambda *_: None,
+        progress,
     )
     return task, seen, log
 
@@ -129,6 +131,30 @@ def test_a_loss_that_is_not_finite_is_never_saved(tmp_path):
     points = Points()
     _, _, log = train(tmp_path, points, settings)
     assert points.asked == [(1, 2)] and [row["epoch"] for row in log] == [0, 1]
+
+
+@pytest.mark.parametrize("steps_a_call", [2, 4, 8])
+def test_several_steps_in_a_call_are_the_same_steps(tmp_path, steps_a_call):
+    """Five steps an epoch in calls of two, four and eight: the last call is short, or the only one."""
+    one, _, log = train(tmp_path / "one")
+    told = []
+    settings = dataclasses.replace(SETTINGS, steps_a_call=steps_a_call)
+    other, _, rows = train(tmp_path / "other", settings=settings, progress=lambda *said: told.append(said))
+    assert float(one.slope.value) == float(other.slope.value)
+    assert [row["loss"] for row in log] == [row["loss"] for row in rows]
+    assert told[-1] == ("training", 2 * STEPS, 2 * STEPS)
+    # Where it is saved every so many steps, calls are short enough to end there.
+    saved, save = [], Checkpoint.save
+
+    def noted(self, state, extra=None):
+        saved.append((state["epoch"], state["step"]))
+        save(self, state, extra)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "save", noted)
+        third = train(tmp_path / "third", settings=dataclasses.replace(settings, checkpoint_steps=2))[0]
+    assert saved == [(0, 2), (0, 4), (1, 0), (1, 2), (1, 4), (2, 0)]
+    assert float(third.slope.value) == float(one.slope.value)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

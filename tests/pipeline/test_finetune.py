@@ -14,7 +14,7 @@ from data.features import FeatureWriter
 from data.ingest import IngestOptions, ingest
 from pipeline.config import load_config
 from pipeline.encode_plan import find_content
-from pipeline.epochs import NonFiniteLossError
+from pipeline.epoch_steps import NonFiniteLossError
 from pipeline.examples import positive_histories
 from pipeline.finetune import finetune, trainable_encoders
 from pipeline.finetune_batches import EncoderInputs, FinetuneBatches, draw_items, shorten

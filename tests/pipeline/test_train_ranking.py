@@ -10,7 +10,7 @@ import pytest
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import EVENT_CODES, MODALITIES, TEST, TRAIN, VALID, Schema
-from pipeline.epochs import NonFiniteLossError
+from pipeline.epoch_steps import NonFiniteLossError
 from pipeline.evaluate_ranking import evaluate_ranking
 from pipeline.examples import make_requests
 from pipeline.rank_requests import rank_requests

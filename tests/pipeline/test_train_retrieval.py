@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.config import EvaluationConfig, RetrievalConfig
-from pipeline.epochs import NonFiniteLossError
+from pipeline.epoch_steps import NonFiniteLossError
 from pipeline.evaluate import evaluate_retrieval
 from pipeline.train_retrieval import train_retrieval
 from tests.pipeline.training_world import make_world

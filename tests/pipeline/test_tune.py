@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline import tune as module
 from pipeline.config import Config, ConfigError, RetrievalConfig, load_config
-from pipeline.epochs import NonFiniteLossError
+from pipeline.epoch_steps import NonFiniteLossError
 from pipeline.stage import StageError
 from pipeline.tune import Search, tune, without_test
 from pipeline.tune_report import importances
