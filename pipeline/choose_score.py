@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from pipeline.metrics import mean_over_users, ndcg_at_k
-from pipeline.rank_requests import answer, order_by
+from pipeline.rank_requests import order_by
 from pipeline.ranking_lists import RankingFold
 from pipeline.request_quality import wanted_items
 from ranking.config import RankerSpec, RankingConfig
 from ranking.score import weighted_score
-from ranking.serving_form import RankingServingForm
+from ranking.serving_form import LOWEST_SCORE
 
 CUTOFF, MOST_REQUESTS = 10, 3000
 SHARES = (0.25, 0.5, 1.0)
@@ -22,8 +23,15 @@ BLENDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Tried spread of the retrieval score's part over that of the heads'."""
 
 
+def choosing_requests(held_out: RankingFold) -> RankingFold:
+    """The held-out requests that a score and a policy are chosen on: those that chose anything, evenly drawn over the days
+    where there are more than `MOST_REQUESTS`."""
+    wanted = np.flatnonzero(wanted_items(held_out.requests).counts)
+    return held_out.take(wanted[:: max(1, math.ceil(len(wanted) / MOST_REQUESTS))])
+
+
 def choose_score(
-    form: RankingServingForm, held_out: RankingFold, config: RankingConfig
+    spec: RankerSpec, asked: RankingFold, told: Mapping[str, np.ndarray], config: RankingConfig
 ) -> tuple[dict[str, float], float, dict[str, float]]:
     """Weights and blend with the best NDCG@10 over held-out requests, each judged by what was chosen in it.
 
@@ -31,23 +39,19 @@ def choose_score(
     these requests; then it tries the blend, each head in turn, and the blend again (see `search_weights`).
 
     Args:
-        form: of the trained ranker, calibrated, with popularity as of the past.
+        asked: see `choosing_requests`. told: the ranker's calibrated probabilities, {head: [R, T]}.
 
     Returns: weights of the heads, blend, and the NDCG@10 of the `score`, the `click` head and the `retrieval_order`.
     """
-    wanted = np.flatnonzero(wanted_items(held_out.requests).counts)
-    if config.score_weights or not len(wanted):
+    if config.score_weights or not len(asked.requests):
         return dict(config.score_weights) or {"click": 1.0}, config.score_blend, {}
-    held_out = held_out.take(wanted[:: max(1, len(wanted) // MOST_REQUESTS)][:MOST_REQUESTS])
-    asked, rows, scores = held_out.requests, held_out.rows, held_out.scores
-    found = answer(form, asked.user, asked.history, rows, scores, asked.timestamp, context=asked.context)
-    relevant = wanted_items(asked)
+    rows, relevant = asked.rows, wanted_items(asked.requests)
 
     def quality(score: np.ndarray) -> float:
         return mean_over_users(ndcg_at_k(order_by(rows, score)[:, :CUTOFF], relevant, CUTOFF))
 
-    standardised = standardised_scores(form.spec, rows, scores)
-    probabilities = {head: found[head].astype(np.float64) for head in form.spec.heads}
+    standardised = standardised_scores(spec, rows, asked.scores)
+    probabilities = {head: told[head].astype(np.float64) for head in spec.heads}
     weights, blend = search_weights(probabilities, standardised, rows > 0, quality)
     figures = {
         "score": quality(weighted_score(probabilities, weights, blend, standardised)),
@@ -55,6 +59,15 @@ def choose_score(
         "retrieval_order": quality(standardised),
     }
     return weights, blend, figures
+
+
+def score_of(
+    spec: RankerSpec, asked: RankingFold, told: Mapping[str, np.ndarray], weights: Mapping[str, float], blend: float
+) -> np.ndarray:
+    """The score that a serving form of these weights gives to the same requests. f32 [R, T]"""
+    standardised = standardised_scores(spec, asked.rows, asked.scores)
+    score = weighted_score(told, {head: weights.get(head, 0.0) for head in spec.heads}, blend, standardised)
+    return np.where(asked.rows > 0, np.maximum(score, LOWEST_SCORE), -1.0).astype(np.float32)
 
 
 def standardised_scores(spec: RankerSpec, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:

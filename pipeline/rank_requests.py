@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.examples import Requests
 from pipeline.ranking_lists import QueryFunction, RankingFold, SearchFunction, search_released
-from ranking.config import RankingConfig
+from ranking.config import HEADS, RankingConfig
 from ranking.serving_form import RankingServingForm
 
 BLOCK = 256
@@ -31,6 +31,8 @@ def answer(
     `form` is a `RankingServingForm`, or calls one with more. `ranks` [R, K] are needed where the candidates are not all
     that was retrieved; `context` [R, C], None = unknown.
     """
+    if not len(users):
+        return {name: np.zeros(candidates.shape, np.float32) for name in (*HEADS, "score")}
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(users), BLOCK):
         part = slice(start, min(start + BLOCK, len(users)))

@@ -20,6 +20,8 @@ RANKING_FILES = (
     "calibrate",
     "choose_score",
     "rank_requests",
+    "request_quality",
+    "visits",
     "boosted_trees",
     "leak_checks",
     "list_checks",

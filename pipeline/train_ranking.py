@@ -18,11 +18,12 @@ from pipeline.boosted_trees import fit_boosted_trees
 from pipeline.calibrate import calibrate
 from pipeline.catch_up import catch_up
 from pipeline.checkpoint import Checkpoint, put_back, snapshot
-from pipeline.choose_score import choose_score
+from pipeline.choose_score import choose_score, choosing_requests, score_of
 from pipeline.earlier_fold import EarlierFold
 from pipeline.epochs import Progress
 from pipeline.list_checks import check_counts_read, check_lists, check_popularity_read
 from pipeline.probability_metrics import expected_calibration_error, log_loss
+from pipeline.rank_requests import answer_fold
 from pipeline.ranker_setup import (
     batches,
     build_ranker,
@@ -34,6 +35,7 @@ from pipeline.ranker_setup import (
 )
 from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
 from pipeline.training_sources import earlier_source, epoch_batches, own_source
+from pipeline.visits import HELD_OUT, Visits
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
@@ -77,7 +79,8 @@ def train_ranking(
         earlier: a second source of lists; every epoch begins with it.
         baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
 
-    Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`.
+    Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`, and in
+        `out/held_out.npz` the held-out requests as the ranker saw them before it learned from them, for the choice of a policy.
 
     Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; ValueError when the validation split
         has no request on either side of the hold-out.
@@ -164,9 +167,13 @@ def train_ranking(
     logits = predict_lists(ranker, judged, config, unique_items, raw=True)
     calibrations, calibrated = calibrate(dataset, logits, judged, config)
     past = RankingServingForm.from_ranker(ranker, calibrations, newest=False)
-    weights, blend, ndcg = choose_score(past, holding, config)
+    asked = choosing_requests(holding)
+    told = answer_fold(past, asked)
+    weights, blend, ndcg = choose_score(past.spec, asked, told, config)
+    told["score"] = score_of(past.spec, asked, told, weights, blend)
     catch_up(ranker, own_source(dataset, fold, item_embeddings, ranker), config, unique_items)
     RankingServingForm.from_ranker(ranker, calibrations, weights, blend).save(out / "serving_form")
+    Visits.of(asked, told).save(out / HELD_OUT)
     trees = fit_boosted_trees(past, first, judged, config, out) if baseline else {}
     (out / "history.json").write_text(json.dumps(log, indent=2))
     return {

@@ -1,4 +1,4 @@
-"""A page by maximal marginal relevance alone, in few operations a place: what most releases ask of a policy."""
+"""A page by marginal relevance alone, in few operations a place: what most releases ask of a policy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Any
 
 from keras import ops as keras_ops
 
-LEAST_ALIKE = -1.0
-"""Greatest similarity to an empty page."""
 CLOSED = -1e30
 """What no utility comes near."""
 AT_ONCE = 5
@@ -19,10 +17,10 @@ def novel_places(
 ) -> tuple[Any, Any]:
     """The places that `ranking.page.fill_page` chooses where nothing but `mmr_lambda` is asked for.
 
-        next = argmax_i lambda s_i - R (1 - lambda) max_j sim(i, j)
+        next = argmax_i lambda s_i - R (1 - lambda) mean_j sim(i, j)
 
-    over what is kept and not shown yet, j over what is shown, and sim of the most alike modality. Carbonell & Goldstein
-    (SIGIR 1998), https://doi.org/10.1145/290941.291025. A step has a tenth of the general page's operations, which on
+    over what is kept and not shown yet, j over what is shown, and sim of the most alike modality; see
+    `ranking.diversity.mmr` for why it is the mean. A step has a tenth of the general page's operations, which on
     some hundred candidates cost more than the numbers in them.
 
     Args:
@@ -45,11 +43,12 @@ def novel_places(
     penalty = spread * (1.0 - relevance)
 
     def place_one(number: Any, places: Any, open_scores: Any, alike: Any) -> tuple[Any, ...]:
-        best = ops.top_k(open_scores - penalty * alike, 1)[1]
+        mean = alike / ops.cast(ops.maximum(number, 1), "float32")
+        best = ops.top_k(open_scores - penalty * mean, 1)[1]
         chosen = candidates == best
         theirs = ops.matmul(ops.cast(chosen, "float32")[:, None, None, :], vectors)  # [B, M, 1, D]
         cosine = ops.matmul(vectors, ops.transpose(theirs, (0, 1, 3, 2)))
-        alike = ops.maximum(alike, ops.max(cosine, axis=(1, 3)))
+        alike = alike + ops.max(cosine, axis=(1, 3))
         return number + 1, ops.where(numbers == number, best, places), ops.where(chosen, CLOSED, open_scores), alike
 
     def step(*state: Any) -> tuple[Any, ...]:
@@ -61,7 +60,7 @@ def novel_places(
         ops.convert_to_tensor(0, dtype="int32"),
         ops.zeros((shape[0], k), dtype="int32"),
         ops.where(kept, relevance * scores, CLOSED),
-        scores * 0.0 + LEAST_ALIKE,
+        scores * 0.0,
     )
     places = ops.while_loop(lambda number, *_: number < k, step, start)[1]
     found = numbers < ops.sum(ops.cast(kept, "int32"), axis=1)[:, None]

@@ -13,9 +13,6 @@ from ranking.diversity import LEAST_VOLUME, determinant_step, similarity_to, vec
 from ranking.exploration import best_probabilities, draw, mixed_with_chance
 from ranking.exposure import least_protected
 
-NOVELTY_BEFORE = -1.0
-"""Greatest similarity to an empty page."""
-
 
 @dataclasses.dataclass(frozen=True)
 class PageInputs:
@@ -47,7 +44,7 @@ def fill_page(inputs: PageInputs, weights: Mapping[str, Any], k: Any, *, ops: An
     At every place the candidates are those that are kept, not yet shown and within the caps; where the floor of the
     protected group asks for one of its items, only those, if there are any left. Of these the one of greatest utility
 
-        u_i = lambda s_i + R (dpp ln d_i^2 - (1 - lambda) max_j sim(i, j) - calibration JS_i)
+        u_i = lambda s_i + R (dpp ln d_i^2 - (1 - lambda) mean_j sim(i, j) - calibration JS_i)
 
     is chosen, j over what stands above and R the range of scores; with `thompson`, s_i is a normal variable around the
     score, drawn anew at every place; with `epsilon`, any candidate in its stead.
@@ -77,7 +74,7 @@ def fill_page(inputs: PageInputs, weights: Mapping[str, Any], k: Any, *, ops: An
     sizes = None
     if inputs.vectors is not None:
         sizes = vector_sizes(inputs.vectors, ops=ops)
-        state |= {"alike": blank + NOVELTY_BEFORE, "volume": blank + 1.0}
+        state |= {"alike": blank, "volume": blank + 1.0}
         state["factor"] = ops.zeros((lines, k, width), dtype="float32")
     for name in ("creator", "category"):
         if getattr(inputs, name) is not None:
@@ -91,7 +88,7 @@ def fill_page(inputs: PageInputs, weights: Mapping[str, Any], k: Any, *, ops: An
     def step(number: Any, *values: Any) -> tuple[Any, ...]:
         now = dict(zip(names, values, strict=True))
         usable = _usable(inputs, weights, now, floor, numbers == number, ops)
-        chances = _chances(inputs, weights, _utility(inputs, weights, now, ops), usable, ops)
+        chances = _chances(inputs, weights, _utility(inputs, weights, now, number, ops), usable, ops)
         if inputs.uniforms is None:
             place = ops.cast(ops.argmax(chances, axis=1), "int32")
         else:
@@ -151,11 +148,12 @@ def _usable(inputs, weights, now, floor, here, ops):
     return ops.where(bound, theirs, usable)
 
 
-def _utility(inputs, weights, now, ops):
+def _utility(inputs, weights, now, number, ops):
     relevance = weights["mmr_lambda"]
     utility = relevance * inputs.scores
     if "alike" in now:
-        utility = utility - inputs.spread * (1.0 - relevance) * now["alike"]
+        alike = now["alike"] / ops.cast(ops.maximum(number, 1), "float32")
+        utility = utility - inputs.spread * (1.0 - relevance) * alike
         volume = ops.log(ops.maximum(now["volume"], LEAST_VOLUME))
         utility = utility + inputs.spread * weights["dpp"] * volume
     if "buckets" in now:
@@ -193,7 +191,7 @@ def _look(vectors, sizes, hit, number, kept, determinant, ops):
         lambda: determinant_step(overall, volume, factor, hit, number, ops=ops),
         lambda: (volume, factor),
     )
-    return ops.maximum(alike, nearest), volume, factor
+    return alike + nearest, volume, factor
 
 
 def _same(codes, hit, ops):

@@ -69,7 +69,8 @@ def rerank(candidates: Candidates, policy: Policy | Mapping[str, Any], k: Any, *
     """The first k places of each request under a policy.
 
     Filters, then `adjusted_scores`, then place by place caps, floors, diversity and exploration (`fill_page`). A policy
-    that does none of the latter is a plain top k; with the default policy the page is that of the scores.
+    that does none of the latter is a plain top k; with the default policy the page is that of the scores. Diversity says
+    what is on a page, not where: it is shown in the order of the scores, unless floors or exploration say otherwise.
 
     Args:
         candidates: see `Candidates`.
@@ -172,11 +173,35 @@ def _places(candidates: Candidates, weights: Mapping[str, Any], inputs: PageInpu
         given = (inputs.scores, inputs.kept, inputs.spread, inputs.vectors, weights["mmr_lambda"])
         alike = lambda: novel_places(*given, k, ops=ops)  # noqa: E731
         volume = lambda: fill_page(alone, weights, k, ops=ops)  # noqa: E731
-        either = lambda: ops.cond(ops.any(weights["dpp"] > 0), volume, alike)  # noqa: E731
+
+        def either():
+            places, propensities = ops.cond(ops.any(weights["dpp"] > 0), volume, alike)
+            return by_score(inputs.scores, places, k, ops), propensities
+
         simple = lambda: ops.cond(ops.logical_and(diverse, some), either, best)  # noqa: E731
     if other is None:
         return simple()
-    return ops.cond(ops.logical_and(other, some), lambda: fill_page(inputs, weights, k, ops=ops), simple)
+
+    def stepwise():
+        places, propensities = fill_page(inputs, weights, k, ops=ops)
+        if diverse is None:
+            return places, propensities
+        free = ops.logical_or(weights["mmr_lambda"] < 1, weights["dpp"] > 0)
+        for name in ("group_share", "epsilon", "thompson"):
+            free = ops.logical_and(free, weights[name] <= 0)
+        return ops.where(free, by_score(inputs.scores, places, k, ops), places), propensities
+
+    return ops.cond(ops.logical_and(other, some), stepwise, simple)
+
+
+def by_score(scores: Any, places: Any, k: Any, ops: Any) -> Any:
+    """The chosen places [B, k] in the order of their scores [B, K], empty ones last.
+
+    How far the items of a page are apart does not depend on their order, and what is liked best is looked for at the top.
+    """
+    theirs = ops.take_along_axis(scores, ops.maximum(places, 0), axis=1)
+    order = ops.top_k(ops.where(places >= 0, theirs, -3.0e38), k)[1]
+    return ops.take_along_axis(places, order, axis=1)
 
 
 def _reasons(candidates: Candidates, weights: Mapping[str, Any], ops: Any) -> tuple[Any, Any]:

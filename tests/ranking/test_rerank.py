@@ -92,7 +92,21 @@ def test_mmr_is_that_of_a_loop(weight):
     for line in range(len(some.rows)):
         scores = some.scores[line, :18].astype(float)
         relevance = scores / (scores.max() - scores.min())
-        assert answer.places[line].tolist() == mmr(relevance, some.vectors[line, :, :18], 8, weight).tolist()
+        chosen = mmr(relevance, some.vectors[line, :, :18], 8, weight)
+        assert answer.places[line].tolist() == chosen[np.argsort(-scores[chosen])].tolist()
+
+
+def test_diversity_chooses_a_page_and_relevance_orders_it_unless_floors_or_chance_do():
+    some = candidates(12, 30)
+    for policy in (Policy(mmr_lambda=0.4), Policy(dpp=0.4), Policy(mmr_lambda=0.4, creator_cap=2)):
+        answer = page(some, policy)
+        assert (np.diff(answer.scores, axis=1) <= 0).all() and (answer.propensities == 1).all()
+        # The same places as the choice made them, one at a time: what is on a shorter page is on the longer one.
+        shorter = page(some, policy, 5)
+        for line in range(12):
+            assert set(shorter.rows[line]) < set(answer.rows[line])
+        floors = page(some, dataclasses.replace(policy, group_share=0.6, significance=0.5))
+        assert (np.diff(floors.scores, axis=1) > 0).any()
 
 
 def test_the_short_way_of_mmr_is_the_long_one():
@@ -121,7 +135,7 @@ def test_dpp_is_the_greedy_choice_by_determinants():
                 volume = np.linalg.det(kernel[np.ix_([*shown, item], [*shown, item])]) / before
                 gains[item] = scores[item] + spread * strength * np.log(max(volume, LEAST_VOLUME))
             shown.append(max(gains, key=lambda item: gains[item]))
-        assert answer.places[line].tolist() == shown
+        assert answer.places[line].tolist() == sorted(shown, key=lambda item: -scores[item])
 
 
 def test_diversity_spreads_content_and_dpp_survives_identical_items():
