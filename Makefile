@@ -18,7 +18,7 @@ help:  ## Show this list
 install: $(VENV)/.installed  ## Create .venv and install the pinned requirements (about 3.2 GB on disk, some minutes)
 	@echo "Ready: $(BIN)/python"
 
-test: $(VENV)/.installed-dev  ## Lint, import contract, types and all tests
+test: $(VENV)/.installed-dev $(VENV)/.browser  ## Lint, import contract, types and all tests
 	@echo "ruff: lint"
 	@$(BIN)/ruff check --quiet . || $(call hint,mend the lines above; '$(BIN)/ruff check --fix .' mends the simple ones)
 	@echo "import-linter: who imports whom"
@@ -51,6 +51,11 @@ $(VENV)/.installed: requirements.txt requirements-encoders.txt | $(VENV)/.create
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing requirements-dev.txt"
 	@$(call pip,-r requirements-dev.txt)
+	@touch $@
+
+# The tests of the pages skip, and say so, where no browser can be had.
+$(VENV)/.browser: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.serving.browser
 	@touch $@
 
 # An interpreter counts when it runs, is of a supported version and can make environments (Debian splits ensurepip off).

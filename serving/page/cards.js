@@ -1,5 +1,5 @@
 /* Items as people see them: cover, words, clip, what to do about it, and why it is here. */
-const REASONS = 6, SMALLEST_SHARE = 0.01, ALIKE = 0.5;
+const LISTENED = 10, REASONS = 6, SMALLEST_SHARE = 0.01, ALIKE = 0.5;
 
 const nameOf = (item) => item.title || item.item_id;
 
@@ -25,11 +25,15 @@ function facts(item) {
   return [item.domain, item.categories, item.created && item.created.slice(0, 4)].filter(Boolean).join(" · ");
 }
 
-/* A clip that is played counts once a list; that one is not counted harms nobody. */
+/* A clip counts once a list, when it has played for ten seconds or to its half; that one is not counted harms nobody. */
 function listening(entry, user) {
   const player = clip(entry.item);
-  if (user && player.tagName !== "P")
-    player.addEventListener("play", () => tell(entry, user, player.tagName === "VIDEO" ? "watch" : "listen").catch(() => {}), { once: true });
+  if (!user || player.tagName === "P") return player;
+  player.addEventListener("timeupdate", () => {
+    if (player.dataset.counted || player.currentTime < Math.min(LISTENED, player.duration / 2)) return;
+    player.dataset.counted = "yes";
+    tell(entry, user, player.tagName === "VIDEO" ? "watch" : "listen").catch(() => {});
+  });
   return player;
 }
 
