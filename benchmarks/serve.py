@@ -6,12 +6,10 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +21,16 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.serve_load import in_turns, open_loop, per_second
+from benchmarks.serve_recommend import RECOMMENDS, RecommendWorld
+from benchmarks.serve_served import measure_served
+from benchmarks.serve_sessions import SavedSession, breakdown
+from benchmarks.serve_world import kept, make_world
 from serving.index import ExactIndex
 from serving.index_measure import folder_bytes, measure_latency, recall_at_k, search_in_blocks
 from serving.index_tuning import recall_key
-from serving.model_client import ModelClient
-from serving.models_config import ModelEntry, write_models_config
 from serving.partitioned_index import PartitionedIndex, fewest_blocks
 from serving.partitioned_layout import default_leaves, lay_out, partition
 from serving.scann_index import ScannIndex
-from serving.status import ServingError
 
 HELP = """
 Vectors of length 1 around items / 250 centres of uneven size (the r-th largest has a share of r^-0.5), at 0.7 of their
@@ -44,11 +43,16 @@ Each system is a SavedModel in a tf.compat.v1.Session with one thread, on one co
   exact              all items by one product
   partitioned        core operations (serving/partitioned_index.py), the fewest blocks with recall 0.95; _98: with 0.98
   scann, scann_98    ScaNN's operations, the fastest of its numbers of leaves, leaves searched and exact scores with that
+  recommend          the whole model of a release (serving/export_recommend.py) over `partitioned`: ids in, 500 excluded (half
+                     of them what would be found), 500 ranked by the default ranker over three modalities, a page of 50 out;
+                     tables in half precision, random weights; _mmr: the same graph asked for a diverse page
 
-recall@k_vs_exact; p50_ms and p99_ms of single queries, the systems taking turns; qps, queries a second in batches of 32;
-bytes of the SavedModel; times_faster than exact by p50; open_loop, latency from the moment a query was due, at half of what
-the system's p50 allows; server, the same through serving/local.py over gRPC (a process in Python, on another core if there
-is one) for `partitioned`. The last line is one JSON object.
+recall@k_vs_exact, of `recommend` that of what it ranks; p50_ms and p99_ms of single queries, the systems taking turns; qps,
+queries a second in batches of 32; bytes of the SavedModel; times_faster than exact by p50; open_loop, latency from the
+moment a query was due, at half of what the system's p50 allows; breakdown, milliseconds and operations of the steps of
+`recommend`; server, the same through serving/local.py over gRPC (a process in Python, on another core if there is one): of
+`recommend`, requests a second that a full load gets, client included, and latency at 75 a second. The last line is one JSON
+object, with an entry for every system.
 
 examples:
   taskset -c 0 python benchmarks/serve.py --cache /tmp/serve   a million items; vectors and leaves are kept for the next time
@@ -56,37 +60,6 @@ examples:
 """
 TARGETS = {"": 0.95, "_98": 0.98}
 BATCH = 32
-
-
-def make_world(items: int, width: int, queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Item table f32 [N + 1, D] with row 0 zeros, and queries f32 [Q, D], all of length 1."""
-    rng = np.random.default_rng(seed)
-
-    def unit(vectors: np.ndarray) -> np.ndarray:
-        return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-    def noise(count: int) -> np.ndarray:
-        return unit(rng.standard_normal((count, width), dtype=np.float32))
-
-    centres = noise(max(1, items // 250))
-    shares = rng.permutation(np.arange(1, len(centres) + 1) ** -0.5)
-    nearest = rng.choice(len(centres), items, p=shares / shares.sum())
-    table = np.zeros((items + 1, width), np.float32)
-    for start in range(0, items, 65_536):
-        some = nearest[start : start + 65_536]
-        table[1 + start : 1 + start + len(some)] = unit(centres[some] + 0.7 * noise(len(some)))
-    return table, unit(table[rng.integers(1, items + 1, queries)] + 0.5 * noise(queries))
-
-
-def kept(file: Path | None, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array from a file, or made and written there."""
-    if file is not None and file.is_file():
-        return np.load(file)
-    array = make()
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, array)
-    return array
 
 
 class Bench:
@@ -98,8 +71,10 @@ class Bench:
         self.cache = options.cache and Path(options.cache) / name
         self.table, self.queries = make_world(options.items, options.width, options.queries, options.seed)
         exact = ExactIndex(self.table)
-        truth = self.cache and self.cache / f"truth-{self.k}.npy"
-        self.truth = kept(truth, lambda: search_in_blocks(exact, self.queries, self.k)[1])
+        near = self.cache and self.cache / f"near-{self.k}.npy"
+        self.near = kept(near, lambda: search_in_blocks(exact, self.queries, self.k)[0])
+        pairs = zip(self.near, self.queries, strict=True)
+        self.truth = np.stack([self.table[rows] @ query for rows, query in pairs])
         self.systems: dict[str, dict[str, Any]] = {}
         self.add("exact", exact, {})
 
@@ -139,6 +114,9 @@ class Bench:
             budget = self.fewest(index, index.budget, least, index.blocks // 2, target)
             settings = {"leaves": index.leaves, "blocks": index.blocks, "budget": budget, "build_seconds": seconds}
             self.add(f"partitioned{suffix}", index, settings)
+            if not suffix:
+                self.world = RecommendWorld(self.table, self.near, self.folder / "ids", self.options.seed)
+                self.world.export(index, self.folder / "recommend" / "1", self.k)
 
     def scann(self) -> None:
         root, tried = round(self.options.items**0.5), []
@@ -151,7 +129,12 @@ class Bench:
                 for suffix, target in TARGETS.items():
                     searched = self.fewest(index, index.leaves_to_search, max(1, leaves // 40), leaves, target)
                     p50 = measure_latency(index, self.queries, self.k, 100)[0]
-                    settings = {"leaves": leaves, "leaves_to_search": searched, "reorder": reorder, "build_seconds": seconds}
+                    settings = {
+                        "leaves": leaves,
+                        "leaves_to_search": searched,
+                        "reorder": reorder,
+                        "build_seconds": seconds,
+                    }
                     tried.append((suffix, self.recall(index, 0) < target, p50, settings))
             index.save(self.folder / f"leaves-{leaves}")
             index.release()
@@ -166,73 +149,48 @@ class Bench:
 
     def measure(self) -> None:
         """Times every system in a session of its own."""
-        runs = {name: open_session(self.folder / name / "1") for name in self.systems}
-        none, k, count = np.zeros((1, 0), np.int32), np.int32(self.k), len(self.queries)
-
-        def single(name: str) -> Callable[[int], object]:
-            return lambda number: runs[name](self.queries[number % count][None], k, none)
-
-        def batch(name: str) -> Callable[[int], object]:
-            excluded = np.zeros((BATCH, 0), np.int32)
-            return lambda number: runs[name](np.roll(self.queries, -BATCH * number, axis=0)[:BATCH], k, excluded)
-
-        timed = in_turns({name: single(name) for name in runs}, self.options.repeats)
+        sessions = {name: SavedSession(self.folder / name / "1", "search") for name in self.systems}
+        recommend = SavedSession(self.folder / "recommend" / "1", "serving_default")
+        found = {recall_key(self.k): self.recommend_recall(recommend, sessions["exact"])}
+        for name in RECOMMENDS:
+            self.systems[name] = {**found, "bytes": folder_bytes(self.folder / "recommend" / "1")}
+            sessions[name] = recommend
+        singles = {name: self.asking(name, sessions[name], 1) for name in sessions}
+        timed = in_turns(singles, self.options.repeats)
         for name, figures in self.systems.items():
             figures |= timed[name]
             figures["times_faster"] = round(timed["exact"]["p50_ms"] / timed[name]["p50_ms"], 2)
-            figures["qps"] = per_second(batch(name), BATCH, 3 if name == "exact" else 10)
+            figures["qps"] = per_second(self.asking(name, sessions[name], BATCH), BATCH, 3 if name == "exact" else 10)
             rate = self.options.rate or 500.0 / timed[name]["p50_ms"]
-            figures["open_loop"] = open_loop(single(name), rate, self.options.seconds, seed=self.options.seed)
+            figures["open_loop"] = open_loop(singles[name], rate, self.options.seconds, seed=self.options.seed)
+        for name, policy in RECOMMENDS.items():
+            requests = [self.world.request(number, policy=policy) for number in range(30)]
+            self.systems[name]["breakdown"] = breakdown(recommend, requests, timed[name]["p50_ms"])
 
-    def measure_server(self) -> None:
-        """`partitioned` through a server of its own process."""
-        entries = [ModelEntry("partitioned", versions=(1,))]
-        config = write_models_config(self.folder / "models.config", entries, root=self.folder)
-        with running_server(config) as client:
-            none = np.zeros((1, 0), np.int32)
+    def asking(self, name: str, session: SavedSession, size: int) -> Callable[[int], object]:
+        """What asks a system for batch number n; requests are made before they are timed."""
+        if name in RECOMMENDS:
+            inputs: list[Mapping[str, Any]] = [
+                self.world.request(number, policy=RECOMMENDS[name], size=size)
+                for number in range(len(self.queries) // size)
+            ]
+        else:
+            none, k = np.zeros((size, 0), np.int32), np.int32(self.k)
+            batches = self.queries[: len(self.queries) // size * size].reshape(-1, size, self.options.width)
+            inputs = [{"queries": queries, "k": k, "excluded": none} for queries in batches]
+        return lambda number: session(inputs[number % len(inputs)])
 
-            def ask(number: int) -> object:
-                query = self.queries[number % len(self.queries)][None]
-                inputs = {"queries": query, "k": np.array(self.k, np.int32), "excluded": none}
-                return client.predict("partitioned", inputs, signature_name="search")
-
-            for number in range(50):
-                ask(number)
-            rate = self.options.rate or 100.0
-            self.systems["partitioned"]["server"] = open_loop(ask, rate, self.options.seconds, workers=8)
-
-
-def open_session(folder: Path) -> Callable[..., Any]:
-    """A SavedModel's `search` as TF Serving runs it: (queries, k, excluded) -> rows, scores."""
-    one = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
-    session = tf.compat.v1.Session(graph=tf.Graph(), config=one)
-    with session.graph.as_default():
-        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(folder)).signature_def["search"]
-    inputs = [signature.inputs[name].name for name in ("queries", "k", "excluded")]
-    return session.make_callable([signature.outputs[name].name for name in ("rows", "scores")], feed_list=inputs)
-
-
-@contextmanager
-def running_server(config: Path, port: int = 18_500) -> Iterator[ModelClient]:
-    """A local server of a models.config, and a client of it."""
-    command = [sys.executable, "-m", "serving.local", "--models-config", str(config)]
-    command += ["--port", str(port), "--rest-port", str(port + 1)]
-    root = Path(__file__).resolve().parent.parent
-    server = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with ModelClient(f"127.0.0.1:{port}", deadline=30) as client:
-            for attempt in range(240):
-                try:
-                    if "AVAILABLE" in client.status("partitioned").values():
-                        break
-                except ServingError:
-                    if attempt == 239 or server.poll() is not None:
-                        raise
-                time.sleep(0.25)
-            yield client
-    finally:
-        server.terminate()
-        server.wait(30)
+    def recommend_recall(self, recommend: SavedSession, exact: SavedSession, users: int = 100) -> float:
+        """Of what `recommend` ranks, against exact search with its own queries and what it must not find."""
+        rows, scores, queries = [], [], []
+        for user in range(min(users, len(self.queries))):
+            answer = recommend(self.world.request(user, k=self.k))
+            rows.append([int(item_id.rpartition(b"-")[2] or 0) for item_id in answer["item_ids"][0]])
+            excluded = self.world.excluded[user][None].astype(np.int32)
+            true = exact({"queries": answer["query"], "k": np.int32(self.k), "excluded": excluded})
+            scores.append(true["scores"][0])
+            queries.append(answer["query"][0])
+        return round(recall_at_k(np.array(rows), np.array(scores), np.array(queries), self.table), 4)
 
 
 def main() -> None:
@@ -253,10 +211,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="100,000 items: under 50 s")
     options = parser.parse_args()
     if options.quick:
-        options.items, options.queries, options.repeats, options.seconds = 100_000, 200, 100, 1.5
+        options.items, options.queries, options.repeats, options.seconds = 100_000, 200, 100, 0.8
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])
-    folder = Path(tempfile.mkdtemp(prefix="triptych_serve_"))
+    folder, begun = Path(tempfile.mkdtemp(prefix="triptych_serve_")), time.perf_counter()
     try:
         bench = Bench(options, folder)
         bench.partitioned()
@@ -264,13 +222,15 @@ def main() -> None:
         bench.measure()
         if not options.no_server:
             os.sched_setaffinity(0, cores)
-            bench.measure_server()
+            for name, served in measure_served(folder, bench.queries, bench.world, options).items():
+                bench.systems[name]["server"] = served
     finally:
         shutil.rmtree(folder)
     for name, figures in bench.systems.items():
         print(name, figures)
     settings = {name: getattr(options, name) for name in ("items", "width", "k", "seed", "queries")}
-    print(json.dumps({"benchmark": "serve", **settings, "cores": 1, "systems": bench.systems}))
+    seconds = round(time.perf_counter() - begun, 1)
+    print(json.dumps({"benchmark": "serve", **settings, "cores": 1, "seconds": seconds, **bench.systems}))
 
 
 if __name__ == "__main__":

@@ -158,7 +158,8 @@ class RecommendModule(RetrievalParts):
         with tf.name_scope("query"):
             queries = self.queries(user, recent)
         with tf.name_scope("retrieve"):
-            hidden = self.hidden_rows(user, recent, excluded)
+            with tf.name_scope("filter"):
+                hidden = self.hidden_rows(user, recent, excluded)
             rows, scores = self._search(queries, count, hidden, allow_item_ids)
         with tf.name_scope("rank"):
             known = rows > 0

@@ -150,8 +150,9 @@ class PartitionedIndex(tf.Module):
         first = tf.gather(self.tensors["first_blocks"], leaves)
         ends = tf.cumsum(tf.gather(self.tensors["first_blocks"], leaves + 1) - first)
         shift = first - tf.pad(ends[:-1], [[1, 0]])
-        barred = self._places(leaves, shift, excluded)
-        among = tf.math.count_nonzero(barred < self._blocks_for(k) * BLOCK_ROWS, dtype=tf.int32)
+        with tf.name_scope("filter"):
+            barred = self._places(leaves, shift, excluded)
+            among = tf.math.count_nonzero(barred < self._blocks_for(k) * BLOCK_ROWS, dtype=tf.int32)
         budget = tf.minimum(self._blocks_for(k + among), ends[-1])
         steps = tf.range(budget)
         blocks = steps + tf.gather(shift, tf.searchsorted(ends, steps, side="right"))
@@ -194,8 +195,9 @@ class PartitionedIndex(tf.Module):
         filled = tf.range(BLOCK_ROWS) < tf.gather(self.tensors["block_sizes"], blocks)[:, None]
         scores = tf.where(filled, tf.reshape(tf.concat(scores, axis=0), (-1, BLOCK_ROWS)), LOWEST)
         scores = tf.reshape(scores, (-1,))
-        barred = tf.boolean_mask(barred, barred < tf.size(scores))
-        scores = tf.tensor_scatter_nd_update(scores, barred[:, None], tf.fill(tf.shape(barred), LOWEST))
+        with tf.name_scope("filter"):
+            barred = tf.boolean_mask(barred, barred < tf.size(scores))
+            scores = tf.tensor_scatter_nd_update(scores, barred[:, None], tf.fill(tf.shape(barred), LOWEST))
         maxima = tf.reduce_max(tf.reshape(scores, (GROUP, -1)), axis=0)
         best = tf.math.top_k(maxima, tf.minimum(k + k // MARGIN + 1, tf.size(maxima)), sorted=False).values
         places = tf.cast(tf.where(scores >= tf.reduce_min(best))[:, 0], tf.int32)

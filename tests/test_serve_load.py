@@ -3,7 +3,7 @@
 import itertools
 import time
 
-from benchmarks.serve_load import in_turns, open_loop, per_second
+from benchmarks.serve_load import at_most, in_turns, open_loop, per_second
 
 
 def test_a_load_beyond_what_a_system_can_bear_shows_its_queue():
@@ -33,3 +33,10 @@ def test_systems_take_turns_and_every_request_is_asked():
     assert [name for name, _ in itertools.groupby(names)] == ["a", "b", "a", "b"]
     assert [number for _, number in asked] == list(range(len(asked)))
     assert per_second(lambda number: time.sleep(0.01), 32, 3) < 3200
+
+
+def test_a_full_load_is_that_of_all_workers():
+    def ask(number):
+        time.sleep(0.01)
+
+    assert 2 < at_most(ask, 0.3, workers=4) / at_most(ask, 0.3, workers=1) < 4.5

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
+from benchmarks.serve_sessions import SavedSession, breakdown
 from ranking.array_ops import numpy_ops
 from ranking.exploration import score_deviation
 from ranking.policy import Policy
@@ -33,7 +34,9 @@ WORDS = {"device": ("", "tv", "phone"), "place": ("", "home")}
 class ContextRanker(CountingRanker):
     """One that is told the context, and shows it."""
 
-    def call(self, user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks=None, context=None):
+    def call(
+        self, user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks=None, context=None
+    ):
         answer = super().call(user_row, history_rows, candidate_rows, retrieval_scores, timestamp)
         like = ops.cast(context[:, :1] + 10 * context[:, 1:2], "float32") + 0 * answer["click"]
         return {**answer, "like": like}
@@ -83,7 +86,9 @@ def two_calls(world):
         found = retrieval.retrieve(tf.constant([user]), history, tf.constant(strings([excluded]), tf.string), count)
         keep = found["item_ids"][0].numpy() != b""
         ids, scores = found["item_ids"].numpy()[:, keep], found["scores"].numpy()[:, keep]
-        answer = ranking.rank(tf.constant([user]), history, tf.constant(ids), tf.constant(scores), tf.constant([NOW], tf.int64))
+        answer = ranking.rank(
+            tf.constant([user]), history, tf.constant(ids), tf.constant(scores), tf.constant([NOW], tf.int64)
+        )
         order = np.argsort(-answer["score"][0].numpy(), kind="stable")[:k]
         named = {name: answer[name][0].numpy()[order] for name in ("click", "purchase")}
         return {
@@ -151,7 +156,9 @@ def test_batch_equals_single_for_any_batch_and_page(module):
 
 
 def test_candidates_are_how_many_are_ranked(module, two_calls):
-    assert ask(module, ["user 2"])["item_ids"].tolist() == ask(module, ["user 2"], candidates=COUNT)["item_ids"].tolist()
+    assert (
+        ask(module, ["user 2"])["item_ids"].tolist() == ask(module, ["user 2"], candidates=COUNT)["item_ids"].tolist()
+    )
     few = ask(module, ["user 2"], candidates=12)
     assert few["item_ids"][0].tolist() == two_calls("user 2", [], [], 10, 12)["item_ids"].tolist()
     fewer = ask(module, ["user 2"], candidates=3)["item_ids"][0].tolist()
@@ -324,3 +331,17 @@ def test_warm_up_runs_every_branch(module):
         answer = module.recommend(**tensors(inputs))
         assert answer["item_ids"].shape == (len(inputs["user_id"]), 5)
         assert (answer["scores"].numpy() > LOWEST).all()
+
+
+def test_a_trace_tells_the_steps_apart(folder):
+    session = SavedSession(folder, "serving_default")
+    requests = [
+        recommend_inputs(["user 1"], k=5, exclude_item_ids=[["item 3"]], policy={"mmr_lambda": 0.5}, seeds=[n])
+        for n in (0, 1)
+    ]
+    found = breakdown(session, requests, 10.0)
+    assert {"request", "query", "filter", "retrieve", "rank", "policy", "page"} <= set(found)
+    assert sum(step["ms"] for step in found.values()) == pytest.approx(10.0, abs=0.01)
+    more = breakdown(session, [recommend_inputs(["user 1"], k=50, policy={"mmr_lambda": 0.5})] * 2, 10.0)
+    assert more["policy"]["operations"] > 2 * found["policy"]["operations"]  # forty-five places more
+    assert more["query"]["operations"] == found["query"]["operations"]
