@@ -31,6 +31,9 @@ class LinearSection(Section):
     content: tuple[float, ...] = (0.0, 0.03, 0.3)
     content_edges: float = pydantic.Field(0.2, ge=0, lt=1)
     """Share of the content's edges in the spectral part's graph; it is tried with and without."""
+    burst_bound: float = pydantic.Field(0.0, ge=0)
+    """How many times its usual week an item's week may count in the closed form and the spectral part, against items pushed
+    by fake users (`data.burst_weights`); 0 = every event counts. Neither `refit` nor the trained parts look at it."""
     diffusion: tuple[float, ...] = (0.0, 2.0, 5.0)
     """Times of the spectral part's diffusion to choose from."""
     users_per_batch: int = pydantic.Field(512, ge=2)

@@ -9,6 +9,7 @@ from pipeline.baselines import to_sparse
 from pipeline.examples import interactions, make_requests
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.top_k import top_k
+from pipeline.training_matrix import training_matrix
 from towers.linear import LinearTower
 
 SCORES_AT_MOST = 40_000_000
@@ -22,13 +23,14 @@ class LinearJudge:
     Args:
         dataset: the ingested data. users: how many at most, by a seeded draw. seed: of the draw.
         history_length: L of the requests, for towers that read recent items.
+        burst_bound: of the training matrix, see `training_matrix`; 0 = every pair counts 1.
 
     Attributes:
-        train: sparse [user rows, N + 1] of ones, the training histories. taken: sparse [Q, N + 1], those of the users
-            judged.
+        train: sparse [user rows, N + 1], the training histories as they are counted. taken: sparse [Q, N + 1] of ones,
+            those of the users judged.
     """
 
-    def __init__(self, dataset: Dataset, users: int, seed: int, history_length: int = 1):
+    def __init__(self, dataset: Dataset, users: int, seed: int, history_length: int = 1, burst_bound: float = 0.0):
         requests = make_requests(
             dataset, "valid", known_splits=("train",), history_length=history_length, seed=seed
         )
@@ -37,8 +39,9 @@ class LinearJudge:
             chosen = np.random.default_rng(seed).choice(len(requests.users), users, replace=False)
             requests = requests.take(np.sort(chosen))
         self.requests = requests
-        self.train = to_sparse(interactions(dataset, ("train",)), dataset.schema.item_rows)
-        self.taken = self.train[requests.users]
+        self.train = training_matrix(dataset, burst_bound)
+        known = interactions(dataset, ("train",)).select(requests.users)
+        self.taken = to_sparse(known, dataset.schema.item_rows)
 
     def scores(self, tower: LinearTower) -> np.ndarray:
         """float32 [Q, N + 1]."""

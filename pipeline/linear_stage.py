@@ -74,7 +74,7 @@ def fit_linear(
     if not section.parts or items > section.max_items:
         reason = f"{items} items, linear.max_items is {section.max_items}" if section.parts else "linear.parts is empty"
         return {"fitted": False, "reason": reason}
-    judge = LinearJudge(dataset, section.validation_users, section.seed)
+    judge = LinearJudge(dataset, section.validation_users, section.seed, burst_bound=section.burst_bound)
     features = content_of(store, modalities)
 
     def fit(part: str) -> tuple[LinearTower, dict[str, Any]]:
