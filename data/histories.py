@@ -49,7 +49,7 @@ class Histories:
         ordered_kinds = None if kinds is None else kinds[order].astype(np.int8)
         return cls(offsets, items[order].astype(np.int32), timestamps[order].astype(np.int64), ordered_kinds)
 
-    @property
+    @functools.cached_property
     def users(self) -> np.ndarray:
         """User row of every position. [E] int32."""
         return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))
@@ -118,7 +118,7 @@ class Histories:
 
     def places_before(self, positions: np.ndarray, length: int) -> np.ndarray:
         """Positions of the same user's events strictly before each event, most recent first, then -1. [B] -> [B, L]."""
-        users = np.searchsorted(self.offsets, positions, side="right") - 1
+        users = self.users[positions]
         return self._places(self.offsets[users], self._run_starts[positions], length)
 
     def before(self, positions: np.ndarray, length: int) -> np.ndarray:
@@ -133,7 +133,7 @@ class Histories:
 
     def places_of_others(self, positions: np.ndarray, length: int) -> np.ndarray:
         """Positions of the same user's *other* events, going round from each event; used after `shuffled`. [B, L]"""
-        users = np.searchsorted(self.offsets, positions, side="right") - 1
+        users = self.users[positions]
         starts, sizes = self.offsets[users], self.offsets[users + 1] - self.offsets[users]
         steps = np.arange(1, length + 1)[None, :]
         around = starts[:, None] + (positions - starts)[:, None] + steps
