@@ -14,7 +14,7 @@ from towers.attack import fgsm, pgd, project, relative_radius, steepest
 from towers.config import TowerConfig
 from towers.image_embedder import ImageEmbedderEncoder
 from towers.input_gradient import InputGradient
-from towers.pixel_attack import attack_pixels, pixel_gain, pixel_scaling
+from towers.media_attack import attack_pixels, attack_sound, pixel_gain, pixel_scaling
 from towers.two_tower import TwoTower
 
 ITEMS = np.array([1, 2, 3, 4])
@@ -173,3 +173,32 @@ def test_the_model_under_attack_is_left_as_it_was(encoder):
     for weight, expected in zip(encoder.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, expected)
     assert keras.config.backend() in ("tensorflow", "jax")
+
+
+class LoudestBands:
+    """An audio encoder of two numbers: energy of the slow and of the fast half of the spectrum."""
+
+    name, size = "bands", 64
+
+    def spectrogram(self, samples):
+        real, imaginary = ops.rfft(samples)
+        return ops.log(real**2 + imaginary**2 + 1.0)
+
+    def model(self, bands, training=False):
+        return ops.stack([ops.mean(bands[:, :16], axis=1), ops.mean(bands[:, 16:], axis=1)], axis=1)
+
+    def encode(self, clips):
+        return ops.convert_to_numpy(self.model(self.spectrogram(ops.convert_to_tensor(clips))))
+
+
+def test_samples_within_epsilon_raise_the_score_of_a_clip():
+    clips = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 64)).astype(np.float32)
+    bands, gain = LoudestBands(), lambda inputs: inputs["audio"][:, 1] - inputs["audio"][:, 0]
+    before = bands.encode(clips)
+    for method in ("fgsm", "pgd"):
+        moved = attack_sound(bands, gain, clips, 0.1, method=method, steps=5)
+        assert (np.abs(moved - clips).max(axis=1) <= 0.1 * np.abs(clips).max(axis=1) + 1e-6).all()
+        after = bands.encode(moved)
+        assert (after[:, 1] - after[:, 0] > before[:, 1] - before[:, 0] + 0.05).all()
+    with pytest.raises(ValueError, match=r"must make its spectrogram in keras\.ops, 'net' does not"):
+        attack_sound(type("Net", (), {"name": "net"})(), gain, clips, 0.1)
