@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.deletion_test import ShownItems, deletion_test
 from pipeline.examples import Requests
 from pipeline.exposure_quality import judge_exposure
 from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.modality_quality import judge_without_modalities
 from pipeline.off_policy_stage import estimate_off_policy
 from pipeline.order_quality import judge_orders, task_targets
 from pipeline.probability_quality import judge_probabilities
@@ -21,6 +23,7 @@ from pipeline.ranking_lists import QueryFunction, SearchFunction, retrieve_fold
 from pipeline.request_quality import judged_requests, mean_by_user, request_values, summarise_requests
 from pipeline.segments import domain_groups, find_segments, popularity_groups
 from pipeline.user_values import write_user_values
+from pipeline.visits import Visits
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
 
@@ -38,6 +41,7 @@ def evaluate_ranking(
     query_history: int,
     vectors: np.ndarray | None = None,
     trained: Path | None = None,
+    policies: Callable[[Visits, Visits], Mapping[str, Any]] | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
     """Figures of the ranker on the test split.
@@ -54,13 +58,16 @@ def evaluate_ranking(
 
     Args:
         vectors: [N + 1, D] content of the items, for the diversity of lists.
-        trained: folder of the ranking stage, where its boosted trees may lie.
+        trained: folder of the ranking stage, where its boosted trees may lie; beside it the retrieval models that were trained
+            without a modality, for `without_modality` (`pipeline.modality_quality`).
+        policies: more figures out of the visits as they were answered, and of every user asked once.
         out: folder that takes each user's values (`pipeline.user_values`).
     """
     released = dataset.items["created_at"].to_numpy(np.int64)
     retrieved, scores = propose(requests, query_fn, search_fn, config, released)
     asked = (requests.users, requests.history, retrieved, scores, requests.timestamps)
-    given = answer(form, *asked, context=requests.context)["score"]
+    once = answer(form, *asked, context=requests.context)
+    given = once["score"]
     ranked = order_by(retrieved, given)
     orders = {"ranked": ranked, "retrieval": retrieved}
     groups = {"items": popularity_groups(dataset.counts)}
@@ -112,6 +119,14 @@ def evaluate_ranking(
         if "lightgbm" in by_request:
             result["lightgbm_ndcg@10"] = result["lightgbm"]["ndcg@10"] = by_request["lightgbm"][0]
             result["lightgbm"]["ranker_less_trees"] = by_request["ranked_less_lightgbm"]
+        result["without_modality"] = judge_without_modalities(
+            dataset, trained.parent, form, visits, by_visit["ranked"], known_splits=known_splits, seed=config.seed
+        )
+    if policies is not None:
+        people = Visits(
+            requests.users, requests.history, requests.timestamps, requests.relevant, retrieved, given, once["click"]
+        )
+        result |= policies(Visits.of(visits, told), people)
     if len(requests.users) > 1:
         shown = ShownItems(
             requests.users, requests.history, requests.timestamps, requests.context, retrieved, scores, given

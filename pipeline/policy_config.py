@@ -23,14 +23,14 @@ class PolicySection(Section):
     creator_cap: float = 0.0
     category_cap: float = 0.0
     mmr_lambda: float | Literal["auto"] = "auto"
-    """"auto" = the most novelty that costs at most `diversity_cost` of NDCG@10 on a share of the validation users."""
+    """"auto" = the most diversity that costs at most `diversity_cost` of NDCG@10 on visits that the ranker was held from."""
     dpp: float = 0.0
     epsilon: float = 0.0
     thompson: float = 0.0
 
-    diversity_cost: float = pydantic.Field(0.01, ge=0, lt=1)
-    """Share of NDCG@10 that novelty may cost on their validation events. The ranker has learned from
-    these: the cost is overstated."""
+    diversity_cost: float = pydantic.Field(0.02, ge=0, lt=1)
+    """Share of NDCG@10, visit by visit, that diversity may cost there: on the last days of the validation split, as the ranker
+    saw them before it learned from them."""
     creator: str = "creator"
     """Item attribute that `creator_cap` counts; where the data has none of that name, there is no cap."""
     category: str = "category"

@@ -8,28 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bootstrap import bootstrap_means
 from pipeline.list_metrics import exposure, group_shares, intra_list_distance, intra_list_diversity
 from pipeline.metrics import mean_over_users, ndcg_at_k
-from pipeline.policy_pages import RankedRequests
+from pipeline.policy_pages import RankedVisits
+from pipeline.request_quality import with_intervals
 from pipeline.segments import MINIMUM_USERS
 from ranking.exposure import find_floor, find_group_boost
 from ranking.policy import Policy
 
 PAGE = 10
-LAMBDAS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
-DPPS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+LAMBDAS = (0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3)
+DPPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 RAISES = (1.1, 1.25, 1.5)
 """Shares of the exposure that boosts are tried for, as multiples of what the protected group has anyway."""
 CERTAIN = 0.5
 """Significance at which a floor asks for about the share itself."""
 
 
-def trade_off(ranked: RankedRequests, cost: float) -> dict[str, Any]:
+def trade_off(ranked: RankedVisits, cost: float) -> dict[str, Any]:
     """NDCG@10 and distance within pages for rising diversity, and the most of it whose cost stays below a bound.
 
     Args:
-        ranked: requests of the validation split. cost: share of NDCG@10 that may be lost.
+        ranked: visits that the ranker has not learned from. cost: share of NDCG@10, visit by visit, that may be lost.
 
     Returns:
         {"plain", "mmr": [...], "dpp": [...]}: points {weight, ndcg@10, distance}; "mmr_lambda" and "dpp": the chosen ones,
@@ -38,51 +38,61 @@ def trade_off(ranked: RankedRequests, cost: float) -> dict[str, Any]:
     plain = _point(ranked, ranked.pages(Policy(), PAGE))
     result: dict[str, Any] = {"plain": plain, "mmr": [], "dpp": [], "mmr_lambda": 1.0, "dpp_strength": 0.0}
     for kind, weights, name in (("mmr", LAMBDAS, "mmr_lambda"), ("dpp", DPPS, "dpp_strength")):
-        cheap = True
         for weight in weights:
             policy = Policy(mmr_lambda=weight) if kind == "mmr" else Policy(dpp=weight)
             point = {"weight": weight, **_point(ranked, ranked.pages(policy, PAGE))}
             result[kind].append(point)
-            cheap = cheap and point["ndcg@10"] >= (1 - cost) * plain["ndcg@10"]
-            if cheap:
-                result[name] = weight
+            if point["ndcg@10"] < (1 - cost) * plain["ndcg@10"]:
+                break
+            result[name] = weight
     return result
 
 
-def _point(ranked: RankedRequests, pages: NDArray) -> dict[str, float]:
+def _point(ranked: RankedVisits, pages: NDArray) -> dict[str, float]:
     return {
-        "ndcg@10": mean_over_users(ndcg_at_k(pages, ranked.requests.relevant, PAGE)),
+        "ndcg@10": mean_over_users(ndcg_at_k(pages, ranked.visits.relevant, PAGE)),
         "distance": mean_over_users(intra_list_distance(pages, ranked.tokens)),
     }
 
 
 def judge_diversity(
-    ranked: RankedRequests, policy: Policy, dpp: float, vectors: NDArray | None, seed: int
+    ranked: RankedVisits,
+    policy: Policy,
+    dpp: float,
+    vectors: NDArray | None,
+    seed: int,
+    people: RankedVisits | None = None,
 ) -> dict[str, Any]:
-    """The chosen policies against none on requests that nothing was chosen by.
+    """The chosen policies against none on visits that nothing was chosen by.
+
+    Args:
+        people: the same users asked once, and judged by all that they chose; None = not told.
 
     Returns:
-        {"policy": weights, "default" and "dpp": {"ndcg@10", "distance", "content_distance": {"before", "after", "change":
-        relative}, and "ndcg_difference": [mean, low, high], a 95 % bootstrap interval over users}}. `distance` is by the
-        served tokens (`intra_list_distance`), `content_distance` by the feature store's vectors (`intra_list_diversity`).
+        {"k", "visits", "policy": weights, "default" and "dpp": {"ndcg@10", "distance", "content_distance": {"before",
+        "after", "change": relative}, "ndcg_difference": [mean, low, high], a 95 % interval by resampling users with all
+        their visits, and "by_user": {"ndcg@10", "distance"}}}. `distance` is by the served tokens
+        (`intra_list_distance`), `content_distance` by the feature store's vectors (`intra_list_diversity`).
     """
     before = ranked.pages(Policy(), PAGE)
-    result: dict[str, Any] = {"k": PAGE, "policy": policy.weights()}
+    result: dict[str, Any] = {"k": PAGE, "visits": len(ranked.visits), "policy": policy.weights()}
+    plain = None if people is None else _point(people, people.pages(Policy(), PAGE))
     for name, tried in (("default", policy), ("dpp", Policy(dpp=dpp))):
         result[name] = _compare(ranked, before, ranked.pages(tried, PAGE), vectors, seed)
+        if people is not None and plain is not None:
+            after = _point(people, people.pages(tried, PAGE))
+            result[name]["by_user"] = {measure: _change(plain[measure], after[measure]) for measure in plain}
     result["dpp"]["strength"] = dpp
     return result
 
 
-def _compare(ranked: RankedRequests, before: NDArray, after: NDArray, vectors: NDArray | None, seed: int) -> dict[str, Any]:
-    quality = [ndcg_at_k(pages, ranked.requests.relevant, PAGE) for pages in (before, after)]
+def _compare(ranked: RankedVisits, before: NDArray, after: NDArray, vectors: NDArray | None, seed: int) -> dict[str, Any]:
+    quality = [ndcg_at_k(pages, ranked.visits.relevant, PAGE) for pages in (before, after)]
     measures = {"ndcg@10": quality, "distance": [intra_list_distance(pages, ranked.tokens) for pages in (before, after)]}
     if vectors is not None:
         measures["content_distance"] = [intra_list_diversity(pages, vectors, PAGE) for pages in (before, after)]
     result: dict[str, Any] = {name: _change(*map(mean_over_users, pair)) for name, pair in measures.items()}
-    difference = (quality[1] - quality[0])[:, None]
-    low, high = bootstrap_means(difference, np.random.default_rng(seed))
-    return {**result, "ndcg_difference": [mean_over_users(difference), float(low[0]), float(high[0])]}
+    return {**result, **with_intervals({"ndcg_difference": quality[1] - quality[0]}, ranked.visits.users, seed)}
 
 
 def _change(before: float, after: float) -> dict[str, float]:
@@ -90,8 +100,8 @@ def _change(before: float, after: float) -> dict[str, float]:
 
 
 def judge_fairness(
-    ranked: RankedRequests,
-    tuning: RankedRequests,
+    ranked: RankedVisits,
+    tuning: RankedVisits,
     protected: str,
     user_group: NDArray | None = None,
     group_names: list[str] | None = None,
@@ -100,8 +110,8 @@ def judge_fairness(
     """What it costs to show a group of items as much as people choose it, by a floor in every page and by one boost.
 
     Args:
-        ranked: the requests that are judged; the boost is found on their scores, as a server finds it on its traffic: what
-            is shown needs no label. tuning: requests of an earlier split, whose choices say what share is fair.
+        ranked: the visits that are judged; the boost is found on their scores, as a server finds it on its traffic: what
+            is shown needs no label. tuning: earlier visits, whose choices say what share is fair.
         protected: what the protected group is called.
         user_group: int [U + 1] codes of users' groups; group_names: of the codes; column: what they are groups of.
 
@@ -113,9 +123,10 @@ def judge_fairness(
     """
     group = np.asarray(ranked.facts.protected, bool)
     # By the group as it was then: an item that was chosen a lot is rare no longer.
-    target = float(np.asarray(tuning.facts.protected, bool)[tuning.requests.relevant.rows].mean())
-    merit = float(group[ranked.requests.relevant.rows].mean())
-    boost_to = lambda share: find_group_boost(ranked.scores, ranked.rows > 0, group[ranked.rows], share, PAGE)  # noqa: E731
+    target = float(np.asarray(tuning.facts.protected, bool)[tuning.visits.relevant.rows].mean())
+    merit = float(group[ranked.visits.relevant.rows].mean())
+    rows, scores = ranked.visits.rows, ranked.visits.scores
+    boost_to = lambda share: find_group_boost(scores, rows > 0, group[rows], share, PAGE)  # noqa: E731
     boost = boost_to(target)
     policies = {
         "none": Policy(),
@@ -131,11 +142,11 @@ def judge_fairness(
         "policies": {},
         "raised": [],
     }
-    plain = mean_over_users(ndcg_at_k(ranked.pages(Policy(), PAGE), ranked.requests.relevant, PAGE))
+    plain = mean_over_users(ndcg_at_k(ranked.pages(Policy(), PAGE), ranked.visits.relevant, PAGE))
 
     def figures(policy: Policy) -> dict[str, float]:
         pages = ranked.pages(policy, PAGE)
-        quality, share = mean_over_users(ndcg_at_k(pages, ranked.requests.relevant, PAGE)), _share(pages, group)
+        quality, share = mean_over_users(ndcg_at_k(pages, ranked.visits.relevant, PAGE)), _share(pages, group)
         cost, disparity = (1 - quality / plain if plain else np.nan), (share / merit if merit else np.nan)
         return {"ndcg@10": quality, "cost": cost, "exposure_share": share, "disparity": disparity}
 
@@ -150,7 +161,7 @@ def judge_fairness(
     return result
 
 
-def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: list[str]) -> dict[str, Any]:
+def judge_user_groups(ranked: RankedVisits, user_group: NDArray, group_names: list[str]) -> dict[str, Any]:
     """How differently groups of users are served, before and after floors that bring their shares of protected items
     together: each group that is shown less of them than all users are on average gets the floor that brings it there.
 
@@ -161,14 +172,14 @@ def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: 
     """
     group = np.asarray(ranked.facts.protected, bool)
     count = len(group_names)
-    mine, plain = user_group[ranked.requests.users], ranked.pages(Policy(), PAGE)
+    mine, plain = user_group[ranked.visits.users], ranked.pages(Policy(), PAGE)
     average, floors = _share(plain, group), np.zeros(count, np.float32)
     for code in range(count):
         inside = np.flatnonzero(mine == code)
         if len(inside) >= MINIMUM_USERS:
             floors[code] = find_floor(functools.partial(_share_with, ranked.take(inside), group), average)
     pages = [plain, ranked.pages(Policy(significance=CERTAIN), PAGE, group_share=floors[mine])]
-    quality = [ndcg_at_k(shown, ranked.requests.relevant, PAGE) for shown in pages]
+    quality = [ndcg_at_k(shown, ranked.visits.relevant, PAGE) for shown in pages]
     groups = {}
     for code, name in enumerate(group_names):
         inside = mine == code
@@ -183,7 +194,7 @@ def judge_user_groups(ranked: RankedRequests, user_group: NDArray, group_names: 
     return {"groups": groups, "gap": _gaps(groups), "cost": 1 - means[1] / means[0] if means[0] else float("nan")}
 
 
-def _share_with(ranked: RankedRequests, group: NDArray, floor: float) -> float:
+def _share_with(ranked: RankedVisits, group: NDArray, floor: float) -> float:
     return _share(ranked.pages(Policy(group_share=floor, significance=CERTAIN), PAGE), group)
 
 

@@ -1,4 +1,4 @@
-"""Pages of many ranked requests under a policy: what a server would show, made by the same code in NumPy."""
+"""Pages of many answered visits under a policy: what a server would show, made by the same code in NumPy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from pipeline.examples import Requests
-from pipeline.rank_requests import answer, propose
-from pipeline.ranking_lists import QueryFunction, SearchFunction
+from pipeline.visits import Visits
 from ranking.adjustments import bucket_shares
 from ranking.array_ops import numpy_ops
-from ranking.config import RankingConfig
 from ranking.exploration import score_deviation
 from ranking.policy import Policy
 from ranking.rerank import Candidates, rerank
@@ -22,36 +19,31 @@ BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class RankedRequests:
-    """Requests with all that was retrieved for them and its scores.
+class RankedVisits:
+    """Answered visits with what policies look at.
 
     Attributes:
-        requests: Q of them. rows: int32 [Q, T], in retrieval order. scores, click: f32 [Q, T], of the ranker.
-        facts: see `PolicyTables`. tokens: f32 [N + 1, M, D] unit content vectors, zero where there is none.
+        visits: Q of them. facts: see `PolicyTables`. tokens: f32 [N + 1, M, D] unit content vectors, zero where there is none.
     """
 
-    requests: Requests
-    rows: np.ndarray
-    scores: np.ndarray
-    click: np.ndarray
+    visits: Visits
     facts: PolicyTables
     tokens: np.ndarray
 
-    def take(self, index: np.ndarray) -> RankedRequests:
-        """Some of the requests."""
-        parts = (self.rows[index], self.scores[index], self.click[index])
-        return RankedRequests(self.requests.take(index), *parts, self.facts, self.tokens)
+    def take(self, index: np.ndarray) -> RankedVisits:
+        """Some of the visits."""
+        return RankedVisits(self.visits.take(index), self.facts, self.tokens)
 
     def pages(self, policy: Policy, k: int, group_share: np.ndarray | None = None) -> np.ndarray:
-        """The pages of all requests, item rows int32 [Q, k].
+        """The pages of all visits, item rows int32 [Q, k].
 
         Args:
-            group_share: [Q], a floor of each request's own, in place of the policy's.
+            group_share: [Q], a floor of each visit's own, in place of the policy's.
         """
         codes, prior = self.facts.item_codes(), self.facts.bucket_prior()
         weights: dict[str, float | np.ndarray] = {**policy.weights()}
         shown = []
-        for start in range(0, len(self.rows), BLOCK):
+        for start in range(0, len(self.visits), BLOCK):
             part = slice(start, start + BLOCK)
             if group_share is not None:
                 weights["group_share"] = np.asarray(group_share[part], np.float32)
@@ -60,13 +52,13 @@ class RankedRequests:
         return np.concatenate(shown)
 
     def _candidates(self, part: slice, codes: np.ndarray, prior: np.ndarray, policy: Policy) -> Candidates:
-        rows, times, history = self.rows[part], self.requests.timestamps[part], self.requests.history[part]
+        rows, times, history = self.visits.rows[part], self.visits.timestamps[part], self.visits.history[part]
         named = dict(zip(ITEM_CODES, codes[rows].transpose(2, 0, 1), strict=True))
         released = np.asarray(self.facts.released)[rows]
         diverse = policy.mmr_lambda < 1 or policy.dpp > 0
         return Candidates(
             rows=rows,
-            scores=self.scores[part],
+            scores=self.visits.scores[part],
             age_days=((times[:, None] - released) / 86_400).astype(np.float32),
             dated=(released > 0) & (times > 0)[:, None],
             log_popularity=np.log1p(named["events"].astype(np.float32)),
@@ -76,7 +68,7 @@ class RankedRequests:
             bucket=named["bucket"],
             target=bucket_shares(codes[history][:, :, 3], history > 0, prior, ops=numpy_ops).astype(np.float32),
             vectors=self.tokens[rows].transpose(0, 2, 1, 3) if diverse else None,
-            deviation=score_deviation(self.click[part], named["events"].astype(np.float32), ops=numpy_ops),
+            deviation=score_deviation(self.visits.click[part], named["events"].astype(np.float32), ops=numpy_ops),
         )
 
 
@@ -91,38 +83,3 @@ def served_tokens(form: RankingServingForm, item_embeddings: np.ndarray) -> np.n
     else:
         drawn = np.asarray(item_embeddings, np.float32)[:, None, :]
     return drawn / np.maximum(np.linalg.norm(drawn, axis=2, keepdims=True), 1e-6)
-
-
-def rank_for_policies(
-    form: RankingServingForm,
-    requests: Requests,
-    query_fn: QueryFunction,
-    search_fn: SearchFunction,
-    config: RankingConfig,
-    facts: PolicyTables,
-    item_embeddings: np.ndarray,
-    *,
-    without_popularity: bool = False,
-) -> RankedRequests:
-    """Retrieves and ranks; see `RankedRequests`.
-
-    Args:
-        without_popularity: hide the popularity features, which in a serving form are those of today and would tell
-            requests of the past how popular items were to become.
-    """
-    rows, scores = propose(requests, query_fn, search_fn, config, np.asarray(facts.released, np.int64))
-    groups, mask = list(form.network.features.groups), None
-    if without_popularity and "popularity" in groups:
-        mask = np.array([name != "popularity" for name in groups], np.float32)
-    found = answer(
-        lambda *inputs: form(*inputs, group_mask=mask),
-        requests.users,
-        requests.history,
-        rows,
-        scores,
-        requests.timestamps,
-        context=requests.context,
-    )
-    return RankedRequests(
-        requests, rows, found["score"], found["click"], facts, served_tokens(form, item_embeddings)
-    )

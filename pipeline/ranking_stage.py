@@ -90,9 +90,11 @@ def evaluate_ranking_stage(
         query_history=side.history_length,
         vectors=vectors,
         trained=run / "ranking",
+        policies=lambda visits, people: judge_policies(
+            dataset, run, form, visits, people, config, vectors, settings.seed
+        ),
         out=out,
     )
-    result |= judge_policies(dataset, run, form, requests, side, config, settings, vectors)
     (out / "ranking.json").write_text(json.dumps(result, indent=2))
     progress("ranking", 1, 2)
     # People who chose more can tell more easily whether a list suits them.

@@ -82,13 +82,12 @@ class Run(RetrievalStages):
         )
 
     def choose_policy(self) -> StageResult:
-        """Held-out users' validation events -> the weights of re-ranking that a release starts from."""
+        """Held-out visits -> the weights of re-ranking that a release starts from."""
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.policy_stage import choose_policy_stage
-            from pipeline.ranking_stage import ranking_config
 
-            return choose_policy_stage(self.dataset(), self.folder, out, self.config, ranking_config(self.config))
+            return choose_policy_stage(self.dataset(), self.folder, out, self.config)
 
         files = ("config", "facts", "judge", "pages", "stage")
         return self.run(

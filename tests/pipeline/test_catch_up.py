@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from data.schema import VALID
+from pipeline.visits import HELD_OUT, Visits
 from ranking.serving_form import RankingServingForm
 from tests.pipeline.test_train_ranking import CONFIG, log_of, store, trained  # noqa: F401
 
@@ -25,3 +27,9 @@ def test_the_newest_days_are_learned_and_nothing_else_changes(store, tmp_path): 
     form: RankingServingForm = forms[1, 0.3]
     assert form.calibrations == forms[0, 0.3].calibrations and form.score_weights == forms[0, 0.3].score_weights
     assert reports[1, 0.3] == reports[0, 0.3]
+    # What policies are chosen on is what the ranker said before: the last days, whoever learns from them later.
+    before, after = (Visits.load(tmp_path / folder / "out" / HELD_OUT) for folder in ("0-0.3", "1-0.3"))
+    np.testing.assert_array_equal(before.scores, after.scores)
+    np.testing.assert_array_equal(before.click, after.click)
+    times = dataset.events[(dataset.events["split"] == VALID)]["timestamp"]
+    assert len(before) and before.timestamps.min() > np.quantile(times, 0.4) and before.relevant.counts.min() > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,21 +11,21 @@ import pytest
 from data.dataset import Dataset
 from data.schema import SPLIT_CODES, Schema
 from pipeline.config import ConfigError, load_config
-from pipeline.examples import Requests
 from pipeline.interactions import Interactions
 from pipeline.list_metrics import intra_list_distance
 from pipeline.policy_config import PolicySection
 from pipeline.policy_facts import policy_tables, protected_items
-from pipeline.policy_judge import judge_diversity, judge_fairness, judge_user_groups, trade_off
-from pipeline.policy_pages import RankedRequests
-from ranking.policy import Policy
+from pipeline.policy_judge import LAMBDAS, judge_diversity, judge_fairness, judge_user_groups, trade_off
+from pipeline.policy_pages import RankedVisits
+from pipeline.visits import Visits
+from ranking.policy import BOUNDS, Policy
 from serving.policy_tables import PolicyTables
 
 ITEMS, USERS, KEPT = 120, 200, 40
 NOW = 1_700_000_000
 
 
-def ranked_requests(seed: int = 0, blind: float = 0.0) -> RankedRequests:
+def ranked_visits(seed: int = 0, blind: float = 0.0) -> RankedVisits:
     """Users who choose what scores high; items come in styles, a third of the items is protected and scores lower.
 
     `blind` is how much less of it users of even rows are shown, for no reason in what they choose.
@@ -44,16 +46,14 @@ def ranked_requests(seed: int = 0, blind: float = 0.0) -> RankedRequests:
     scores = appeal + 0.3 * rng.normal(size=rows.shape) - 0.8 * protected[rows]
     scores -= blind * protected[rows] * (users % 2 == 0)[:, None]
     history = np.stack([1 + rng.permutation(ITEMS)[:5] for _ in users]).astype(np.int32)
-    seen = Interactions.from_lists(history)
-    requests = Requests(users, history, seen, relevant, np.full(USERS, NOW), np.zeros((USERS, 0), np.int32))
     facts = PolicyTables(rng.integers(0, 40, ITEMS + 1), np.full(ITEMS + 1, NOW - 86_400), protected=protected)
     scores = (1 / (1 + np.exp(-scores))).astype(np.float32)
-    return RankedRequests(requests, rows, scores, scores, facts, tokens)
+    return RankedVisits(Visits(users, history, np.full(USERS, NOW), relevant, rows, scores, scores), facts, tokens)
 
 
 @pytest.fixture(scope="module")
-def ranked() -> RankedRequests:
-    return ranked_requests()
+def ranked() -> RankedVisits:
+    return ranked_visits()
 
 
 def test_distance_is_that_of_a_loop():
@@ -73,8 +73,8 @@ def test_distance_is_that_of_a_loop():
 
 
 def test_pages_of_no_policy_follow_the_scores(ranked):
-    order = np.argsort(-ranked.scores, axis=1, kind="stable")[:, :10]
-    np.testing.assert_array_equal(ranked.pages(Policy(), 10), np.take_along_axis(ranked.rows, order, axis=1))
+    order = np.argsort(-ranked.visits.scores, axis=1, kind="stable")[:, :10]
+    np.testing.assert_array_equal(ranked.pages(Policy(), 10), np.take_along_axis(ranked.visits.rows, order, axis=1))
 
 
 def test_the_choice_keeps_its_bound_and_takes_no_less_than_it_may(ranked):
@@ -90,12 +90,12 @@ def test_the_choice_keeps_its_bound_and_takes_no_less_than_it_may(ranked):
         if lower:
             assert points[max(lower)]["ndcg@10"] < (1 - cost) * found["plain"]["ndcg@10"]
         costs.append(chosen)
-    assert costs == sorted(costs, reverse=True) and costs[-1] == 0.5 < costs[0]
+    assert costs == sorted(costs, reverse=True) and costs[-1] == min(LAMBDAS) < costs[0]
 
 
 def test_diversity_is_reported_with_what_it_costs(ranked):
     vectors = ranked.tokens[:, 0]
-    found = judge_diversity(ranked, Policy(mmr_lambda=0.6), 0.3, vectors, seed=1)
+    found = judge_diversity(ranked, Policy(mmr_lambda=0.4), 0.5, vectors, seed=1, people=ranked)
     for name in ("default", "dpp"):
         figures = found[name]
         assert figures["distance"]["change"] > 0.05 and figures["content_distance"]["change"] > 0.05
@@ -104,7 +104,22 @@ def test_diversity_is_reported_with_what_it_costs(ranked):
         change = figures["ndcg@10"]["after"] - figures["ndcg@10"]["before"]
         mean, low, high = figures["ndcg_difference"]
         assert mean == pytest.approx(change) and low <= mean <= high < 0
-    assert found["policy"]["mmr_lambda"] == 0.6
+        # Every user has one visit here, so that both ways of asking are the same.
+        assert figures["by_user"] == {name: figures[name] for name in ("ndcg@10", "distance")}
+    assert found["policy"]["mmr_lambda"] == 0.4 and found["visits"] == USERS
+    twice = dataclasses.replace(ranked, visits=ranked.visits.take(np.tile(np.arange(USERS), 2)))
+    again = judge_diversity(twice, Policy(mmr_lambda=0.4), 0.5, None, seed=1)["default"]["ndcg_difference"]
+    assert again == pytest.approx(found["default"]["ndcg_difference"])  # the same users with twice the visits know no more
+
+
+def test_visits_come_back_from_their_file(ranked, tmp_path):
+    visits = ranked.visits.take(np.array([5, 2]))
+    visits.save(tmp_path / "visits.npz")
+    back = Visits.load(tmp_path / "visits.npz")
+    assert [items.tolist() for items in back.relevant] == [items.tolist() for items in visits.relevant]
+    for name in ("users", "history", "timestamps", "rows", "scores", "click"):
+        mine, theirs = getattr(visits, name), getattr(back, name)
+        assert mine.dtype == theirs.dtype and (mine == theirs).all()
 
 
 def test_fairness_reaches_the_share_that_people_choose_and_says_what_it_costs(ranked):
@@ -122,7 +137,7 @@ def test_fairness_reaches_the_share_that_people_choose_and_says_what_it_costs(ra
 
 
 def test_floors_bring_groups_of_users_together():
-    blind = ranked_requests(3, blind=1.5)
+    blind = ranked_visits(3, blind=1.5)
     group = (np.arange(USERS + 1) % 2 == 0).astype(np.int32)
     found = judge_user_groups(blind, group, ["odd", "even"])
     before, after = found["gap"]["protected_share"]  # half the users are lifted to the average of both halves
@@ -170,6 +185,12 @@ def test_protected_groups_by_their_names():
 
 
 def test_settings_are_those_of_a_policy():
+    fields = PolicySection.model_fields
+    assert set(BOUNDS) <= set(fields)
+    defaults = {name: fields[name].default for name in BOUNDS}
+    # "auto" is the one default of the settings that is no number: where nothing was chosen it is the policy's own.
+    assert defaults == Policy().weights() | {"mmr_lambda": "auto"}
+    assert PolicySection().weights() == Policy()
     config = load_config(overrides=["policy.creator_cap=2", "policy.epsilon=0.05"])
     assert config.policy.weights(0.8) == Policy(creator_cap=2, epsilon=0.05, mmr_lambda=0.8)
     assert load_config(overrides=["policy.mmr_lambda=0.6"]).policy.weights(0.8).mmr_lambda == 0.6
