@@ -27,11 +27,18 @@ def _diversity_table(diversity: Mapping[str, Any], number: Callable[[Any], str])
     for kind in ("default", "dpp"):
         figures = diversity.get(kind) or {}
         if figures:
+            quality, *distances = (figures.get(name) or {} for name in ("ndcg@10", "distance", "content_distance"))
+            people = (figures.get("by_user") or {}).get("ndcg@10") or {}
             change = interval_text(figures.get("ndcg_difference"))
-            measures = [figures.get(name) or {} for name in ("ndcg@10", "distance", "content_distance")]
-            rows.append([KINDS[kind], *(_before_after(measure, number) for measure in measures), change])
-    columns = ("policy", "NDCG@10", "distance by served tokens", "distance by content", "change of NDCG@10")
-    caption = "Before → after. Distances are means over the pairs of a page: 0 = all alike."
+            told = [_before_after(measure, number) for measure in (*distances, people)]
+            rows.append([KINDS[kind], _before_after(quality, number), change, *told])
+    columns = (
+        "policy", "NDCG@10", "change", "distance by served tokens", "distance by content", "NDCG@10, user by user"
+    )  # fmt: skip
+    caption = (
+        "Before → after, visit by visit, where nothing else is said. Distances are means over the pairs of a page: 0 = all "
+        "alike."
+    )
     return ReportTable("diversity", f"Diversity of the first {diversity.get('k', 10)}", columns, rows, caption)
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report_figure import name_of
+from pipeline.report_orders import modality_table, order_tables, trees_table
 from pipeline.report_policy import policy_report_tables
 from pipeline.report_table import ReportTable, interval_text, short_number
 
 PARTS = {"deletion_test": "deletion.json"}
 """Figures of the evaluate stage that may have a file of their own: name in `report.json` -> file."""
-CUTOFF = "ndcg@10"
-"""The one that segments are shown by; `report.json` has the others."""
 
 
 def ranking_figures(run: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
@@ -34,8 +33,9 @@ def ranking_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> 
         number: a figure as people read it, a dash for None.
     """
     made = [
-        *_order_tables(ranking, number),
-        _trees_table(ranking, number),
+        *order_tables(ranking, number),
+        trees_table(ranking, number),
+        modality_table(ranking.get("without_modality") or {}, ranking),
         _heads_table(ranking.get("heads") or {}, number),
         _heads_by_segment(ranking.get("heads") or {}, number),
         *_exposure_tables(ranking.get("exposure") or {}, number),
@@ -44,62 +44,6 @@ def ranking_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> 
         _nested_table("deletion_test", "Deletion test of explanations", ranking.get("deletion_test"), number),
     ]
     return [table for table in made if table is not None and table.rows]
-
-
-def _order_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
-    order, visits = ranking.get("order") or {}, ranking.get("by_request") or {}
-    tasks = {task: figures["all"]["all"] for task, figures in order.items() if figures.get("all", {}).get("all")}
-    cutoffs = list(dict.fromkeys(name for figures in tasks.values() for name in figures if name.startswith("ndcg@")))
-    rows = [
-        [task, cutoff.upper(), number(figures["users"]), *_triples(figures.get(cutoff))]
-        for task, figures in tasks.items()
-        for cutoff in cutoffs
-    ]
-    if visits:
-        triples = [interval_text(visits.get(name)) for name in ("retrieval", "ranked", "ranked_less_retrieval")]
-        rows.insert(0, ["click, visit by visit", f"NDCG@{visits['k']}", number(visits["requests"]), *triples])
-    columns = ("wanted", "metric", "users", "retrieval order", "ranked", "gain")
-    caption = (
-        "Means over users with 95 % intervals; the gain's is of the pairs, and so is tighter than the two beside it."
-    )
-    tables = [ReportTable("order", "Ranked against the retrieval order", columns, rows, caption, words=2)]
-    for task, figures in order.items():
-        rows = []
-        for dimension, groups in figures.items():
-            for place, (group, values) in enumerate(groups.items()):
-                if dimension != "all" and values.get(CUTOFF):
-                    cells = [name_of(dimension) if place == 0 else "", group, number(values["users"])]
-                    rows.append([*cells, *_triples(values[CUTOFF]), _verdict(values[CUTOFF])])
-        tables.append(
-            ReportTable(
-                f"segments-{task}",
-                f"By segment: {task}, {CUTOFF.upper()}",
-                ("of", "group", "users", "retrieval order", "ranked", "gain", "ranked is"),
-                rows,
-                "Groups of items count the held-out items of the group alone, among all candidates; groups of people "
-                "those people. “better” and “worse” where the interval of the gain leaves out 0; of many groups one in "
-                "twenty does so by chance.",
-                words=2,
-                folded=task != "click",
-            )
-        )
-    return tables
-
-
-def _trees_table(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable | None:
-    trees = ranking.get("lightgbm") or {}
-    if "skipped" in trees:
-        return ReportTable("trees", "Boosted trees on the same features", ("not fitted",), [[str(trees["skipped"])]])
-    if trees.get("ndcg@10") is None:
-        return None
-    rows = [["retrieval order", number(ranking.get("retrieval_order_ndcg@10")), ""]]
-    rows += [["LightGBM, lambdarank", number(trees["ndcg@10"]), f"{trees.get('rounds')} trees"]]
-    gain = interval_text(trees.get("ranker_less_trees"))
-    rows += [["Triptych", number(ranking.get("ndcg@10")), f"{gain} against the trees"]]
-    caption = (
-        "Trees see the features of the ranker but for id embeddings, and are stopped on the same held-out requests."
-    )
-    return ReportTable("trees", "Boosted trees on the same features", ("model", "NDCG@10", ""), rows, caption)
 
 
 def _heads_table(heads: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
@@ -219,14 +163,3 @@ def _told(value: Any, number: Callable[[Any], str]) -> str:
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
         else str(value)
     )
-
-
-def _triples(figures: Mapping[str, Any] | None) -> list[str]:
-    return [interval_text((figures or {}).get(name)) for name in ("retrieval", "ranked", "difference")]
-
-
-def _verdict(figures: Mapping[str, Any]) -> str:
-    _, low, high = figures.get("difference") or (None, None, None)
-    if low is None or high is None:
-        return "–"
-    return "better" if low > 0 else "worse" if high < 0 else "undecided"

@@ -51,6 +51,13 @@ RANKING = {
     },
     "lightgbm": {"ndcg@10": 0.19, "rounds": 40, "ranker_less_trees": triple(0.02)},
     "lightgbm_ndcg@10": 0.19,
+    "without_modality": {
+        "text": {
+            "ranker": {"ndcg@10": triple(0.19), "difference": triple(-0.02)},
+            "path": {"ndcg@10": triple(0.18), "difference": triple(-0.03)},
+        },
+        "behaviour": {"ranker": {"ndcg@10": triple(0.18), "difference": triple(-0.03)}},
+    },
     "off_policy": {
         "reward": "click", "size": 4, "pages": 1923, "impressions": 6959, "clip": None, "logged": 2.84,
         "policies": {
@@ -64,6 +71,7 @@ RANKING = {
         "default": {
             "ndcg@10": {"before": 0.2, "after": 0.198, "change": -0.01},
             "distance": {"before": 0.3, "after": 0.5, "change": 0.67}, "ndcg_difference": triple(-0.002),
+            "by_user": {"ndcg@10": {"before": 0.3, "after": 0.29, "change": -0.033}},
         },
         "validation": {"plain": {"ndcg@10": 0.2, "distance": 0.3}, "mmr": [{"weight": 0.9, "ndcg@10": 0.19, "distance": 0.4}]},
     },
@@ -84,8 +92,8 @@ def tables():
 
 def test_every_part_has_its_table_and_every_line_a_cell_a_column(tables):
     assert list(tables) == [
-        "order", "segments-click", "trees", "heads", "heads-segments", "exposure", "exposure-groups", "off-policy",
-        "diversity", "trade-off", "fairness", "user-groups", "deletion-test",
+        "order", "segments-click", "trees", "modalities", "heads", "heads-segments", "exposure", "exposure-groups",
+        "off-policy", "diversity", "trade-off", "fairness", "user-groups", "deletion-test",
     ]  # fmt: skip
     for table in tables.values():
         assert {len(row) for row in table.rows} == {len(table.columns)}, table.name
@@ -111,6 +119,14 @@ def test_tables_hold_the_figures(tables):
     assert tables["trees"].rows[1:] == [
         ["LightGBM, lambdarank", "0.1900", "40 trees"],
         ["Triptych", "0.2100", ".020 [.010, .030] against the trees"],
+    ]
+    assert tables["modalities"].rows == [
+        ["nothing", ".210 [.200, .220]", "", "", ""],
+        ["text", ".190 [.180, .200]", "−.020 [−.030, −.010]", ".180 [.170, .190]", "−.030 [−.040, −.020]"],
+        ["behaviour", ".180 [.170, .190]", "−.030 [−.040, −.020]", "–", "–"],
+    ]
+    assert tables["diversity"].rows == [
+        ["as released", "0.2000 → 0.1980", "−.002 [−.012, .008]", "0.3000 → 0.5000", "–", "0.3000 → 0.2900"]
     ]
     assert ["value", "80", "–", "–", "–", "–", "0.2100", "0.3000"] in tables["heads"].rows
     assert tables["exposure-groups"].rows[0][1:] == ["books", "0.2500", "0.3500", "0.3000", "0.2000"]
