@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import MODALITIES
+from pipeline.examples import interactions
 from pipeline.linear_config import LinearSection
 from pipeline.linear_judge import K, LinearJudge
-from pipeline.linear_stage import REFIT
+from pipeline.linear_stage import INFO, REFIT
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.queries import embed_queries
 from pipeline.served import UNSEEN, Served
@@ -58,12 +60,12 @@ def build_served(
     length = two_tower.config.history_length
     judge = LinearJudge(dataset, section.validation_users, section.seed, history_length=length)
     requests = judge.requests
-    tower, content_map = with_new_items(whiten(LinearTower.load(linear)), dataset, store, modalities)
+    unknown = dataset.counts == 0
+    tower, content_map = with_new_items(whiten(LinearTower.load(linear)), unknown, store, modalities)
     queries = embed_queries(two_tower, tower_items, dataset.profile, requests.users, requests.history)
     scores = queries @ tower_items.T
     spread = max(float(scores[:, 1:].std(axis=1).mean()), 1e-9)
     linear_scores = keras.ops.convert_to_numpy(unit_length(tower.queries(judge.taken))) @ tower.items.T
-    unknown = dataset.counts == 0
     fresh = requests.relevant.restrict(unknown)
     boosts = BOOSTS if content_map is not None and fresh.counts.any() else BOOSTS[:1]
     overall, new = {}, {}
@@ -72,13 +74,16 @@ def build_served(
         for share in SHARES:
             ranked = judge.rank(share / spread * scores + (1.0 - share) * stretched)
             overall[share, boost] = ndcg_at_k(ranked, requests.relevant, K)
-            new[share, boost] = mean_over_users(ndcg_at_k(ranked, fresh, K)) if len(boosts) > 1 else 0.0
+            new[share, boost] = ndcg_at_k(ranked, fresh, K)
     share, boost = choose(overall, new)
     figure, alone = float(overall[share, boost].mean()), judge.ndcg(scores)
     info = {
         "two_towers_alone": alone,
         "linear_alone": judge.ndcg(linear_scores),
-        "by_share_and_boost": {f"{key[0]}, {key[1]}": [float(overall[key].mean()), new[key]] for key in overall},
+        "by_share_and_boost": {
+            f"{one}, {other}": [float(values.mean()), mean_or_none(new[one, other])]
+            for (one, other), values in overall.items()
+        },
         "validation_users": len(requests.users),
     }
     if figure <= alone:
@@ -86,7 +91,9 @@ def build_served(
     weights = (share / spread, 1.0 - share)
     longest = max(int(dataset.events[dataset.positive].groupby("user").size().max()), length)
 
-    def save(folder: Path, tower: LinearTower, content_map: ContentMap | None, source: Path) -> Ensemble:
+    def save(
+        folder: Path, tower: LinearTower, content_map: ContentMap | None, unknown: np.ndarray, source: Path
+    ) -> Ensemble:
         stretched = stretch(tower, content_map, unknown, boost)
         ensemble = Ensemble(two_tower, tower_items, stretched, content_map, weights)
         folder.mkdir(exist_ok=True)
@@ -97,32 +104,50 @@ def build_served(
         return ensemble
 
     if not (linear / REFIT / FILE).is_file():
-        ensemble = save(out, tower, content_map, linear)
+        ensemble = save(out, tower, content_map, unknown, linear)
     else:
         # Fitted again on the validation split, the index knows that split's answers; the ranker, which learns from
         # them, is shown the candidates of the one that does not.
         again = whiten(LinearTower.load(linear / REFIT))
-        ensemble = save(out, *with_new_items(again, dataset, store, modalities), linear / REFIT)
-        save(out / UNSEEN, tower, content_map, linear)
+        # An item chosen in what it was fitted on again is known to it, and needs no place from its content.
+        splits = json.loads((linear / INFO).read_text())["refitted_on"]
+        never = unknown & ~np.isin(np.arange(len(unknown)), interactions(dataset, splits).rows)
+        ensemble = save(out, *with_new_items(again, never, store, modalities), never, linear / REFIT)
+        save(out / UNSEEN, tower, content_map, unknown, linear)
     chosen = {"kind": "ensemble", "share": share, "boost": boost, "valid_ndcg@20": figure}
     return {**chosen, "width": ensemble.items.shape[1], **info}
 
 
-def choose(overall: Mapping[Setting, np.ndarray], new: Mapping[Setting, float]) -> Setting:
-    """Of the settings that are as good as the best within its standard error, the one that is best on new items.
+def choose(overall: Mapping[Setting, np.ndarray], new: Mapping[Setting, np.ndarray]) -> Setting:
+    """What new items may cost: of the settings within a standard error of the best, one that is best on new items.
+
+    Where several are as good on new items, by a standard error of their difference, it is the best overall: few users who
+    took a new item say little about new items, and shall not decide for all.
 
     Args:
-        overall: NDCG of every user. new: mean NDCG of the items that nobody had chosen.
+        overall: NDCG of every user. new: NDCG of the items that nobody had chosen, NaN for users who took none.
 
     Example:
-        >>> choose({(0.1, 1.0): np.array([0.5, 0.7]), (0.1, 2.0): np.array([0.5, 0.6])}, {(0.1, 1.0): 0.0, (0.1, 2.0): 0.3})
+        >>> overall = {(0.1, 1.0): np.array([0.5, 0.7, 0.6]), (0.1, 2.0): np.array([0.5, 0.6, 0.6])}
+        >>> choose(overall, {(0.1, 1.0): np.array([0.1, 0.0, np.nan]), (0.1, 2.0): np.array([0.4, 0.3, np.nan])})
         (0.1, 2.0)
+        >>> choose(overall, {(0.1, 1.0): np.array([0.1, 0.1, np.nan]), (0.1, 2.0): np.array([0.0, 0.3, np.nan])})
+        (0.1, 1.0)
     """
     best = max(overall, key=lambda setting: overall[setting].mean())
-    values = overall[best]
-    floor = values.mean() - values.std() / np.sqrt(len(values))
+    floor = overall[best].mean() - overall[best].std() / np.sqrt(len(overall[best]))
     good = [setting for setting in overall if overall[setting].mean() >= floor]
-    return max(good, key=lambda setting: (new[setting], overall[setting].mean()))
+    asked = ~np.isnan(new[best])
+    if asked.any():
+        freshest = new[max(good, key=lambda setting: new[setting][asked].mean())][asked]
+        short = {setting: freshest - new[setting][asked] for setting in good}
+        good = [setting for setting in good if short[setting].mean() <= short[setting].std() / np.sqrt(asked.sum())]
+    return max(good, key=lambda setting: overall[setting].mean())
+
+
+def mean_or_none(values: np.ndarray) -> float | None:
+    """The mean over users for a report; None where nobody has a value."""
+    return None if np.isnan(values).all() else mean_over_users(values)
 
 
 def stretch(tower: LinearTower, content_map: ContentMap | None, unknown: np.ndarray, boost: float) -> LinearTower:
@@ -135,20 +160,19 @@ def stretch(tower: LinearTower, content_map: ContentMap | None, unknown: np.ndar
 
 
 def with_new_items(
-    tower: LinearTower, dataset: Dataset, store: FeatureStore, modalities: tuple[str, ...]
+    tower: LinearTower, unknown: np.ndarray, store: FeatureStore, modalities: tuple[str, ...]
 ) -> tuple[LinearTower, ContentMap | None]:
-    """Give items without a training event the vectors that their content suggests, as the item encoder would."""
+    """Give `unknown` items (bool [N + 1]) the vectors that their content suggests, as the item encoder would."""
     if not modalities:
         return tower, None
     present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in modalities]]
     features = {name: np.asarray(store.table(name), np.float32) for name in modalities}
-    warm = np.flatnonzero((dataset.counts > 0) & present.any(axis=1))
+    warm = np.flatnonzero(~unknown & present.any(axis=1))
     targets = np.concatenate([tower.history, tower.items], axis=1)
     frames = {name: count for name, count in store.frames.items() if name in modalities}
     content_map = fit_content_map(features, present, targets, warm, frames=frames)
-    cold = np.flatnonzero((dataset.counts == 0) & present.any(axis=1))
+    cold = np.flatnonzero(unknown & present.any(axis=1))
     history, items = tower.history.copy(), tower.items.copy()
-    unknown = dataset.counts == 0
     history[unknown], items[unknown] = 0.0, 0.0
     if len(cold):
         mapped = content_map({name: table[cold] for name, table in features.items()}, present[cold])

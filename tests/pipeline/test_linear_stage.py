@@ -1,11 +1,15 @@
 """The linear stage and what is served: chosen on validation, whole after an interruption, equal to its parts."""
 
+import dataclasses
+import functools
 import json
 
 import numpy as np
 import pytest
 
-from pipeline import linear_stage
+from data.dataset import train_counts
+from data.schema import SPLIT_CODES
+from pipeline import linear_stage, served_stage
 from pipeline.leak_checks import LeakError, check_retrieval
 from pipeline.linear_config import LinearSection
 from pipeline.linear_judge import LinearJudge
@@ -60,7 +64,9 @@ def fit(world, out, checkpoints, section=SECTION, modalities=("text",)):
 
 def test_every_part_is_better_than_chance_and_the_sum_as_good_as_its_best_part(run, judge):
     folder, info, _ = run
-    random = np.mean([judge.ndcg(np.random.default_rng(seed).random((len(judge.requests.users), 21))) for seed in range(9)])
+    random = np.mean(
+        [judge.ndcg(np.random.default_rng(seed).random((len(judge.requests.users), 21))) for seed in range(9)]
+    )
     figures = {part: values["valid_ndcg@20"] for part, values in info["parts"].items()}
     assert set(figures) == set(SECTION.parts)
     assert min(figures.values()) > random
@@ -85,9 +91,7 @@ def test_served_queries_are_the_two_halves_written_out(world, run):
     np.testing.assert_allclose(query[8:], linear * total / np.linalg.norm(total), atol=1e-5)
     alone = Served(served.two_tower, served.tower_items, None, 4).queries(dataset.profile, np.array([4]), history)[0]
     np.testing.assert_allclose(query[:8], towers * alone, atol=1e-6)
-    np.testing.assert_array_equal(
-        np.load(folder / "served" / "full" / "item_embeddings.npy"), served.items
-    )
+    np.testing.assert_array_equal(np.load(folder / "served" / "full" / "item_embeddings.npy"), served.items)
 
 
 def test_items_nobody_chose_get_vectors_from_their_content(world, run):
@@ -144,6 +148,32 @@ def test_a_refit_learns_from_the_splits_named_and_is_what_is_served(world, run, 
         check_retrieval(dataset, read_records(served), "valid")
 
 
+def test_an_item_that_only_validation_knows_is_served_as_it_was_fitted_again(world, run, tmp_path, monkeypatch):
+    _, dataset, store = world
+    events, late = dataset.events.copy(), int(np.argmax(dataset.counts))
+    events.loc[(events["item"] == late) & (events["split"] == SPLIT_CODES["train"]), "split"] = SPLIT_CODES["valid"]
+    moved = dataclasses.replace(dataset, events=events, counts=train_counts(events, dataset.schema.item_rows))
+    assert moved.counts[late] == 0
+    linear, served = tmp_path / "linear", tmp_path / "served" / "full"
+    linear.mkdir()
+    served.mkdir(parents=True)
+    section = LinearSection(width=8, parts=("closed_form",), l2=(1.0,), user_power=(0.0,), content=(0.0,))
+    fit_linear(
+        moved, store, linear, tmp_path / "ck", section, modalities=("text",), progress=silent,
+        refit_splits=("train", "valid"),
+    )  # fmt: skip
+    stretched = functools.partial(max, key=lambda setting: setting[1])
+    monkeypatch.setattr(served_stage, "choose", lambda overall, new: stretched(overall))
+    monkeypatch.setattr(LinearJudge, "ndcg", lambda judge, scores: -1.0)  # whatever it costs
+    build_served(moved, store, run[0] / "retrieval" / "full", linear, served, section, modalities=("text",))
+    again, tower = LinearTower.load(linear / "refit"), load_served(tmp_path).ensemble.linear
+    known = [*np.flatnonzero(moved.counts), late]
+    scores = [part.history[known] @ part.items[late] for part in (again, tower)]
+    np.testing.assert_allclose(*scores, atol=1e-3)
+    unseen = load_served(tmp_path, "full/unseen").ensemble.linear
+    assert np.linalg.norm(unseen.items[late]) > 2 * np.linalg.norm(tower.items[late])  # there it is new, and stretched
+
+
 def test_catalogues_that_are_too_large_and_no_parts_are_left_to_the_two_towers(world, run, tmp_path):
     few = SECTION.model_copy(update={"max_items": 10})
     assert fit(world, tmp_path / "large", tmp_path / "a", few)["reason"].startswith("20 items")
@@ -153,7 +183,9 @@ def test_catalogues_that_are_too_large_and_no_parts_are_left_to_the_two_towers(w
     out.mkdir()
     _, dataset, store = world
     trained = run[0] / "retrieval" / "full"
-    assert build_served(dataset, store, trained, tmp_path / "large", out, SECTION, modalities=()) == {"kind": "two_tower"}
+    assert build_served(dataset, store, trained, tmp_path / "large", out, SECTION, modalities=()) == {
+        "kind": "two_tower"
+    }
     assert not (out / DESCRIPTION).exists()
 
 
