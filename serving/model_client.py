@@ -29,6 +29,10 @@ DEADLINE_SECONDS = 5.0
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # gRPC would look for a server that is gone ever more rarely, at last every two minutes, and so overlook its return.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
     (
         "grpc.service_config",
         json.dumps(
