@@ -92,7 +92,8 @@ class Recommender:
             added: items younger than the release, which are retrieved beside its own. The ranker does not know them: they
                 take the score of what was retrieved about as well, and NaN for every head.
             allow_item_ids: the only items that may be answered; empty = all. policy: weights of `ranking.policy.Policy`
-                that differ from the release's. context: column -> word. These three need `recommend`.
+                that differ from the release's. Both need `recommend`.
+            context: column -> word; a release too old for it in its ranking refuses a request that has any.
             seed: what the exploration of a policy follows from; None = drawn anew.
 
         Returns:
@@ -105,7 +106,7 @@ class Recommender:
         """
         if not 1 <= k <= candidates:
             raise ValueError(f"k: must be 1 to candidates, got k={k}, candidates={candidates}; ask for more candidates")
-        needed = bool(allow_item_ids or policy or context)
+        needed = bool(allow_item_ids or policy)
         now = int(time.time()) if timestamp is None else timestamp
         page: Recommendation | None = None
         if retrieval_model == "retrieval":
@@ -130,8 +131,8 @@ class Recommender:
         if needed and page is None:
             raise ServingError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                "allow_item_ids, policy, context: need a release with the model `recommend`, asked for as 'retrieval', and "
-                "this server has none; export again, or leave them out",
+                "allow_item_ids, policy: need a release with the model `recommend`, asked for as 'retrieval', and this "
+                "server has none; export again, or leave them out",
             )
         by_score = self._two_calls.recommend(
             user_id,
@@ -143,6 +144,7 @@ class Recommender:
             retrieval_model=retrieval_model,
             ranking_model=ranking_model,
             added=added,
+            context=context,
         )
         if page is None or added is None:
             return by_score

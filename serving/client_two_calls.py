@@ -40,6 +40,7 @@ class TwoCalls:
         retrieval_model: str = "retrieval",
         ranking_model: str = "ranking",
         added: AddedItems | None = None,
+        context: Mapping[str, str] | None = None,
     ) -> Recommendation:
         """At most k items by ranking score, equals in retrieval order; see `Recommender.recommend`.
 
@@ -79,6 +80,7 @@ class TwoCalls:
                 "candidate_ids": ids[None, :],
                 "retrieval_scores": scores[None, :].astype(np.float32),
                 "timestamp": np.array([timestamp], np.int64),
+                **({"context": _strings([f"{name}={word}" for name, word in context.items()])} if context else {}),
             },
         )
         seconds["ranking"] = time.perf_counter() - middle

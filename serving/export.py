@@ -65,7 +65,8 @@ def export_release(
         ranker: see `RankingModule`.
         item_encoder, search, content_search: the models of raw content; left out where None.
         linear_history: of an ensemble, see `RetrievalModule`.
-        recommend: of the model that does retrieval, ranking and re-ranking in one call; left out where None.
+        recommend: of the model that does retrieval, ranking and re-ranking in one call; left out where None, and then
+            `ranking` knows no context either.
         precision: how tables and weights of retrieval and ranking are kept, see `ranking.stored_rows`; an exact index is
             stored anew in it, a partitioned one and ScaNN's are compact already. The models of raw content come as they are
             made.
@@ -91,7 +92,8 @@ def export_release(
             lambda: RetrievalModule(tables, user_tower, approximate_index, linear_history, precision=precision),
             retrieval,
         )
-    models[RANKING] = (lambda: RankingModule(tables, ranker, precision), ranking)
+    words = {} if recommend is None else recommend.facts.context
+    models[RANKING] = (lambda: RankingModule(tables, ranker, precision, words), ranking)
     if recommend is not None:
         length, most = tables.history.shape[1], max(WARM_UP_SIZES)
         ids = (_some_ids(tables.user_ids, most), _some_ids(tables.item_ids, most * length))
@@ -176,5 +178,6 @@ def ranking_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarray
         for users, width in ((_some_ids(tables.user_ids, size), 0), ([b""] * size, length)):
             recent = _strings(_some_ids(tables.item_ids, size * width), size, width)
             inputs = {"user_id": _strings(users, size), "recent_item_ids": recent, "candidate_ids": candidates}
+            inputs["context"] = _strings([], size, 0)
             requests.append({**inputs, "retrieval_scores": scores, "timestamp": np.full(size, 1_700_000_000, np.int64)})
     return requests

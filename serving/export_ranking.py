@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ranking.stored_rows import Precision
 from serving.export_explain import EXPLAIN, explain_signature
 from serving.keras_weights import KerasWeights
 from serving.request_history import ServingTables, choose_history
+from serving.request_policy import no_context, optional_context_codes
 from serving.saved_model import write_saved_model
 from serving.vocabulary_tables import VocabularyTables
 
@@ -27,8 +29,11 @@ class RankingModule(tf.Module):
         ranker: built Keras model; `ranker(user_row [B], history_rows [B, L], candidate_rows [B, K], retrieval_scores
             [B, K], timestamp [B]) -> {"click", "purchase", "score"}`, each [B, K].
         precision: how its tables and weights are kept, see `serving.keras_weights`.
+        context: column -> its words, index 0 is "", in the order of the ranker's context columns; where there are any, the
+            ranker also takes `retrieval_ranks` (None) and codes [B, C].
 
     Attributes:
+        rank: the signature `serving_default`.
         explain: the signature of `serving.export_explain`; None for a ranker that is no `RankingServingForm`, of whose
             features nothing is known.
 
@@ -36,7 +41,13 @@ class RankingModule(tf.Module):
         ValueError: the vocabulary and the user tables are of different sizes.
     """
 
-    def __init__(self, tables: ServingTables, ranker: Any, precision: Precision = "float32"):
+    def __init__(
+        self,
+        tables: ServingTables,
+        ranker: Any,
+        precision: Precision = "float32",
+        context: Mapping[str, Sequence[str]] | None = None,
+    ):
         super().__init__(name="ranking")
         self.users = VocabularyTables(tables.user_ids, "users")
         self.items = VocabularyTables(tables.item_ids, "items")
@@ -46,33 +57,44 @@ class RankingModule(tf.Module):
             )
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
         self.ranker = KerasWeights(ranker, "ranker", precision)
-        self.explain = explain_signature(self, ranker) if isinstance(ranker, RankingServingForm) else None
+        words = {name: tuple(values) for name, values in (context or {}).items()}
+        self.rank = self._rank_signature(words)
+        is_form = isinstance(ranker, RankingServingForm)
+        self.explain = explain_signature(self, ranker, words) if is_form else None
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec((None,), tf.string, "user_id"),
-            tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
-            tf.TensorSpec((None, None), tf.string, "candidate_ids"),
-            tf.TensorSpec((None, None), tf.float32, "retrieval_scores"),
-            tf.TensorSpec((None,), tf.int64, "timestamp"),
-        ],
-    )
-    def rank(self, user_id, recent_item_ids, candidate_ids, retrieval_scores, timestamp):
+    def _rank_signature(self, vocabulary: Mapping[str, tuple[str, ...]]) -> Callable:
         """`serving_default`.
 
         Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; candidate_ids string
-        [B, K]; retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds -> {every head of `HEADS` that the ranker
-        answers, "score"}, f32 [B, K]. A candidate that is empty or unknown has probability 0 and score -1, and counts for
-        nothing in the others' answers.
+        [B, K]; retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds; context string [B, W], each "column=word",
+        may be left out -> {every head of `HEADS` that the ranker answers, "score"}, f32 [B, K]. A candidate that is empty
+        or unknown has probability 0 and score -1, and counts for nothing in the others' answers.
         """
-        user, candidates = self.users.rows(user_id), self.items.rows(candidate_ids)
-        history = choose_history(self.items.rows(recent_item_ids), tf.gather(self.history, user))
-        known = candidates > 0
-        # Padding carries the lowest float, which must not meet arithmetic.
-        answer = self.ranker(user, history, candidates, tf.where(known, retrieval_scores, 0.0), timestamp)
-        probabilities = {head: tf.where(known, answer[head], 0.0) for head in HEADS if head in answer}
-        return {**probabilities, "score": tf.where(known, answer["score"], -1.0)}
+
+        @tf.function(
+            autograph=False,
+            input_signature=[
+                tf.TensorSpec((None,), tf.string, "user_id"),
+                tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
+                tf.TensorSpec((None, None), tf.string, "candidate_ids"),
+                tf.TensorSpec((None, None), tf.float32, "retrieval_scores"),
+                tf.TensorSpec((None,), tf.int64, "timestamp"),
+                tf.TensorSpec((None, None), tf.string, "context"),
+            ],
+        )
+        def rank(user_id, recent_item_ids, candidate_ids, retrieval_scores, timestamp, context=no_context()):  # noqa: B008
+            user, candidates = self.users.rows(user_id), self.items.rows(candidate_ids)
+            history = choose_history(self.items.rows(recent_item_ids), tf.gather(self.history, user))
+            known = candidates > 0
+            # Padding carries the lowest float, which must not meet arithmetic.
+            inputs = [user, history, candidates, tf.where(known, retrieval_scores, 0.0), timestamp]
+            if vocabulary:
+                inputs += [None, optional_context_codes(context, vocabulary, tf.size(user))]
+            answer = self.ranker(*inputs)
+            probabilities = {head: tf.where(known, answer[head], 0.0) for head in HEADS if head in answer}
+            return {**probabilities, "score": tf.where(known, answer["score"], -1.0)}
+
+        return rank
 
     def save(self, folder: str | Path) -> None:
         """Writes the SavedModel into a new folder, normally `ranking/<version>`."""

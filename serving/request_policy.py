@@ -95,3 +95,19 @@ def context_codes(words: tf.Tensor, vocabulary: Mapping[str, tuple[str, ...]]) -
         places = tf.where(same, tf.range(len(values))[None, None, :], 0)
         codes.append(tf.reduce_max(tf.pad(tf.reshape(places, (tf.shape(words)[0], -1)), [[0, 0], [0, 1]]), axis=1))
     return tf.stack(codes, axis=1) if codes else tf.zeros((tf.shape(words)[0], 0), tf.int32)
+
+
+def optional_context_codes(words: tf.Tensor, vocabulary: Mapping[str, tuple[str, ...]], batch: tf.Tensor) -> tf.Tensor:
+    """As `context_codes`, for words of every line of a batch, or of no line: then all is unknown. int32 [B, C].
+
+    Raises (in the graph, as InvalidArgumentError): another number of lines.
+    """
+    lines = tf.shape(words)[0]
+    message = "context: need one line a user or none, received"
+    with tf.control_dependencies([tf.debugging.Assert((lines == batch) | (lines == 0), [message, lines])]):
+        return tf.pad(context_codes(words, vocabulary), [[0, batch - lines], [0, 0]])
+
+
+def no_context() -> tf.Tensor:
+    """What a signature reads where a request leaves its context out: words of no line."""
+    return tf.zeros((0, 0), tf.string)

@@ -168,6 +168,7 @@ def test_ranking_answers_the_same_everywhere(finished):
         "candidate_ids": strings([ids.iloc[7], ids.iloc[8], ""], [ids.iloc[9], "zz", ids.iloc[7]]),
         "retrieval_scores": np.array([[0.5, 0.3, 0.0], [0.4, 0.2, 0.1]], np.float32),
         "timestamp": np.array([1_767_000_000, 1_767_000_000], np.int64),
+        "context": strings([""], [""]),
     }
     by_c = run_capi(release.folder / "ranking" / str(release.version), [request])[0]
     with LocalServer(release.models_config) as server:

@@ -89,7 +89,9 @@ def test_two_calls_where_the_release_has_no_such_model(error):
         assert found.versions == {"retrieval": 4, "ranking": 4}
     # The absence is remembered: one question, then two calls each.
     assert [model for model, _, _ in server.calls] == ["recommend", *(["retrieval", "ranking"] * 2)]
-    for needs in ({"allow_item_ids": ["a"]}, {"policy": {"dpp": 0.1}}, {"context": {"device": "tv"}}):
+    assert asked.recommend("u", k=2, context={"device": "tv"}).items == found.items
+    assert server.calls[-1][1]["context"].tolist() == [["device=tv"]] and "context" not in server.calls[2][1]
+    for needs in ({"allow_item_ids": ["a"]}, {"policy": {"dpp": 0.1}}):
         with pytest.raises(ServingError, match="need a release with the model `recommend`") as caught:
             asked.recommend("u", **needs)
         assert caught.value.code == grpc.StatusCode.FAILED_PRECONDITION

@@ -74,6 +74,7 @@ def request(world: PlantedWorld) -> dict[str, np.ndarray]:
         "retrieval_scores": np.array([[1.0, 0.5, -0.5, 2.0], [0.1, 0.2, 0.3, 0.4]], np.float32),
         "retrieval_ranks": np.array([[1, 7, 30, 0], [2, 3, 4, 5]], np.float32),
         "timestamp": np.array([1_700_000_000, 0], np.int64),
+        "context": np.full((2, 1), "", object),
     }
 
 
@@ -99,13 +100,15 @@ def test_python_server_and_c_api_agree(exported: Exported):
     config = write_models_config(exported.store / "one.config", [ModelEntry("ranking", versions=(7,))])
     write_warmup(exported.folder, "ranking", explain_requests(b"u1", [b"i%d" % row for row in range(1, 11)]), EXPLAIN)
     with LocalServer(config) as server:
-        by_grpc = Recommender(server.target).client.predict("ranking", asked, signature_name=EXPLAIN)
+        client = Recommender(server.target).client
+        by_grpc = client.predict("ranking", asked, signature_name=EXPLAIN)
+        without = client.predict("ranking", {name: asked[name] for name in asked if name != "context"}, signature_name=EXPLAIN)
         body = {"signature_name": EXPLAIN, "inputs": {name: values.tolist() for name, values in asked.items()}}
         by_rest = httpx.post(f"{server.url}/v1/models/ranking:predict", json=body).json()["outputs"]
         rows = [{name: values.tolist()[line] for name, values in asked.items()} for line in range(2)]
         body = {"signature_name": EXPLAIN, "instances": rows}
         by_row = httpx.post(f"{server.url}/v1/models/ranking:predict", json=body).json()["predictions"]
-    for answer in (by_c, by_grpc, by_rest):
+    for answer in (by_c, by_grpc, by_rest, without):
         for name in ("score", "contributions", "shares", "cosines"):
             np.testing.assert_allclose(answer[name], expected[name], atol=1e-5)
         near = [[[f"i{row}" if row else "" for row in cell] for cell in line] for line in expected["nearest_rows"]]

@@ -220,6 +220,7 @@ def rank_request(users, candidates, recent=None, scores=None):
         "recent_item_ids": history,
         "retrieval_scores": given,
         "timestamp": np.arange(len(users), dtype=np.int64),
+        "context": strings([[]] * len(users)),
     }
 
 

@@ -19,10 +19,13 @@ from serving.export_ranking import RankingModule
 from serving.export_recommend import RecommendModule, RecommendSettings
 from serving.export_retrieval import RetrievalModule
 from serving.index import LOWEST, ExactIndex
+from serving.inference import predict_arrays
 from serving.policy_tables import PolicyTables
 from serving.recommend_requests import EVERY_POLICY, recommend_inputs, warm_up_requests
 from serving.request_policy import uniforms
 from serving.saved_model import operations
+from serving.servable import Servable
+from serving.status import ServingError
 from tests.serving.independent import run_capi
 from tests.serving.test_export import ITEMS, USERS, CountingRanker, strings, world
 
@@ -254,6 +257,23 @@ def test_uniforms_are_those_of_splitmix():
 def test_context_reaches_the_ranker_by_its_words(module):
     answer = ask(module, ["user 1"] * 3, context=[["place=home", "device=phone"], ["device=fridge", "x=y"], []], k=4)
     assert answer["like"].tolist() == [[12] * 4, [0] * 4, [0] * 4]
+
+
+def test_ranking_reads_context_too_and_may_do_without(world, ranker, tmp_path):
+    RankingModule(world.tables, ranker, context=WORDS).save(tmp_path / "1")
+    served = Servable("ranking", 1, tmp_path / "1")
+    asked = {
+        "user_id": np.array(["user 1", "user 1"], object),
+        "recent_item_ids": strings([[], []]),
+        "candidate_ids": strings([["item 3", "item 8"]] * 2),
+        "retrieval_scores": np.ones((2, 2), np.float32),
+        "timestamp": np.array([NOW, NOW]),
+    }
+    words = strings([["place=home", "device=phone"], ["device=fridge", ""]])
+    assert predict_arrays(served, "", {**asked, "context": words})["like"].tolist() == [[12] * 2, [0] * 2]
+    assert predict_arrays(served, "", asked)["like"].tolist() == [[0] * 2, [0] * 2]
+    with pytest.raises(ServingError, match="need one line a user or none, received"):
+        predict_arrays(served, "", {**asked, "context": words[:1]})
 
 
 def test_users_groups_have_floors_of_their_own(world, ranker, facts):
