@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from pipeline.list_metrics import exposure, group_shares, intra_list_distance, intra_list_diversity
 from pipeline.metrics import mean_over_users, ndcg_at_k
@@ -17,8 +18,8 @@ from ranking.exposure import find_floor, find_group_boost
 from ranking.policy import Policy
 
 PAGE = 10
-LAMBDAS = (0.9, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3)
-DPPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+LAMBDAS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4)
+DPPS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 RAISES = (1.1, 1.25, 1.5)
 """Shares of the exposure that boosts are tried for, as multiples of what the protected group has anyway."""
 CERTAIN = 0.5
@@ -32,20 +33,37 @@ def trade_off(ranked: RankedVisits, cost: float) -> dict[str, Any]:
         ranked: visits that the ranker has not learned from. cost: share of NDCG@10, visit by visit, that may be lost.
 
     Returns:
-        {"plain", "mmr": [...], "dpp": [...]}: points {weight, ndcg@10, distance}; "mmr_lambda" and "dpp": the chosen ones,
-        the last before the first point that costs more, 1 and 0 where none is cheap enough.
+        {"plain", "mmr": [...], "dpp": [...]}: points {weight, ndcg@10, distance, cost: see `smooth_costs`}; "mmr_lambda" and
+        "dpp_strength": the strongest whose smoothed cost is within the bound, 1 and 0 where none is.
     """
     plain = _point(ranked, ranked.pages(Policy(), PAGE))
     result: dict[str, Any] = {"plain": plain, "mmr": [], "dpp": [], "mmr_lambda": 1.0, "dpp_strength": 0.0}
     for kind, weights, name in (("mmr", LAMBDAS, "mmr_lambda"), ("dpp", DPPS, "dpp_strength")):
-        for weight in weights:
-            policy = Policy(mmr_lambda=weight) if kind == "mmr" else Policy(dpp=weight)
-            point = {"weight": weight, **_point(ranked, ranked.pages(policy, PAGE))}
-            result[kind].append(point)
-            if point["ndcg@10"] < (1 - cost) * plain["ndcg@10"]:
-                break
-            result[name] = weight
+        policies = [Policy(mmr_lambda=weight) if kind == "mmr" else Policy(dpp=weight) for weight in weights]
+        points = [_point(ranked, ranked.pages(policy, PAGE)) for policy in policies]
+        strengths = np.array([(1 - weight) / weight if kind == "mmr" else weight for weight in weights])
+        lost = np.array([1 - point["ndcg@10"] / plain["ndcg@10"] if plain["ndcg@10"] else 0.0 for point in points])
+        smooth = smooth_costs(strengths, lost)
+        result[kind] = [
+            {"weight": weight, **point, "cost": float(share)}
+            for weight, point, share in zip(weights, points, smooth, strict=True)
+        ]
+        result[name] = next((weights[at] for at in np.flatnonzero(smooth <= cost)[::-1]), result[name])
     return result
+
+
+def smooth_costs(strengths: NDArray, costs: NDArray) -> NDArray[np.float64]:
+    """Costs as a curve a x + b x^2 of the strengths x, with a and b not negative, by least squares.
+
+    What a little diversity costs drowns in the chance of a thousand visits; that of a lot of it does not, and both lie on one
+    curve through nothing at no strength.
+
+    Example: what was measured at 1 is chance, says the rest.
+        >>> smooth_costs(np.array([1.0, 2.0, 4.0]), np.array([-0.01, 0.04, 0.16])).round(2).tolist()
+        [0.01, 0.04, 0.16]
+    """
+    powers = np.stack([strengths, strengths**2], axis=1)
+    return powers @ nnls(powers, costs)[0]
 
 
 def _point(ranked: RankedVisits, pages: NDArray) -> dict[str, float]:

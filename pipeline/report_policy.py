@@ -44,14 +44,14 @@ def _diversity_table(diversity: Mapping[str, Any], number: Callable[[Any], str])
 
 def _trade_off_table(validation: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
     plain = validation.get("plain") or {}
-    rows = [["none", "", number(plain.get("ndcg@10")), number(plain.get("distance"))]] if plain else []
+    rows = [["none", "", number(plain.get("ndcg@10")), number(plain.get("distance")), ""]] if plain else []
     rows += [
-        [KINDS[kind], *(number(point.get(name)) for name in ("weight", "ndcg@10", "distance"))]
+        [KINDS[kind], *(number(point.get(name)) for name in ("weight", "ndcg@10", "distance", "cost"))]
         for kind in ("mmr", "dpp")
         for point in validation.get(kind) or []
     ]
-    columns = ("policy", "weight", "NDCG@10", "distance")
-    return ReportTable("trade-off", "What diversity costs (validation)", columns, rows, folded=True)
+    columns = ("policy", "weight", "NDCG@10", "distance", "share of NDCG@10 lost, smoothed")
+    return ReportTable("trade-off", "What diversity costs (held-out visits)", columns, rows, folded=True)
 
 
 def _fairness_table(fairness: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:

@@ -40,7 +40,7 @@ class Policy:
         group_share, significance: least share of the protected group in every prefix of the page, by the test of FA*IR;
             significance 0.5 asks for about the share itself, 0.1 for what is not significantly less.
         creator_cap, category_cap: most items of one creator or category on a page; 0 = no cap.
-        mmr_lambda: relevance against novelty beside what stands above; 1 = relevance alone.
+        mmr_lambda: relevance against likeness to the rest of the page; 1 = relevance alone.
         dpp: strength of the determinantal diversity; 0 = none.
         epsilon: share of places given to any candidate at random.
         thompson: how far scores are drawn from what is uncertain about them; 1 = one standard deviation, 0 = not.

@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data.dataset import Dataset
 from data.schema import SPLIT_CODES, Schema
@@ -15,7 +17,7 @@ from pipeline.interactions import Interactions
 from pipeline.list_metrics import intra_list_distance
 from pipeline.policy_config import PolicySection
 from pipeline.policy_facts import policy_tables, protected_items
-from pipeline.policy_judge import LAMBDAS, judge_diversity, judge_fairness, judge_user_groups, trade_off
+from pipeline.policy_judge import LAMBDAS, judge_diversity, judge_fairness, judge_user_groups, smooth_costs, trade_off
 from pipeline.policy_pages import RankedVisits
 from pipeline.visits import Visits
 from ranking.policy import BOUNDS, Policy
@@ -84,13 +86,23 @@ def test_the_choice_keeps_its_bound_and_takes_no_less_than_it_may(ranked):
         points = {point["weight"]: point for point in found["mmr"]}
         chosen = found["mmr_lambda"]
         if chosen < 1:
-            assert points[chosen]["ndcg@10"] >= (1 - cost) * found["plain"]["ndcg@10"]
+            assert points[chosen]["cost"] <= cost
             assert points[chosen]["distance"] > found["plain"]["distance"]
         lower = [weight for weight in points if weight < chosen]
         if lower:
-            assert points[max(lower)]["ndcg@10"] < (1 - cost) * found["plain"]["ndcg@10"]
+            assert points[max(lower)]["cost"] > cost
         costs.append(chosen)
-    assert costs == sorted(costs, reverse=True) and costs[-1] == min(LAMBDAS) < costs[0]
+    assert costs == sorted(costs, reverse=True) and costs[-1] == min(LAMBDAS) < costs[1] < costs[0] == 1
+    for point in points.values():  # the curve is about what was measured
+        assert point["cost"] == pytest.approx(1 - point["ndcg@10"] / found["plain"]["ndcg@10"], abs=0.02)
+
+
+@given(st.lists(st.floats(-0.1, 0.3), min_size=3, max_size=8))
+def test_a_curve_of_costs_never_falls_and_is_no_further_off_than_none(costs):
+    strengths, measured = np.arange(1.0, len(costs) + 1), np.array(costs)
+    smooth = smooth_costs(strengths, measured)
+    assert (np.diff(smooth, prepend=0.0) >= -1e-12).all()
+    assert np.square(smooth - measured).sum() <= np.square(measured).sum() + 1e-12
 
 
 def test_diversity_is_reported_with_what_it_costs(ranked):
