@@ -23,6 +23,7 @@ from pipeline.features_command import features_app
 from pipeline.feedback_command import add_feedback
 from pipeline.off_policy_command import off_policy
 from pipeline.release_command import release_app
+from pipeline.robustness_command import robustness
 from pipeline.tune_command import tune
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command()(compare)
 app.command()(convert)
 app.command()(deploy)
 app.command("off-policy")(off_policy)
+app.command()(robustness)
 app.command()(tune)
 
 ConfigOption = Annotated[

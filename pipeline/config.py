@@ -17,6 +17,7 @@ from pipeline.linear_config import LinearSection
 from pipeline.policy_config import PolicySection
 from pipeline.ranking_config import RankingSection
 from pipeline.retrieval_config import RetrievalConfig
+from pipeline.robustness_config import RobustnessSection
 from pipeline.search_config import SearchSection
 
 
@@ -68,6 +69,7 @@ class Config(Section):
     policy: PolicySection = PolicySection()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
+    robustness: RobustnessSection = RobustnessSection()
 
 
 class ConfigError(ValueError):

@@ -21,6 +21,7 @@ from pipeline import report_plots, report_ranking_plots
 from pipeline.report_examples import make_examples
 from pipeline.report_figure import Plot, name_of
 from pipeline.report_ranking import ranking_figures, ranking_tables
+from pipeline.report_robustness import plot_robustness, robustness_tables, robustness_words
 from pipeline.report_words import format_bytes, headline_figures, summarise
 from serving.catalogue import Catalogue, media_folder
 
@@ -71,6 +72,7 @@ def assemble(run: Path) -> dict[str, Any]:
         "retrieval": retrieval,
         "index": index,
         "ranking": ranking_figures(run, _read),
+        "robustness": _read(run / "robustness" / "robustness.json"),
         "seconds": seconds,
         "release": {"version": release["version"], "counts": release.get("counts")} if release else None,
         "fingerprint": release["fingerprint"] if release else None,
@@ -82,7 +84,7 @@ def stage_seconds(run: Path) -> dict[str, float]:
     """Seconds by stage in the order of the walk; the variants of a stage (`retrieval/full`, ...) add up to one."""
     seconds: dict[str, float] = {}
     order = ["ingest", "enrich", "encode", "finetune", "encode_tuned", "retrieval", "linear", "served", "search"]
-    order += ["index", "ranking", "policy", "evaluate", "export"]
+    order += ["index", "ranking", "policy", "evaluate", "export", "robustness"]
     files = [*run.glob("*/manifest.json"), *run.glob("[a-z]*/*/manifest.json")]
     for file in sorted(file for file in files if not file.parent.name.startswith(".")):
         manifest = _read(file)
@@ -142,7 +144,9 @@ def render(
     report: Mapping[str, Any], curves: Mapping[str, Any], examples: list[Any], catalogue: Catalogue | None
 ) -> str:
     """`report.html`: one file that needs nothing beside it."""
-    retrieval, index, ranking = (report.get(name) or {} for name in ("retrieval", "index", "ranking"))
+    retrieval, index, ranking, robustness = (
+        report.get(name) or {} for name in ("retrieval", "index", "ranking", "robustness")
+    )
     plots: dict[str, Plot | None] = {
         "learning": report_plots.plot_learning(curves),
         "segments": report_plots.plot_segments(retrieval),
@@ -150,6 +154,7 @@ def render(
         "index": report_plots.plot_index(index),
         "gains": report_ranking_plots.plot_gains(ranking),
         "calibration": report_ranking_plots.plot_calibration(ranking),
+        "robustness": plot_robustness(robustness),
         "seconds": report_plots.plot_seconds(report["seconds"]),
     }
     environment = jinja2.Environment(
@@ -163,7 +168,7 @@ def render(
     environment.filters["bytes"] = format_bytes
     return environment.get_template(TEMPLATE).render(
         report=report,
-        summary=summarise(report),
+        summary=[*summarise(report), *filter(None, [robustness_words(robustness)])],
         figures=headline_figures(report),
         plots={
             name: {"svg": Markup(plot.svg), "alt": plot.alt, "caption": plot.caption}
@@ -172,6 +177,7 @@ def render(
         },
         table=metric_table(retrieval),
         ranking_tables=ranking_tables(ranking, format_number),
+        robustness_tables=robustness_tables(robustness, format_number),
         trade_off=index.get("trade_off") or [],
         examples=make_examples(examples, catalogue) if catalogue is not None else [],
     )
