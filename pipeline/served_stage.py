@@ -19,6 +19,7 @@ from pipeline.linear_judge import K, LinearJudge
 from pipeline.linear_stage import INFO, REFIT
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.queries import embed_queries
+from pipeline.segments import MINIMUM_USERS
 from pipeline.served import UNSEEN, Served
 from pipeline.training_record import read_records, write_records
 from towers.content_map import ContentMap, fit_content_map
@@ -121,24 +122,25 @@ def build_served(
 def choose(overall: Mapping[Setting, np.ndarray], new: Mapping[Setting, np.ndarray]) -> Setting:
     """What new items may cost: of the settings within a standard error of the best, one that is best on new items.
 
-    Where several are as good on new items, by a standard error of their difference, it is the best overall: few users who
-    took a new item say little about new items, and shall not decide for all.
+    Where several are as good on new items, by a standard error of their difference, it is the best overall. So it is where
+    fewer than `MINIMUM_USERS` took a new item: a dozen users' luck is no ground for what everybody is shown.
 
     Args:
         overall: NDCG of every user. new: NDCG of the items that nobody had chosen, NaN for users who took none.
 
     Example:
-        >>> overall = {(0.1, 1.0): np.array([0.5, 0.7, 0.6]), (0.1, 2.0): np.array([0.5, 0.6, 0.6])}
-        >>> choose(overall, {(0.1, 1.0): np.array([0.1, 0.0, np.nan]), (0.1, 2.0): np.array([0.4, 0.3, np.nan])})
+        >>> users = np.linspace(0.0, 1.0, 40)
+        >>> overall, new = {(0.1, 1.0): users, (0.1, 2.0): 0.98 * users}, {(0.1, 1.0): 0.0 * users, (0.1, 2.0): 0.5 * users}
+        >>> choose(overall, new)
         (0.1, 2.0)
-        >>> choose(overall, {(0.1, 1.0): np.array([0.1, 0.1, np.nan]), (0.1, 2.0): np.array([0.0, 0.3, np.nan])})
+        >>> choose(overall, {setting: np.where(users < 0.7, np.nan, value) for setting, value in new.items()})
         (0.1, 1.0)
     """
     best = max(overall, key=lambda setting: overall[setting].mean())
     floor = overall[best].mean() - overall[best].std() / np.sqrt(len(overall[best]))
     good = [setting for setting in overall if overall[setting].mean() >= floor]
     asked = ~np.isnan(new[best])
-    if asked.any():
+    if asked.sum() >= MINIMUM_USERS:
         freshest = new[max(good, key=lambda setting: new[setting][asked].mean())][asked]
         short = {setting: freshest - new[setting][asked] for setting in good}
         good = [setting for setting in good if short[setting].mean() <= short[setting].std() / np.sqrt(asked.sum())]
