@@ -100,9 +100,9 @@ class RankingSection(Section):
     learning_rate: float = pydantic.Field(3e-4, gt=0)
     weight_decay: float = pydantic.Field(1e-3, ge=0)
     epochs: int = pydantic.Field(12, ge=1)
-    catch_up_epochs: int = pydantic.Field(1, ge=0)
+    catch_up_epochs: int = pydantic.Field(3, ge=0)
     """Epochs over all requests, the held-out ones included, once everything is chosen on these."""
-    catch_up_rate: float = pydantic.Field(0.3, ge=0, le=1)
+    catch_up_rate: float = pydantic.Field(0.5, ge=0, le=1)
     """Their rate, as a share of `learning_rate`."""
     patience: int = pydantic.Field(3, ge=1)
     """Stop after this many epochs without a lower log loss of the held-out requests' clicks; the best epoch's weights stay."""

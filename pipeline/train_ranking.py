@@ -174,7 +174,11 @@ def train_ranking(
     catch_up(ranker, own_source(dataset, fold, item_embeddings, ranker), config, unique_items)
     RankingServingForm.from_ranker(ranker, calibrations, weights, blend).save(out / "serving_form")
     Visits.of(asked, told).save(out / HELD_OUT)
-    trees = fit_boosted_trees(past, first, judged, config, out) if baseline else {}
+    trees: dict[str, Any] = {}
+    if baseline:
+        caught_up = RankingServingForm.from_ranker(ranker, calibrations, newest=False)
+        everything = fold.lists(dataset, item_embeddings, config, [config.seed, 0])
+        trees = fit_boosted_trees(past, first, judged, config, out, again=(caught_up, everything))
     (out / "history.json").write_text(json.dumps(log, indent=2))
     return {
         "requests": len(first),

@@ -100,8 +100,8 @@ class RankingConfig:
     learning_rate: float = 3e-4
     weight_decay: float = 1e-3
     epochs: int = 12
-    catch_up_epochs: int = 1
-    catch_up_rate: float = 0.3
+    catch_up_epochs: int = 3
+    catch_up_rate: float = 0.5
     patience: int = 3
     head_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     task_weighting: str = "fixed"

@@ -73,6 +73,22 @@ def test_trees_find_what_clicks_follow_and_beat_the_retrieval_order(world, form,
     assert np.isneginf(found[:, -2:]).all()
 
 
+def test_trees_that_are_fitted_again_know_the_days_that_stopped_them(world, form, tmp_path):
+    """From the held-out lists on clicks mean the opposite; only trees that have seen these still rank well there."""
+    likes = np.concatenate([world.appeal[:300], -world.appeal[300:]])
+    clicked = likes >= -np.sort(-likes, axis=1)[:, CLICKS - 1 : CLICKS]
+    before, after = lists_of(world, TRAIN[:30], clicked), lists_of(world, HELD_OUT, clicked)
+    asked = [table[TEST] for table in (world.user, world.history, world.candidates, world.scores, world.timestamp)]
+    quality = {}
+    for name, again in (("once", None), ("again", (form, lists_of(world, HELD_OUT, clicked)))):
+        report = fit_boosted_trees(form, before, after, SMALL, tmp_path, again=again)
+        assert report["lists"] == (30 if again is None else len(HELD_OUT))
+        found = score_candidates(load_boosted_trees(tmp_path), form, *asked, np.zeros((len(TEST), 0), np.int32))
+        ranked = np.take_along_axis(asked[2], np.argsort(-found, axis=1), axis=1)
+        quality[name] = mean_over_users(ndcg_at_k(ranked, [asked[2][i][clicked[TEST[i]]] for i in range(len(TEST))], 10))
+    assert quality["again"] > quality["once"] + 0.02
+
+
 def test_the_place_in_a_list_tells_the_trees_nothing(world, form, tmp_path):
     """Clicks at random, written first: a model that kept the order of ties would have an NDCG of almost 1."""
     rng = np.random.default_rng(1)
