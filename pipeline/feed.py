@@ -19,6 +19,8 @@ Feed = Callable[[int, int], Iterable]
 
 AHEAD = 4
 """Batches made before they are asked for."""
+BURST, SMALL_BATCH = 8, 2**20
+"""Batches of less than so many bytes are made so many at once: for the second, code and tables are still in the cache."""
 
 
 class Batches(Protocol):
@@ -48,7 +50,9 @@ def as_dataset(batches: Iterator[Batch], steps: int):
     import tensorflow as tf
 
     first = next(batches)
-    rest, shapes = itertools.chain([first], batches), {name: shape_of(name, value) for name, value in first.items()}
+    burst = BURST if sum(value.nbytes for value in first.values()) < SMALL_BATCH else 1
+    rest = in_bursts(itertools.chain([first], batches), burst)
+    shapes = {name: shape_of(name, value) for name, value in first.items()}
 
     def read(_: Any) -> list[np.ndarray]:
         batch = next(rest)
@@ -61,7 +65,20 @@ def as_dataset(batches: Iterator[Batch], steps: int):
             tensor.set_shape(shape)
         return (dict(zip(shapes, tensors, strict=True)),)
 
-    return tf.data.Dataset.range(steps).map(batch_of).prefetch(AHEAD)
+    return tf.data.Dataset.range(steps).map(batch_of).prefetch(max(AHEAD, burst))
+
+
+def in_bursts(batches: Iterator[Batch], number: int) -> Iterator[Batch]:
+    """The same batches in the same order, `number` of them made whenever there is none left.
+
+    Example:
+        >>> made = []
+        >>> batches = in_bursts((made.append(n) or {"user": n} for n in range(5)), 3)
+        >>> [(next(batches)["user"], len(made)) for _ in range(5)]
+        [(0, 3), (1, 3), (2, 3), (3, 5), (4, 5)]
+    """
+    while burst := list(itertools.islice(batches, number)):
+        yield from burst
 
 
 def shape_of(name: str, value: np.ndarray) -> tuple[int | None, ...]:
