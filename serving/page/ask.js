@@ -30,7 +30,9 @@ async function ask(path, body) {
   return (await fetchChecked(path, options)).json();
 }
 
+/* Whether another key than before has been typed in. */
 function keepKey() {
-  const typed = find("key").value.trim();
-  if (typed) sessionStorage.setItem("key", typed);
+  const typed = find("key").value.trim(), another = Boolean(typed) && typed !== kept("key", () => "");
+  if (another) sessionStorage.setItem("key", typed);
+  return another;
 }

@@ -151,27 +151,29 @@ function sayVariety() {
   find("variety").setAttribute("aria-valuetext", words);
 }
 
-async function start() {
-  let users = [];
-  try {
-    users = (await ask("/v1/users?count=6")).users;
-    const domains = (await ask("/v1/domains")).domains;
-    find("domains").hidden = domains.length < 2;
-    find("domains").append(domainChoice("", "all"), ...domains.map((each) => domainChoice(each.domain, each.domain)));
-  } catch (error) {
-    say(`The list of users did not load: ${error.message}`);
-  }
+/* What a key does not open stays away: users need more rights than recommendations do. */
+async function choices() {
+  const [{ users }, { domains }] = await Promise.all([
+    ask("/v1/users?count=6").catch(() => ({ users: [] })), ask("/v1/domains").catch(() => ({ domains: [] }))]);
+  find("domains").hidden = domains.length < 2;
+  find("domains").replaceChildren(find("domains").firstElementChild, domainChoice("", "all"),
+    ...domains.map((each) => domainChoice(each.domain, each.domain)));
   find("examples").replaceChildren(
     ...users.map((user) => example(user.user_id, user.user_id, [`${user.events} events`, ...Object.values(user.profile).slice(0, 2)].join(" · "))),
     example(NEW_VISITOR, "A new visitor", "never seen"));
+  return users;
+}
+
+async function start() {
+  const users = await choices();
   const asked = new URLSearchParams(location.search).get("user");
   show(asked ?? (users.length ? users[0].user_id : NEW_VISITOR));
 }
 
 find("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  keepKey();
-  show(userId());
+  if (keepKey()) choices().then(() => show(userId()));
+  else show(userId());
 });
 find("search").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -237,6 +237,8 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser, shop, run, tmp_path):
             page.get_by_label("API key").fill(key)
             page.get_by_role("button", name="Recommend", exact=True).click()
             settled(page)
+            expect(page.get_by_label("spoken word")).to_be_visible()  # what the key opens has come
+            assert page.locator("#examples button").count() == 1  # and what it does not has not
             name = titles(page)[0]
             page.get_by_role("button", name=f"Not for me {name}", exact=True).first.click()
             settled(page, f"No more of {name}")
