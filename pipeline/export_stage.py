@@ -103,7 +103,10 @@ def export_stage(
         search=searching,
         content_search=looking,
         recommend=RecommendSettings(
-            policy_tables(dataset, config.policy, EVERYTHING), load_policy(run, config.policy), config.ranking.retrieved
+            policy_tables(dataset, config.policy, EVERYTHING),
+            load_policy(run, config.policy),
+            config.ranking.retrieved,
+            now=int(dataset.events["timestamp"].max()) if dataset.schema.has_timestamps else 0,
         ),
         precision=precision,
         counts={"raw_modalities": len(item_encoder.encoders)} if item_encoder else {},

@@ -23,6 +23,7 @@ from serving.raw_requests import item_encoder_requests, search_requests
 from serving.recommend_requests import warm_up_requests
 from serving.release import Release, publish, verify_release
 from serving.request_history import ServingTables
+from serving.score_reference import write_score_reference
 from serving.warmup import write_warmup
 
 RETRIEVAL, RETRIEVAL_SCANN, RANKING = "retrieval", "retrieval_scann", "ranking"
@@ -122,6 +123,8 @@ def export_release(
             if isinstance(module, RankingModule) and module.explain is not None:
                 asked = explain_requests(_some_ids(tables.user_ids, 1)[0], _some_ids(tables.item_ids, max(SHOWN)))
                 write_warmup(folder, name, asked, EXPLAIN, append=True)
+            if isinstance(module, RecommendModule) and recommend is not None:
+                write_score_reference(staging, module, tables.user_ids, recommend.k, recommend.now)
             del module
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             say(f"{name}: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")

@@ -47,12 +47,14 @@ class RecommendSettings:
 
     Attributes:
         facts: what policies look at. policy: its weights. candidates: how many items are ranked. k: of warm-up pages.
+        now: UTC seconds of the requests that tell which scores are expected of the release; 0 = unknown.
     """
 
     facts: PolicyTables
     policy: Policy = dataclasses.field(default_factory=Policy)
     candidates: int = 200
     k: int = 10
+    now: int = 0
 
 
 class RecommendModule(RetrievalParts):

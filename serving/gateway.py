@@ -151,7 +151,7 @@ def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics:
         cache=AnswerCache(settings.cache_seconds, settings.cache_entries),
         sessions=Sessions(settings.session_seconds, settings.session_users),
         release=ReleaseWatch(ask, settings.poll_seconds),
-        drift=ScoreDrift(settings.score_reference),
+        drift=ScoreDrift(settings.score_reference, settings.run / "releases"),
         coverage=Coverage(),
         user_hash=UserHash(settings.log_salt),
         feedback=FeedbackLog(
@@ -165,7 +165,7 @@ def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics:
     parts.release.on_change(lambda versions: parts.cache.forget_all())
     parts.release.on_change(lambda versions: catalogue.reload())
     parts.release.on_change(lambda versions: parts.live.follow(versions.get(settings.retrieval_model, 0)))
-    parts.release.on_change(lambda versions: parts.drift.restart())
+    parts.release.on_change(lambda versions: parts.drift.restart(versions.get(settings.ranking_model)))
     parts.release.on_change(metrics.note_release)
     metrics.watch("score_drift", "Population stability index of the last scores; NaN until known.", parts.drift.index)
     metrics.watch("added_items", "Items that are not of the release.", lambda: len(parts.live.items))

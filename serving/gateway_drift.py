@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import collections
-import json
+import logging
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-BINS = 10
+from serving.score_histogram import REFERENCE, read_histogram, score_histogram
+
+logger = logging.getLogger(__name__)
+
 WINDOW = 5_000
 """Scores that are compared, and items whose variety is measured: those of the last 500 lists of ten."""
 LEAST_SHARE = 1e-4
@@ -42,20 +45,22 @@ def stability_index(expected: np.ndarray, received: np.ndarray) -> float:
 
 
 class ScoreDrift:
-    """The stability index of the last scores against a reference: a file, or else a release's own first scores.
+    """The stability index of the last scores against what is expected. Thread safe.
 
-    Bins are the deciles of the reference. Thread safe.
+    Expected is, of these, the first that there is: a file that is given; the histogram that the release brings along
+    (`serving.score_reference`); the release's own first scores. Bins are the deciles of what is expected.
 
     Args:
-        reference: JSON file `{"edges": [b + 1 numbers, rising], "shares": [b]}`; values outside count in the outer bins.
+        reference: a file of `serving.score_histogram`. releases: folder of the releases whose own files are looked for.
 
     Raises:
-        ValueError: a reference that is not of this form.
+        ValueError: a reference that is not of that form.
     """
 
-    def __init__(self, reference: Path | None = None) -> None:
+    def __init__(self, reference: Path | None = None, releases: Path | None = None) -> None:
         self._lock = threading.Lock()
-        self._given = None if reference is None else _read_reference(reference)
+        self._given = None if reference is None else read_histogram(reference)
+        self._releases = releases
         self._edges: np.ndarray | None = None
         self._expected: np.ndarray | None = None
         self._edges, self._expected = self._given or (None, None)
@@ -66,17 +71,27 @@ class ScoreDrift:
         with self._lock:
             self._scores.extend(score for score in scores if np.isfinite(score))
             if self._edges is None and len(self._scores) == WINDOW:
-                values = np.array(self._scores)
-                inner = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
-                self._edges = np.concatenate([[-np.inf], inner, [np.inf]])
-                self._expected = np.histogram(values, self._edges)[0].astype(float)
+                found = score_histogram(np.array(self._scores))
+                self._edges, self._expected = np.array(found["edges"]), np.array(found["shares"])
+                self._edges[0], self._edges[-1] = -np.inf, np.inf
                 self._scores.clear()
 
-    def restart(self) -> None:
-        """Another release answers: its scores are compared with its own first ones, or with the file's."""
+    def restart(self, version: int | None = None) -> None:
+        """Another release answers: its scores are compared with what is expected of it."""
+        expected = self._given or self._of_release(version)
         with self._lock:
-            self._edges, self._expected = self._given or (None, None)
+            self._edges, self._expected = expected or (None, None)
             self._scores.clear()
+
+    def _of_release(self, version: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+        file = None if self._releases is None or version is None else self._releases / str(version) / REFERENCE
+        if file is None or not file.is_file():
+            return None
+        try:
+            return read_histogram(file)
+        except ValueError as error:  # no reason to answer nobody
+            logger.warning("%s; the release's first scores are taken instead", error)
+            return None
 
     def index(self) -> float:
         """The stability index; NaN while there is no reference or fewer than a tenth of a window to compare."""
@@ -115,17 +130,3 @@ class Coverage:
     def distinct(self) -> int:
         with self._lock:
             return len(self._counts)
-
-
-def _read_reference(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        content = json.loads(path.read_text())
-        edges, shares = np.array(content["edges"], float), np.array(content["shares"], float)
-        good = edges.ndim == 1 and len(edges) == len(shares) + 1 and len(shares) > 0
-        good = good and bool((np.diff(edges) > 0).all() and np.isfinite(shares).all() and (shares >= 0).all())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"score_reference: {path} cannot be read ({type(error).__name__})") from None
-    if not good:
-        raise ValueError(f"score_reference: {path} must hold rising edges and one share a bin between them")
-    edges[0], edges[-1] = -np.inf, np.inf
-    return edges, shares

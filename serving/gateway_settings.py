@@ -36,8 +36,8 @@ class GatewaySettings(BaseModel):
         most_items: how many items may be added to one release.
         threads: requests answered at the same time.
         roll_seconds, roll_events: feedback is moved from the log to Parquet after so long, or so many events.
-        score_reference: histogram that scores are compared with (`serving.gateway_drift`); None = the first scores of a
-            release.
+        score_reference: histogram that scores are compared with (`serving.gateway_drift`); None = the one in
+            `<run>/releases/<version>`, else the first scores of a release.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

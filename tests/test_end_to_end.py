@@ -210,6 +210,8 @@ def test_one_call_recommends_what_two_calls_do(finished, tmp_path):
     for name in ("scores", "propensities", "click"):
         np.testing.assert_allclose(by_c[name], by_grpc[name], atol=1e-5)
     assert "recommend" in release.models_config.read_text()
+    expected = json.loads((release.folder / "score_reference.json").read_text())
+    assert sum(expected["shares"]) == pytest.approx(1.0) and expected["edges"] == sorted(expected["edges"])
     report = json.loads((run.folder / "report.json").read_text())
     assert {"default", "dpp", "policy", "validation"} <= set(report["ranking"]["diversity"])
     assert {"none", "floor", "boost"} == set(report["ranking"]["fairness"]["policies"])

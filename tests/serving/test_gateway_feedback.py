@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
@@ -23,6 +25,7 @@ from serving.gateway import GatewaySettings, create_app
 from serving.gateway_cache import AnswerCache
 from serving.gateway_drift import ScoreDrift, stability_index
 from serving.gateway_session import MAX_POSITIVE, Session, Sessions
+from serving.score_histogram import REFERENCE, score_histogram
 from tests.serving.fake_recommender import FakeRecommender
 from tests.serving.gateway_folders import write_folders
 
@@ -275,3 +278,22 @@ def test_drift_is_seen_against_a_releases_own_scores(tmp_path: Path) -> None:
     file.write_text('{"edges": [0, 0, 1], "shares": [0.5, 0.5]}')
     with pytest.raises(ValueError, match="rising edges"):
         ScoreDrift(file)
+
+
+def test_drift_is_measured_against_what_a_release_expects_of_itself(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    own = rng.beta(2, 5, 4_000)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / REFERENCE).write_text(json.dumps(score_histogram(own)))
+    drift = ScoreDrift(None, tmp_path)
+    drift.restart(7)
+    drift.observe(rng.beta(2, 5, 1_000))
+    assert drift.index() < 0.03  # known from the first window on, not after five thousand scores
+    drift.observe(rng.beta(5, 2, 4_000))
+    assert drift.index() > 1.0
+    drift.restart(8)  # which has none
+    drift.observe(rng.beta(2, 5, 1_000))
+    assert np.isnan(drift.index())
+    (tmp_path / "7" / REFERENCE).write_text("{")
+    drift.restart(7)
+    assert np.isnan(drift.index())

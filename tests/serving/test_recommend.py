@@ -24,6 +24,8 @@ from serving.policy_tables import PolicyTables
 from serving.recommend_requests import EVERY_POLICY, recommend_inputs, warm_up_requests
 from serving.request_policy import uniforms
 from serving.saved_model import operations
+from serving.score_histogram import read_histogram
+from serving.score_reference import write_score_reference
 from serving.servable import Servable
 from serving.status import ServingError
 from tests.serving.independent import run_capi
@@ -287,6 +289,17 @@ def test_users_groups_have_floors_of_their_own(world, ranker, facts):
     assert shown[1] == 10 and shown[2] >= 4
     same = ask(module, ["user 4"], policy={"group_share": 0.0})
     assert same["item_ids"][0].tolist() != answer["item_ids"][1].tolist()
+
+
+def test_a_release_brings_the_scores_that_are_expected_of_it(module, world, tmp_path):
+    file = write_score_reference(tmp_path, module, world.tables.user_ids, k=5, timestamp=NOW)
+    edges, shares = read_histogram(file)
+    users = [f"user {row}" for row in range(1, USERS + 1)]
+    seeds = list(range(USERS))
+    scores = ask(module, users, k=5, seeds=seeds)["scores"]
+    counts = np.histogram(scores, edges)[0]
+    np.testing.assert_allclose(shares, counts / counts.sum(), atol=1e-3)
+    assert len(shares) == 10 and shares.min() > 0.05 and shares.max() < 0.15
 
 
 def test_wrong_requests_say_so(module):
