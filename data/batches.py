@@ -36,6 +36,7 @@ class RetrievalBatches:
         kind_weights: [1 + kinds] how much an event counts by its kind, the first for unknown ones; needs histories that
             keep kinds. None = 1 each.
         static: whether U and C are padded to what the largest batch could have, or to the next of few sizes.
+        positions: of the events to learn from, where these are not all; the others are history alone. None = all.
 
     Example:
         >>> histories = Histories.from_events(np.array([1, 1]), np.array([3, 4]), np.array([1, 2]), user_rows=2)
@@ -57,8 +58,9 @@ class RetrievalBatches:
         columns: LossColumns | None = None,
         kind_weights: np.ndarray | None = None,
         static: bool = True,
+        positions: np.ndarray | None = None,
     ):
-        if not len(histories.items):
+        if not len(histories.items if positions is None else positions):
             raise ValueError(
                 "histories: training needs at least one positive event in the train split, received none. Check the "
                 "split settings and `positive_events`."
@@ -71,10 +73,11 @@ class RetrievalBatches:
             raise ValueError("kind_weights: need histories that keep the kinds of events, received some without")
         self.users, self.kind_weights, self.static = histories.users, kind_weights, static
         self.columns = columns or LossColumns(item_rows=item_rows)
+        self.positions = np.arange(len(histories.items)) if positions is None else positions
         self.capacity = min(item_rows, batch_size * history_length + self.columns.capacity(batch_size))
 
     def __len__(self) -> int:
-        return math.ceil(len(self.histories.items) / self.batch_size)
+        return math.ceil(len(self.positions) / self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on, in an order that depends on (seed, number) alone.
@@ -83,7 +86,7 @@ class RetrievalBatches:
         """
         rng = np.random.default_rng([self.seed, number])
         histories = self.histories if self.ordered else self.histories.shuffled(rng)
-        order = rng.permutation(len(histories.items))
+        order = self.positions[rng.permutation(len(self.positions))]
         for first in range(start * self.batch_size, len(order), self.batch_size):
             draws = np.random.default_rng([self.seed, number, first])
             yield self._batch(histories, order[first : first + self.batch_size], draws)

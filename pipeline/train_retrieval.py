@@ -22,6 +22,7 @@ from pipeline.epoch_steps import LoopSettings, Progress, steps_a_call
 from pipeline.epochs import AfterEpoch, seed_everything, train_epochs
 from pipeline.examples import Requests, make_requests, positive_histories
 from pipeline.interactions import Interactions
+from pipeline.job_warm import WarmTowers
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.optimizer import computing_in, make_optimizer
 from pipeline.queries import embed_queries
@@ -88,6 +89,7 @@ def train_retrieval(
     modalities: tuple[str, ...],
     progress: Progress,
     after_epoch: AfterEpoch | None = None,
+    warm: WarmTowers | None = None,
 ) -> dict[str, Any]:
     """Train, keep the epoch with the best validation NDCG@20, and write towers, item embeddings and history to `out`.
 
@@ -96,9 +98,11 @@ def train_retrieval(
         checkpoints: outlives a kill; an interrupted run goes on from it and ends with the same weights.
         modalities: the content the item tower may see; empty for the ids-only model.
         after_epoch: called with the log so far; what it raises ends the training.
+        warm: earlier towers to go on from, and how.
 
     Errors: NonFiniteLossError; ValueError when the train split holds no positive event.
     """
+    config = config if warm is None else warm.settings(config)
     histories = positive_histories(dataset, ("train",), kinds=config.needs_kinds)
     batches = RetrievalBatches(
         histories,
@@ -110,6 +114,7 @@ def train_retrieval(
         kind_weights=config.loss.kind_weights(),
         columns=LossColumns(item_rows=dataset.schema.item_rows, **config.loss.options().columns),
         static=False,
+        positions=None if warm is None else warm.positions(histories),
     )
     seed_everything(config.seed)
     schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
@@ -125,6 +130,8 @@ def train_retrieval(
         item_capacity=batches.capacity,
         sparse_updates=config.sparse_updates_now,
     )
+    if warm is not None:
+        warm.start(two_tower, dataset, store)
     optimizer = make_optimizer(config, config.epochs * len(batches))
     task.compile(optimizer=optimizer)
     optimizer.build(task.trainable_variables)
@@ -143,6 +150,7 @@ def train_retrieval(
     if config.precision != "float32":
         # What is served computes in float32, whatever it was trained in.
         task = build_task(dataset, store, load_two_tower(out))
+        task.two_tower.load_weights(out / "weights.weights.h5")  # the task has standardised content anew
     write_outputs(task, log, out)
     pairs = Interactions.from_pairs(histories.users, histories.items, dataset.schema.user_rows)
     record = training_record(dataset, pairs, ("train",))
