@@ -61,6 +61,7 @@ def export_stage(
     *,
     store: FeatureStore | None = None,
     search: bool = False,
+    first: int = 1,
 ) -> dict[str, Any]:
     """Publish the next version under `<run>/releases`, unless the newest one already holds exactly these models.
 
@@ -70,6 +71,7 @@ def export_stage(
         store: the features that the towers read; with it, and where these are encoded from content, the release takes
             raw items (`item_encoder`), and is searched by pictures and sounds (`content_search`).
         search: whether the search stage's tower, if one was trained, is released beside them; needs `store`.
+        first: number of the first release of the folder.
     """
     releases, served = run / "releases", load_served(run)
     stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
@@ -92,7 +94,7 @@ def export_stage(
     looking = make_content_search(run, store, item_encoder, precision)
     release = export_release(
         releases,
-        versions[-1] + 1 if versions else 1,
+        versions[-1] + 1 if versions else first,
         tables=serving_tables(dataset, run / "ingest", two_tower.config.history_length),
         user_tower=two_tower.user_tower if ensemble is None else ensemble.user_tower,
         linear_history=None if ensemble is None else ensemble.linear.history,

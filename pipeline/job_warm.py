@@ -16,6 +16,7 @@ from data.schema import MODALITIES
 from pipeline.config import RetrievalConfig
 from pipeline.job_config import JobSection
 from pipeline.stage import StageError
+from towers.config import TowerConfig
 from towers.content_map import fit_content_map, solve_ridge
 from towers.item import FEWEST_COMPONENTS, ITEMS_PER_COMPONENT
 from towers.two_tower import TwoTower, load_two_tower
@@ -73,9 +74,7 @@ class WarmTowers:
     def settings(self, config: RetrievalConfig) -> RetrievalConfig:
         """The config of the short training; the towers see as many components of content as before, or the weights behind
         them would mean something else."""
-        before = load_two_tower(self.previous)
-        rank = before.config.content_rank
-        rank = rank or max(FEWEST_COMPONENTS, before.schema.item_rows // ITEMS_PER_COMPONENT)
+        rank = same_components(TowerConfig(), self.previous).content_rank
         rate = config.learning_rate * self.section.learning_rate
         return config.model_copy(update={"epochs": self.section.epochs, "learning_rate": rate, "content_rank": rank})
 
@@ -88,7 +87,7 @@ class WarmTowers:
         content to the known items' vectors), a new user's and a new profile value's at that of the unknown one."""
         before = load_two_tower(self.previous)
         items, rows = two_tower.item_tower, before.schema.item_rows
-        counts_known = keras.ops.convert_to_numpy(items.known.value)
+        counts_known = np.array(keras.ops.convert_to_numpy(items.known.value))
         learned = keras.ops.convert_to_numpy(before.item_tower.known.value) > 0
         for table, known_rows in copy_variables(before.variables, two_tower.variables):
             if table is not items.id_embedding.embeddings and len(table.shape) == 2:
@@ -102,6 +101,21 @@ class WarmTowers:
             vectors = keras.ops.convert_to_numpy(items.id_embedding.embeddings.value).copy()
             vectors[first_seen] = content_guess(vectors, np.flatnonzero(learned), first_seen, store, items.modalities)
             items.id_embedding.embeddings.assign(vectors)
+
+
+def same_components(config: TowerConfig, previous: Path) -> TowerConfig:
+    """The config with as many components of content as the towers in `previous` see, however many items there are now."""
+    before = load_two_tower(previous)
+    rank = before.config.content_rank or max(FEWEST_COMPONENTS, before.schema.item_rows // ITEMS_PER_COMPONENT)
+    return dataclasses.replace(config, content_rank=rank)
+
+
+def start_history(previous: Path, two_tower: TwoTower) -> None:
+    """Fill history towers from the earlier ones in a folder; which items are known stays as it is now."""
+    known = two_tower.item_tower.known
+    value = np.array(keras.ops.convert_to_numpy(known.value))
+    copy_variables(load_two_tower(previous).variables, two_tower.variables)
+    known.assign(value)
 
 
 def new_and_replayed(timestamps: np.ndarray, until: int, replay: float, seed: int) -> np.ndarray:

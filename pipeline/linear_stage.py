@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from pipeline.training_record import training_record, write_records
 from towers.linear import FILE, LinearTower, compress, join, score_scale
 
 INFO, REFIT = "info.json", "refit"
+TRAINED = "trained"
+"""Folder of the trained parts' weights, from which a later run may go on."""
 SCALED_ON = 5000
 """Users whose scores tell how large a part's scores are."""
 
@@ -84,7 +87,7 @@ def fit_linear(
             return fit_spectral(judge, features, section, say)
         return train_history(
             dataset, store, judge, checkpoints / f"{part}-epochs", section,
-            loss=part, modalities=modalities, progress=progress,
+            loss=part, modalities=modalities, progress=progress, keep=checkpoints / f"{part}-{TRAINED}",
         )  # fmt: skip
 
     towers: dict[str, LinearTower] = {}
@@ -100,6 +103,7 @@ def fit_linear(
     used = {part: weight for part, weight in weights.items() if weight}
     tower = joined(towers, used, judge.train, section.width)
     tower.save(out)
+    keep_trained(checkpoints, out, used)
     write_records(out, [record_of(dataset, judge.train, ("train",))])
     if set(refit_splits) - {"train"}:
         known = to_sparse(interactions(dataset, refit_splits), dataset.schema.item_rows)
@@ -132,6 +136,13 @@ def fit_linear(
     }
     (out / INFO).write_text(json.dumps(info, indent=2))
     return info
+
+
+def keep_trained(checkpoints: Path, out: Path, parts: Iterable[str]) -> None:
+    """Put the weights of the parts that were trained beside their sum."""
+    for part in parts:
+        if (weights := checkpoints / f"{part}-{TRAINED}").is_dir():
+            shutil.copytree(weights, out / TRAINED / part)
 
 
 def record_of(dataset: Dataset, taken: Any, splits: tuple[str, ...]) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from data.features import FeatureStore
 from data.schema import MODALITIES
 from pipeline.config import Config
 from pipeline.epochs import Progress
+from pipeline.job_ranker import WarmRanker
 from pipeline.leak_checks import check_context, check_retrieval, check_split_order
 from pipeline.ranking_lists import search_released
 from pipeline.retrieval_side import RetrievalSide
+from pipeline.served import FULL, load_served
 from pipeline.stage import StageError
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
@@ -27,9 +29,23 @@ def ranking_config(config: Config) -> RankingConfig:
 
 
 def train_ranking_stage(
-    dataset: Dataset, store: FeatureStore, run: Path, out: Path, checkpoints: Path, config: Config, progress: Progress
+    dataset: Dataset,
+    store: FeatureStore,
+    run: Path,
+    out: Path,
+    checkpoints: Path,
+    config: Config,
+    progress: Progress,
+    *,
+    previous: Path | None = None,
+    baseline: bool = True,
 ) -> dict[str, Any]:
-    """Train the ranker on what the built index proposes; see `pipeline.train_ranking`."""
+    """Train the ranker on what the built index proposes; see `pipeline.train_ranking`.
+
+    Args:
+        previous: an earlier run, in whose rows this one counts, and from whose ranker it goes on.
+        baseline: whether boosted trees are fitted beside it.
+    """
     from pipeline.earlier_fold import earlier_fold
     from pipeline.train_ranking import train_ranking
 
@@ -42,6 +58,10 @@ def train_ranking_stage(
             )
         earlier = earlier_fold(dataset, Path(config.ranking.previous_run), settings)
     side = RetrievalSide(dataset, run, config.index.kind, unseen=True)
+    start = None
+    if previous is not None:
+        then = load_served(previous, side.variant if (previous / "served" / side.variant).is_dir() else FULL)
+        start = WarmRanker(previous / "ranking", then.items, side.item_embeddings).start
     check_split_order(dataset)
     check_context(dataset, "valid")
     check_retrieval(dataset, side.records, "valid")
@@ -56,7 +76,8 @@ def train_ranking_stage(
         settings,
         query_history=side.history_length,
         earlier=earlier,
-        baseline=True,
+        baseline=baseline,
+        start=start,
         progress=progress,
     )
 

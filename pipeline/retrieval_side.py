@@ -21,7 +21,7 @@ class RetrievalSide:
         unseen: what has not been fitted again on the validation split, where the served one has; searched exactly.
 
     Attributes:
-        records: what the models behind it were trained on.
+        records: what the models behind it were trained on. variant: which of the run's models these are.
     """
 
     def __init__(self, dataset: Dataset, run: Path, kind: str, *, unseen: bool = False):
@@ -29,7 +29,7 @@ class RetrievalSide:
         from serving.index_build import load_index
 
         apart = unseen and (served_folder(run) / UNSEEN).is_dir()
-        variant = f"{FULL}/{UNSEEN}" if apart else FULL
+        self.variant = variant = f"{FULL}/{UNSEEN}" if apart else FULL
         self._served = load_served(run, variant)
         self.records = read_records(served_folder(run, variant))
         self.item_embeddings = self._served.items

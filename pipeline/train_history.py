@@ -16,6 +16,7 @@ from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.epoch_steps import LoopSettings, Progress
 from pipeline.epochs import train_epochs
 from pipeline.examples import positive_histories
+from pipeline.job_warm import same_components, start_history
 from pipeline.linear_config import LinearSection
 from pipeline.linear_judge import LinearJudge
 from pipeline.train_retrieval import task_tables
@@ -56,6 +57,8 @@ def train_history(
     progress: Progress,
     splits: tuple[str, ...] = ("train",),
     epochs: int | None = None,
+    warm: Path | None = None,
+    keep: Path | None = None,
 ) -> tuple[LinearTower, dict[str, Any]]:
     """Train with the loss `elsa` or `softmax` and keep the epoch with the best validation NDCG@20.
 
@@ -63,6 +66,7 @@ def train_history(
         judge: of the validation split. checkpoints: a folder of this training alone; an interrupted one resumes from it.
         modalities: the content that the item tower reads.
         splits: whose events are learned from. epochs: train for just so many, without a look at the validation split.
+        warm: folder of earlier towers to go on from. keep: folder that takes the trained ones.
 
     Returns: the tower, and the figures of the training.
     """
@@ -83,7 +87,8 @@ def train_history(
     )
     keras.utils.set_random_seed(section.seed)
     schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
-    two_tower = TwoTower(schema, history_tower_config(section))
+    config = history_tower_config(section)
+    two_tower = TwoTower(schema, config if warm is None else same_components(config, warm))
     task = HistoryTask(
         two_tower,
         loss=loss,
@@ -92,6 +97,8 @@ def train_history(
         seed=section.seed + 200,
         **{**task_tables(dataset, store, two_tower), "counts": counts},
     )
+    if warm is not None:
+        start_history(warm, two_tower)
     steps = section.epochs * len(batches)
     schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=FINAL_RATE * rate)
     task.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=True)
@@ -117,6 +124,9 @@ def train_history(
         progress,
     )
     best = max(log, key=lambda row: row["valid_ndcg@20"])
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        two_tower.save_to(keep)
     return tower(), {
         "epochs": len(log),
         "best_epoch": best["epoch"],

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.choose_score import choose_score, choosing_requests, score_of
 from pipeline.earlier_fold import EarlierFold
 from pipeline.epochs import Progress
+from pipeline.job_ranker import save_learned
 from pipeline.list_checks import check_counts_read, check_lists, check_popularity_read
 from pipeline.probability_metrics import expected_calibration_error, log_loss
 from pipeline.rank_requests import answer_fold
@@ -59,6 +61,7 @@ def train_ranking(
     query_history: int = 20,
     earlier: EarlierFold | None = None,
     baseline: bool = False,
+    start: Callable[[Ranker], None] | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Train, keep the best epoch, calibrate, choose the score, and write the serving form to `out`.
@@ -78,6 +81,7 @@ def train_ranking(
         query_history: history length that `query_fn` is given.
         earlier: a second source of lists; every epoch begins with it.
         baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
+        start: fills the new ranker before it trains, such as from an earlier one.
 
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`, and in
         `out/held_out.npz` the held-out requests as the ranker saw them before it learned from them, for the choice of a policy.
@@ -117,6 +121,8 @@ def train_ranking(
         first_request=begin,
         also=also,
     )
+    if start is not None:
+        start(ranker)
     own = own_source(dataset, training, item_embeddings, ranker)
     sources = [own] if earlier is None else [earlier_source(earlier, own, ranker, config), own]
     for source in sources:
@@ -173,6 +179,7 @@ def train_ranking(
     told["score"] = score_of(past.spec, asked, told, weights, blend)
     catch_up(ranker, own_source(dataset, fold, item_embeddings, ranker), config, unique_items)
     RankingServingForm.from_ranker(ranker, calibrations, weights, blend).save(out / "serving_form")
+    save_learned(ranker, out)
     Visits.of(asked, told).save(out / HELD_OUT)
     trees: dict[str, Any] = {}
     if baseline:
