@@ -22,6 +22,8 @@ from ranking.serving_form import RankingServingForm
 
 WITHOUT = "without_{}"
 """What the retrieval model that was trained without a modality is called."""
+MOST_VISITS = 2_000
+"""Of more visits a random choice is judged, the same in every run."""
 MOST_ITEMS = 200_000
 """In a larger catalogue those retrieval models, which have no index, are not asked."""
 
@@ -49,9 +51,12 @@ def judge_without_modalities(
         run: the run's folder. fold: answered visits of the split "test". ranked: [R], NDCG@k with all modalities.
         known_splits: see `retrieve_fold`.
 
-    Returns: {modality: {"ranker" and "path": {"ndcg@10" and "difference": [mean, low, high]}}}; bounds of 95 % intervals by
-        resampling users with all their visits.
+    Returns: {"visits", "ndcg@10": with all, "without": {modality: {"ranker" and "path": {"ndcg@10" and "difference"}}}},
+        figures as [mean, low, high]; bounds of 95 % intervals by resampling users with all their visits.
     """
+    if len(fold.requests) > MOST_VISITS:
+        chosen = np.sort(np.random.default_rng(0).permutation(len(fold.requests))[:MOST_VISITS])
+        fold, ranked = fold.take(chosen), ranked[chosen]
     names = [name for name in form.network.features.groups if name in form.spec.modalities]
     values = {(name, "ranker"): _ndcg(fold, scores, k) for name, scores in scores_without(form, fold, names).items()}
     for name in names:
@@ -59,14 +64,14 @@ def judge_without_modalities(
         if served_folder(run, variant).is_dir() and dataset.schema.item_rows <= MOST_ITEMS:
             others = candidates_of(dataset, run, variant, form, fold, known_splits)
             values[name, "path"] = _ndcg(others, scores_without(form, others, [name])[name], k)
-    table = {}
-    for key, column in values.items():
-        table[(*key, f"ndcg@{k}")], table[(*key, "difference")] = column, column - ranked
-    result: dict[str, Any] = {name: {} for name in names}
-    if table:
-        found = with_intervals({"/".join(key): column for key, column in table.items()}, fold.requests.user, seed)
-        for name, where, figure in table:
-            result[name].setdefault(where, {})[figure] = found[f"{name}/{where}/{figure}"]
+    whole, table = f"ndcg@{k}", {}
+    for (name, part), column in values.items():
+        table[f"{name}/{part}/{whole}"], table[f"{name}/{part}/difference"] = column, column - ranked
+    found = with_intervals({whole: ranked, **table}, fold.requests.user, seed)
+    result: dict[str, Any] = {"visits": len(fold.requests), whole: found.pop(whole), "without": {name: {} for name in names}}
+    for key, triple in found.items():
+        name, part, figure = key.split("/")
+        result["without"][name].setdefault(part, {})[figure] = triple
     return result
 
 

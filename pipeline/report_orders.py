@@ -65,22 +65,23 @@ def trees_table(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> Rep
     gain = interval_text(trees.get("ranker_less_trees"))
     rows += [["Triptych", number(ranking.get("ndcg@10")), f"{gain} against the trees"]]
     caption = (
-        "Trees see the features of the ranker but for id embeddings, and are stopped on the same held-out requests."
+        "Trees see the features of the ranker but for id embeddings, are stopped on the same held-out requests, and are then "
+        "fitted to these too, as the ranker is."
     )
     return ReportTable("trees", "Boosted trees on the same features", ("model", "NDCG@10", ""), rows, caption)
 
 
-def modality_table(without: Mapping[str, Any], ranking: Mapping[str, Any]) -> ReportTable:
+def modality_table(judged: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
     """What is left of the ranked order without each modality; see `pipeline.modality_quality`."""
-    whole = interval_text((ranking.get("by_request") or {}).get("ranked"))
-    rows = [["nothing", whole, "", "", ""]] if without else []
-    for name, parts in without.items():
+    rows = [["nothing", interval_text(judged.get(CUTOFF)), "", "", ""]] if judged else []
+    for name, parts in (judged.get("without") or {}).items():
         cells = [interval_text((parts.get(part) or {}).get(figure)) for part in ("ranker", "path")
                  for figure in (CUTOFF, "difference")]  # fmt: skip
         rows.append([name_of(name), *cells])
     caption = (
-        "Visit by visit, with 95 % intervals; changes are of the pairs. Hidden from the ranker, the candidates and their "
-        "retrieval scores stay; hidden from retrieval too, they are those of the model that was trained without it."
+        f"{number(judged.get('visits'))} visits, with 95 % intervals; changes are of the pairs. Hidden from the ranker, the "
+        "candidates and their retrieval scores stay; hidden from retrieval too, they are those of the model that was trained "
+        "without it."
     )
     columns = ("without", "hidden from the ranker: NDCG@10", "change", "from retrieval too: NDCG@10", "change")
     return ReportTable("modalities", "What each modality is worth to the order", columns, rows, caption)

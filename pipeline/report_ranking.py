@@ -35,7 +35,7 @@ def ranking_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> 
     made = [
         *order_tables(ranking, number),
         trees_table(ranking, number),
-        modality_table(ranking.get("without_modality") or {}, ranking),
+        modality_table(ranking.get("without_modality") or {}, number),
         _heads_table(ranking.get("heads") or {}, number),
         _heads_by_segment(ranking.get("heads") or {}, number),
         *_exposure_tables(ranking.get("exposure") or {}, number),

@@ -48,7 +48,7 @@ def test_each_modality_is_told_with_its_difference_and_with_candidates_that_neve
     rng = np.random.default_rng(0)
     items = rng.normal(size=(ITEMS + 1, 4)).astype(np.float32)
     queries = rng.normal(size=(VISITS, 4)).astype(np.float32)
-    served = SimpleNamespace(items=items, history_length=6, queries=lambda profile, users, history: queries)
+    served = SimpleNamespace(items=items, history_length=6, queries=lambda profile, users, history: queries[users - 1])
     (tmp_path / "retrieval" / WITHOUT.format("image")).mkdir(parents=True)
     asked_for = []
     monkeypatch.setattr(modality_quality, "load_served", lambda run, variant: asked_for.append(variant) or served)
@@ -61,6 +61,8 @@ def test_each_modality_is_told_with_its_difference_and_with_candidates_that_neve
     found = judge_without_modalities(
         dataset, tmp_path, world.form, world.fold, full, known_splits=("train",), seed=1
     )
+    assert found["visits"] == VISITS and found["ndcg@10"] == [1.0, 1.0, 1.0]
+    found = found["without"]
     assert list(found) == ["text", "image", "behaviour"] and asked_for == ["without_image"]
     assert set(found["text"]) == {"ranker"} and set(found["image"]) == {"ranker", "path"}
     assert full.mean() == 1.0  # they chose what it likes: whatever is hidden can only cost
@@ -81,6 +83,9 @@ def test_each_modality_is_told_with_its_difference_and_with_candidates_that_neve
     assert others.scores.mean() == pytest.approx(inside.mean(), abs=1e-4)
     assert others.scores.std() == pytest.approx(inside.std(), rel=1e-3)
     assert (np.diff(others.scores, axis=1) <= 0).all()
+    monkeypatch.setattr(modality_quality, "MOST_VISITS", 30)
+    fewer = judge_without_modalities(dataset, tmp_path, world.form, world.fold, full, known_splits=("train",), seed=1)
+    assert fewer["visits"] == 30
     mine = scores_without(world.form, others, ["image"])["image"]
     expected = ndcg_at_k(order_by(rows, mine)[:, :10], wanted, 10).mean()
     assert found["image"]["path"]["ndcg@10"][0] == pytest.approx(expected)

@@ -51,13 +51,13 @@ RANKING = {
     },
     "lightgbm": {"ndcg@10": 0.19, "rounds": 40, "ranker_less_trees": triple(0.02)},
     "lightgbm_ndcg@10": 0.19,
-    "without_modality": {
+    "without_modality": {"visits": 2000, "ndcg@10": triple(0.21), "without": {
         "text": {
             "ranker": {"ndcg@10": triple(0.19), "difference": triple(-0.02)},
             "path": {"ndcg@10": triple(0.18), "difference": triple(-0.03)},
         },
         "behaviour": {"ranker": {"ndcg@10": triple(0.18), "difference": triple(-0.03)}},
-    },
+    }},
     "off_policy": {
         "reward": "click", "size": 4, "pages": 1923, "impressions": 6959, "clip": None, "logged": 2.84,
         "policies": {

@@ -143,7 +143,7 @@ def test_trains_and_judges(store, tmp_path, timestamps, purchases):
     assert kept.table["ranked_ndcg@10"].mean() == pytest.approx(figures["by_user"]["ndcg@10"])
     assert set(kept.table.index) == set(dataset.users["user_id"].iloc[requests.users])
     assert kept.table["ranked_visits_ndcg@10"].notna().any()
-    assert set(figures["without_modality"]) == {"image", "behaviour"}
+    assert set(figures["without_modality"]["without"]) == {"image", "behaviour"}
     ranked, retrieved = rank_requests(
         form, requests, query, search, CONFIG, dataset.items["created_at"].to_numpy(np.int64)
     )
