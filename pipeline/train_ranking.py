@@ -150,7 +150,7 @@ def train_ranking(
     for epoch in range(len(log), config.epochs):
         if len(log) - 1 - best_epoch(log) >= config.patience:
             break
-        start = time.perf_counter()
+        begun = time.perf_counter()
         ranker.reseed(epoch)
         losses: list[float] = []
         for inputs, labels in epoch_batches(sources, ranker, config, unique_items, epoch):
@@ -163,7 +163,7 @@ def train_ranking(
                 "epoch": epoch,
                 "loss": float(np.mean(losses)),
                 "valid_loss": valid,
-                "seconds": time.perf_counter() - start,
+                "seconds": time.perf_counter() - begun,
             }
         )
         if best_epoch(log) == epoch:
