@@ -20,16 +20,11 @@ from serving.model_client import DEADLINE_SECONDS, ModelClient
 from serving.new_items import EncodedItems, NewItem, item_inputs
 from serving.recommendation import FoundItem, RankedItem, Recommendation
 from serving.status import ServingError
+from serving.tensors import string_line
 
 __all__ = [
     "EncodedItems", "Explanation", "FoundItem", "ModelClient", "NewItem", "RankedItem", "Recommendation", "Recommender",
 ]  # fmt: skip
-
-
-def _strings(values: Sequence[str]) -> np.ndarray:
-    array = np.empty((1, len(values)), object)
-    array[0, :] = list(values)
-    return array
 
 
 class Recommender:
@@ -212,7 +207,7 @@ class Recommender:
             raise ValueError(f"k: must be at least 1, got {k}")
         inputs = {
             "query": np.array([query], object),
-            "exclude_item_ids": _strings([*exclude_item_ids, *(added.hidden if added else ())]),
+            "exclude_item_ids": string_line([*exclude_item_ids, *(added.hidden if added else ())]),
             "k": np.array(k, np.int32),
         }
         answer, version = self.client.predict_version(search_model, inputs, label=self._label, deadline=self._deadline)

@@ -12,6 +12,7 @@ from serving.added_items import AddedItems
 from serving.model_client import ModelClient
 from serving.new_items import EncodedItems
 from serving.status import ServingError
+from serving.tensors import string_line
 
 SIMILAR, ITEMS = "similar", "items"
 
@@ -48,12 +49,12 @@ def similar(
         ServingError: what the server answered; FAILED_PRECONDITION where its release is too old to be asked by an
             embedding.
     """
-    excluded = _strings([*exclude_item_ids, *(added.hidden if added else ())])
+    excluded = string_line([*exclude_item_ids, *(added.hidden if added else ())])
     number = np.array(k, np.int32)
     if isinstance(item, str):
         inputs = {
             "user_id": np.array([""], object),
-            "recent_item_ids": _strings([item]),
+            "recent_item_ids": string_line([item]),
             "exclude_item_ids": excluded,
             "k": number,
         }
@@ -109,8 +110,8 @@ def known_items(
     """
     inputs = {
         "user_id": np.array([""], object),
-        "recent_item_ids": _strings([]),
-        "candidate_ids": _strings(item_ids),
+        "recent_item_ids": string_line([]),
+        "candidate_ids": string_line(item_ids),
         "retrieval_scores": np.zeros((1, len(item_ids)), np.float32),
         "timestamp": np.zeros(1, np.int64),
     }
@@ -137,9 +138,3 @@ def _signature(
             grpc.StatusCode.FAILED_PRECONDITION,
             f"{model} has no signature {signature!r}: its release is older than this client; export a new one",
         ) from None
-
-
-def _strings(values: Sequence[str]) -> np.ndarray:
-    array = np.empty((1, len(values)), object)
-    array[0, :] = list(values)
-    return array

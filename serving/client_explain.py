@@ -9,6 +9,7 @@ import numpy as np
 
 from serving.explanation import Explanation, read_explanations
 from serving.model_client import ModelClient
+from serving.tensors import string_line
 
 SIGNATURE = "explain"
 
@@ -40,13 +41,13 @@ def explain(
             f"retrieval_scores, retrieval_ranks: give both, one an item, or neither; got {lengths[0]} and {lengths[1]} "
             f"for {len(item_ids)} items"
         )
-    user, recent = np.array([user_id], object), _strings(recent_item_ids)
+    user, recent = np.array([user_id], object), string_line(recent_item_ids)
     version: int | None = None
     if scores is None or ranks is None:
         asked = {
             "user_id": user,
             "recent_item_ids": recent,
-            "exclude_item_ids": _strings(()),
+            "exclude_item_ids": string_line(()),
             "k": np.array(candidates, np.int32),
         }
         retrieved, version = client.predict_version(retrieval_model, asked, label=label, deadline=deadline)
@@ -61,7 +62,7 @@ def explain(
         {
             "user_id": user,
             "recent_item_ids": recent,
-            "candidate_ids": _strings(item_ids),
+            "candidate_ids": string_line(item_ids),
             "retrieval_scores": np.array([scores], np.float32),
             "retrieval_ranks": np.array([ranks], np.float32),
             "timestamp": np.array([int(time.time()) if timestamp is None else timestamp], np.int64),
@@ -72,9 +73,3 @@ def explain(
         signature_name=SIGNATURE,
     )
     return read_explanations(answer, list(item_ids), [rank > 0 for rank in ranks])
-
-
-def _strings(values: Sequence[str]) -> np.ndarray:
-    array = np.empty((1, len(values)), object)
-    array[0, :] = list(values)
-    return array

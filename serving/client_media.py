@@ -12,6 +12,7 @@ from serving.model_client import ModelClient
 from serving.new_items import NewItem, item_inputs
 from serving.recommendation import FoundItem
 from serving.status import ServingError
+from serving.tensors import string_line
 
 
 def search_media(
@@ -55,12 +56,14 @@ def search_media(
             raise ServingError(grpc.StatusCode.NOT_FOUND, f"{encoder_model} reads no {modality}")
         inputs = {
             "vector": encoded[vector],
-            "exclude_item_ids": _strings([*exclude_item_ids, *(added.hidden if added else ())]),
+            "exclude_item_ids": string_line([*exclude_item_ids, *(added.hidden if added else ())]),
             "k": np.array(k, np.int32),
         }
         answer = client.predict(content_model, inputs, version=version, deadline=deadline, signature_name=modality)
     except ServingError as error:
-        missing = error.code == grpc.StatusCode.NOT_FOUND or (modality in error.message and "not found" in error.message)
+        missing = error.code == grpc.StatusCode.NOT_FOUND or (
+            modality in error.message and "not found" in error.message
+        )
         if not missing:
             raise
         raise ServingError(
@@ -71,9 +74,3 @@ def search_media(
     found = answer["item_ids"][0] != b""
     ids, scores = answer["item_ids"][0][found], answer["scores"][0][found]
     return [FoundItem(name.decode(), float(score)) for name, score in zip(ids, scores, strict=True)]
-
-
-def _strings(values: Sequence[str]) -> np.ndarray:
-    array = np.empty((1, len(values)), object)
-    array[0, :] = list(values)
-    return array

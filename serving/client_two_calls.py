@@ -13,6 +13,7 @@ from serving.added_items import AddedItems, fill_unranked
 from serving.model_client import ModelClient
 from serving.recommendation import RankedItem, Recommendation
 from serving.status import ServingError
+from serving.tensors import string_line
 
 UNKNOWN_SCORE = -1.0
 """What `ranking` answers for a candidate that it does not know."""
@@ -48,14 +49,14 @@ class TwoCalls:
             ServingError: what the server answered; ABORTED where it serves no ranking of the release that retrieved.
         """
         user = np.array([user_id], object)
-        recent = _strings(recent_item_ids)
+        recent = string_line(recent_item_ids)
         started = time.perf_counter()
         retrieved, retrieval_version = self.client.predict_version(
             retrieval_model,
             {
                 "user_id": user,
                 "recent_item_ids": recent,
-                "exclude_item_ids": _strings([*exclude_item_ids, *(added.hidden if added else ())]),
+                "exclude_item_ids": string_line([*exclude_item_ids, *(added.hidden if added else ())]),
                 "k": np.array(candidates, np.int32),
             },
             label=self._label,
@@ -80,7 +81,7 @@ class TwoCalls:
                 "candidate_ids": ids[None, :],
                 "retrieval_scores": scores[None, :].astype(np.float32),
                 "timestamp": np.array([timestamp], np.int64),
-                **({"context": _strings([f"{name}={word}" for name, word in context.items()])} if context else {}),
+                **({"context": string_line([f"{name}={word}" for name, word in context.items()])} if context else {}),
             },
         )
         seconds["ranking"] = time.perf_counter() - middle
@@ -121,9 +122,3 @@ class TwoCalls:
                 f"retrieval answered from release {version}, of which {model} is not served ({error.message}); ask again, "
                 f"and serve whole releases: see `python -m pipeline release list`",
             ) from None
-
-
-def _strings(values: Sequence[str]) -> np.ndarray:
-    array = np.empty((1, len(values)), object)
-    array[0, :] = list(values)
-    return array

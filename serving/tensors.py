@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import ml_dtypes
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
@@ -130,3 +132,15 @@ def to_proto(array: np.ndarray, proto: tensor_pb2.TensorProto | None = None) -> 
     else:
         getattr(target, VALUE_FIELDS.get(code, "int_val")).extend(flat.tolist())
     return target
+
+
+def string_line(values: Sequence[str]) -> np.ndarray:
+    """Strings as one line of a request: object [1, N], N >= 0.
+
+    Example:
+        >>> string_line(["a", "b"]).tolist(), string_line([]).shape
+        ([['a', 'b']], (1, 0))
+    """
+    line = np.empty((1, len(values)), object)
+    line[0, :] = list(values)
+    return line
