@@ -14,7 +14,7 @@ from data.interactions import FILE
 from data.schema import DEFAULT_EVENT
 from serving.feedback_events import OWN_COLUMNS
 from serving.feedback_log import adopt
-from serving.feedback_partitions import partition_files, read_partitions, write_table
+from serving.feedback_partitions import mark_sent, partition_files, read_partitions, sent_files, write_table
 
 SAME_EVENT = ["user_id", "item_id", "event", "timestamp"]
 """Two lines that agree in these say the same; the ingest takes the first of them."""
@@ -24,7 +24,8 @@ def compact(folder: Path) -> int:
     """Merges the files of each day into one, without duplicates; returns how many events are kept.
 
     May run while a gateway writes, and be killed at any moment: a merged file is whole before those that it replaces go,
-    and an event that lies in two files counts once wherever they are read.
+    and an event that lies in two files counts once wherever they are read. A day of which only some files have gone to
+    a stream goes there again as a whole.
 
     Args:
         folder: a feedback folder, normally `<state>/feedback`.
@@ -35,7 +36,10 @@ def compact(folder: Path) -> int:
         days.setdefault(path.parent, []).append(path)
     for day, files in days.items():
         if len(files) > 1:
-            write_table(day / f"merged-{uuid.uuid4().hex[:12]}.parquet", read_partitions(files))
+            merged = day / f"merged-{uuid.uuid4().hex[:12]}.parquet"
+            write_table(merged, read_partitions(files))
+            if {str(path.relative_to(folder)) for path in files} <= sent_files(folder):
+                mark_sent(folder, [merged])
             for path in files:
                 path.unlink(missing_ok=True)
     return read_partitions(partition_files(folder)).num_rows
@@ -59,7 +63,9 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
     """
     file = source / FILE
     if not file.is_file():
-        raise DatasetError(f"{source}: must be a dataset folder with {FILE}, received none. Name the folder of the run.")
+        raise DatasetError(
+            f"{source}: must be a dataset folder with {FILE}, received none. Name the folder of the run."
+        )
     before = parquet.ParquetFile(file).read()
     missing = sorted({"user_id", "item_id", "timestamp"} - set(before.column_names))
     if missing:
@@ -91,7 +97,11 @@ def _of_equal_types(before: pa.Table, kept: pa.Table) -> list[pa.Table]:
         column = before[name]
         if name == "timestamp" and pa.types.is_timestamp(column.type):
             column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-        elif name in ("user_id", "item_id") or pa.types.is_dictionary(column.type) or pa.types.is_large_string(column.type):
+        elif (
+            name in ("user_id", "item_id")
+            or pa.types.is_dictionary(column.type)
+            or pa.types.is_large_string(column.type)
+        ):
             column = column.cast(pa.string())
         if name in kept.column_names and kept[name].type != column.type:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from serving.feedback_events import COLUMNS
 
 WRITTEN, EVENTS = "written", "interactions"
 """Folders of a feedback folder: log files, and `date=YYYY-MM-DD/*.parquet`."""
+
+SENT = "sent.txt"
+"""Names of the files that all have gone to a stream (`serving.feedback_kafka`), one a line."""
 
 TYPES = {
     "timestamp": pa.int64(), "value": pa.float32(), "position": pa.int32(), "propensity": pa.float32(),
@@ -96,6 +99,20 @@ def day_of(timestamp: int) -> str:
 def partition_files(folder: Path) -> list[Path]:
     """The Parquet files of a feedback folder, by day and name."""
     return sorted((folder / EVENTS).glob("date=*/*.parquet"))
+
+
+def sent_files(folder: Path) -> set[str]:
+    """The files of a feedback folder that have been sent to a stream, by their path in it."""
+    file = folder / SENT
+    # What follows the last line break was being written when a process was killed.
+    return set(file.read_text().split("\n")[:-1]) if file.is_file() else set()
+
+
+def mark_sent(folder: Path, files: Iterable[Path]) -> None:
+    """Adds files to those that have been sent, on disk when it returns; what is gone from the folder is forgotten."""
+    known = sent_files(folder) | {str(path.relative_to(folder)) for path in files}
+    there = {str(path.relative_to(folder)) for path in partition_files(folder)}
+    write_durably(folder / SENT, ["".join(f"{name}\n" for name in sorted(known & there)).encode()])
 
 
 def read_partitions(files: Sequence[Path]) -> pa.Table:
