@@ -43,6 +43,9 @@ class DeltaIndex(tf.Module):
     same base with its changes is a matter of copying files. Call them from one writer at a time; searches may run
     meanwhile, and see a change whole or not at all.
 
+    This is an index of its own, by rows. Behind the gateway the same holds by id, for all replicas and over restarts: added
+    items are searched exactly and merged, deleted ones excluded (`serving.live_items`, `serving.added_items`).
+
     An added item costs a search what an item of exact search costs, a deleted one what an excluded row costs.
 
     Args:

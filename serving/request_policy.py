@@ -41,8 +41,8 @@ def chosen_weights(names: tf.Tensor, values: tf.Tensor, default: Policy) -> dict
     within = (weights >= least) & (weights <= greatest)
     wrong = tf.argmin(tf.cast(within, tf.int32))
     rules = [f"policy_values: {name} must lie between {a:g} and {b:g}, received" for name, (a, b) in BOUNDS.items()]
-    told = [tf.gather(tf.constant(rules), wrong), tf.gather(weights, wrong)]
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(within), told)]):
+    why = [tf.gather(tf.constant(rules), wrong), tf.gather(weights, wrong)]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(within), why)]):
         return dict(zip(BOUNDS, tf.unstack(tf.identity(weights)), strict=True))
 
 
