@@ -99,7 +99,7 @@ def shilling_events(
     if "timestamp" in rows:
         last = int(log["timestamp"].max())
         first = last - int(attack.days * DAY) if attack.days else int(log["timestamp"].min())
-        rows["timestamp"] = rng.integers(first, last + 1, len(rows)).astype(log["timestamp"].dtype)
+        rows["timestamp"] = pd.Series(rng.integers(first, last + 1, len(rows))).astype(log["timestamp"].dtype)
     return rows.drop_duplicates(["user_id", "item_id"], keep="last", ignore_index=True)
 
 

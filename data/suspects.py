@@ -10,7 +10,7 @@ from sklearn.ensemble import IsolationForest
 
 from data.user_traits import user_traits
 
-LEVEL, LIFT = 1e-6, 2.0
+LEVEL, LIFT = 1e-4, 2.0
 """What makes an item a target: so unlikely a number of strange users who have it, and so many times the expected one."""
 FALSE_SHARE = 0.03
 """Of those flagged for a target, the share that may be its honest customers, as estimated."""
@@ -46,7 +46,7 @@ def find_suspects(
 
     Two steps. Each user's traits (`data.user_traits`), compared with what users of about as many events have, give an
     anomaly score by an isolation forest (Liu et al. 2008). But strange people are no liars: among the highest `share` an
-    item is looked for that they have far more often than others (`target_item`), and of those who have it the ones are
+    item is looked for that they have far more often than others (`standing_out`), and of those who have it the ones are
     flagged whose scores its honest customers would hardly have (`pushers`); then the next item, without them. This is the
     target item analysis of Zhou et al. (2015), *Detection of abnormal profiles on group attacks in recommender systems*.
     A log without an attack has no such item, and loses nobody.
@@ -81,12 +81,21 @@ def find_suspects(
         score[active] = -IsolationForest(n_estimators=TREES, random_state=seed).fit(traits).score_samples(traits)
         strange = np.zeros(user_rows, bool)
         strange[active[np.argsort(-score[active], kind="stable")[:suspicious]]] = True
-        while len(targets) < MOST_TARGETS and (target := target_item(pairs[:, ~flagged[pairs[0]]], strange, item_rows)):
-            pushing = pushers(score, pairs[0][pairs[1] == target], flagged)
-            if not len(pushing):
+        looked_at = np.zeros(item_rows, bool)
+        for _ in range(MOST_TARGETS):
+            left = pairs[:, ~flagged[pairs[0]]]
+            lift = np.where(looked_at, 0.0, standing_out(left, strange, item_rows))
+            target = int(lift.argmax())
+            if not lift[target]:
                 break
-            flagged[pushing] = True
-            targets.append(target)
+            looked_at[target] = True
+            # Strange users of another item that stands out are no sample of honest ones: they may push that.
+            doubtful = np.zeros(user_rows, bool)
+            doubtful[left[0][(lift[left[1]] > 0) & strange[left[0]]]] = True
+            pushing = pushers(score, left[0][left[1] == target], np.isfinite(score) & ~flagged & ~doubtful)
+            if len(pushing):
+                flagged[pushing] = True
+                targets.append(target)
     return Suspects(score, flagged, np.array(targets, np.int64))
 
 
@@ -98,11 +107,11 @@ def like_sized(traits: np.ndarray, events: np.ndarray) -> np.ndarray:
     return left / np.maximum(left.std(axis=0), 1e-9)
 
 
-def target_item(pairs: np.ndarray, strange: np.ndarray, item_rows: int) -> int:
-    """The item that strange users have more often than others by the largest factor; 0 where none stands out.
+def standing_out(pairs: np.ndarray, strange: np.ndarray, item_rows: int) -> np.ndarray:
+    """How many times more often strange users have an item than others, [N + 1]; 0 where that may be chance.
 
     Formula: of n pairs of strange users k have the item, of m pairs of others k'; expected is `e = n (k' + 1) / (m + N)`.
-    It stands out with `P(Poisson(e) >= k) < 1e-6 / N` and `k > 2 e`.
+    It stands out with `P(Poisson(e) >= k) < 1e-4 / N` and `k > 2 e`, by the factor `k / e`.
 
     Args:
         pairs: users and items, int [2, E], each pair once. strange: bool [user rows].
@@ -113,22 +122,20 @@ def target_item(pairs: np.ndarray, strange: np.ndarray, item_rows: int) -> int:
     # One event more than seen: an item that only strange users have is still not impossible.
     expected = found.sum() * (usual + 1.0) / (usual.sum() + item_rows)
     sure = scipy.stats.poisson.sf(found - 1, expected) < LEVEL / item_rows
-    lift = np.where(sure & (found > LIFT * expected), found / expected, 0.0)
-    return int(lift.argmax())
+    return np.where(sure & (found > LIFT * expected), found / np.maximum(expected, 1e-12), 0.0)
 
 
-def pushers(score: np.ndarray, holders: np.ndarray, flagged: np.ndarray) -> np.ndarray:
+def pushers(score: np.ndarray, holders: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Of an item's users, those so strange that few of them are honest by estimate.
 
     Formula: as many honest users as twice those below the median of everybody else's score (Storey, 2002); of them a
     share passes a threshold as of everybody else; the threshold is the lowest with `honest × share / passed <= 0.03`.
 
     Args:
-        score: [user rows]. holders: int [H] users who have the item. flagged: bool, users known as fake before.
+        score: [user rows]. holders: int [H] users who have the item. others: bool [user rows], with whom to compare.
     """
-    others = np.isfinite(score) & ~flagged
+    others = others.copy()
     others[holders] = False
-    holders = holders[~flagged[holders]]
     usual = np.sort(score[others])
     if not len(holders) or not len(usual):
         return holders

@@ -42,7 +42,7 @@ def with_training_events(dataset: Dataset, rows: pd.DataFrame) -> Dataset:
     wanted = dataset.events.groupby("event")["positive"].max()
     first = dataset.schema.user_rows
     added = {
-        "user": first + pd.Index(names).get_indexer(rows["user_id"]),
+        "user": first + pd.Index(names).get_indexer(pd.Index(rows["user_id"])),
         "item": items,
         "timestamp": rows.get("timestamp", 0),
         "event": kinds,
@@ -52,7 +52,7 @@ def with_training_events(dataset: Dataset, rows: pd.DataFrame) -> Dataset:
         **{CONTEXT + name: 0 for name in dataset.schema.context},
         **{name: 0 if kind == "int32" else np.nan for name, kind in OPTIONAL_EVENT_COLUMNS.items()},
     }
-    frame = pd.DataFrame({name: added[name] for name in dataset.events}, index=range(len(rows)))
+    frame = pd.DataFrame({str(name): added[str(name)] for name in dataset.events}, index=range(len(rows)))
     frame = frame.astype(dataset.events.dtypes).sort_values(["user", "timestamp"], kind="stable")
     users = pd.DataFrame({"user_id": names}).reindex(columns=dataset.users.columns, fill_value=0)
     return _with(

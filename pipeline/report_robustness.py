@@ -91,7 +91,8 @@ def draw_shilling(axis: Axes, found: Mapping[str, Any]) -> None:
     axis.axhline(closed["clean"]["none"]["reach"][0], color=INK, lw=1, ls="--")
     axis.set_xticks(range(len(closed["attacks"])), list(closed["attacks"]))
     axis.set(title=f"{found['shilling']['users']} fake users (dashed: none)", ylabel="reach")
-    axis.legend(fontsize=8)
+    axis.margins(y=0.45)
+    axis.legend(fontsize=8, loc="upper left")
 
 
 def _main_lines(lines: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pydantic
 
-from data.shilling import ShillingAttack
+from data.shilling import Kind, ShillingAttack
 from pipeline.config_section import Section
 
 
@@ -29,8 +27,7 @@ class RobustnessSection(Section):
     """Changes of pixels, of 255, where the image encoder is a differentiable model and the pictures are at hand."""
     pictures: int = pydantic.Field(8, ge=0)
     """New items whose pictures are attacked; 0 leaves it out."""
-    shilling_kinds: tuple[Literal["random", "average", "bandwagon", "popular"], ...] = ("random", "average", "bandwagon",
-                                                                                       "popular")  # fmt: skip
+    shilling_kinds: tuple[Kind, ...] = ("random", "average", "bandwagon", "popular")
     shilling_targets: int = pydantic.Field(5, ge=2)
     """Items pushed by fake users, one after the other, of the less popular half."""
     users: int = pydantic.Field(200, ge=1)
@@ -47,6 +44,6 @@ class RobustnessSection(Section):
     """Epochs of two towers trained on the clean, the attacked and the defended log; 0 leaves them out."""
     seed: int = 7
 
-    def shilling(self, kind: str) -> ShillingAttack:
+    def shilling(self, kind: Kind) -> ShillingAttack:
         """The attack of one kind."""
         return ShillingAttack(kind, self.users, self.fillers, self.event, self.days)

@@ -27,6 +27,7 @@ from pipeline.shilling_attack import ShillingJudge, attack_by_shilling, detectio
 from pipeline.store_encoders import store_encoders
 from pipeline.target_exposure import TargetExposure
 from pipeline.train_retrieval import train_retrieval
+from towers.attack import Norm
 from towers.two_tower import load_two_tower
 
 FILE = "robustness.json"
@@ -96,8 +97,10 @@ def choose_targets(
 ) -> dict[str, np.ndarray]:
     """Items with content by kind: `new` never chosen in training, `known` of the less popular half of the others."""
     names = served.two_tower.schema.modalities
-    content = np.asarray(store.present)[:, [MODALITIES.index(name) for name in names]].all(axis=1)
-    content[0] = False
+    if not names:
+        return {}
+    content = np.asarray(store.present)[:, [MODALITIES.index(name) for name in names]].min(axis=1, initial=True)
+    content = content & (np.arange(len(content)) > 0)
     counts, rng = dataset.counts, np.random.default_rng(seed)
     half = np.median(counts[counts > 0])
     kinds = {"new": content & (counts == 0), "known": content & (counts > 0) & (counts <= half)}
@@ -121,7 +124,8 @@ def content_lines(
         common: dict[str, Any] = {"steps": section.steps, "seed": section.seed}
         lines[kind] = attack_content(items, judge, queries, epsilons=section.epsilons, contents=every, **common)
         if thorough:
-            for norm, contents in (*(("l2", (name,)) for name in every if len(every) > 1), ("linf", every)):
+            rest: list[tuple[Norm, tuple[str, ...]]] = [("l2", (name,)) for name in every if len(every) > 1]
+            for norm, contents in [*rest, ("linf", every)]:
                 lines[kind] += attack_content(
                     items, judge, queries, epsilons=section.epsilons[-2:], contents=contents, norm=norm,
                     methods=("pgd",), **common,
@@ -134,7 +138,7 @@ def media_lines(
     rows: np.ndarray, config: Config, say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Attacks on the picture and sound files of a few new items, by modality; a line saying why where that cannot be."""
-    section, lines = config.robustness, {}
+    section, lines = config.robustness, dict[str, Any]()
     queries = served.queries(dataset.profile, requests.users, requests.history)
     judge = TargetExposure(queries @ served.items.T, requests.seen, requests.relevant, section.k)
     items = AttackedItems.of(dataset, store, served, rows[: section.pictures])

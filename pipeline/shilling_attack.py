@@ -79,12 +79,13 @@ def attack_by_shilling(judge: ShillingJudge, targets: NDArray, section: Robustne
     found: dict[str, Any] = {"clean": {}, "attacks": {}, "retrained": "the closed form of the linear tower, judged alone"}
     for defence, taken in prepared.items():
         lists = judge.lists(taken)
-        figures = [lists.figures(int(row), lists.scores[:, row]) for row in targets]
-        found["clean"][defence] = with_intervals(figures, section.seed)
+        before = [lists.figures(int(row), lists.scores[:, row]) for row in targets]
+        found["clean"][defence] = with_intervals(before, section.seed)
     found["clean"]["quarantine"]["honest"] = int(flagged.sum())
     log, ids = training_log(clean), clean.items["item_id"].to_numpy(dtype=object)
     for kind in section.shilling_kinds:
-        figures, told = {name: [] for name in DEFENCES}, []
+        figures: dict[str, list[dict[str, float]]] = {name: [] for name in DEFENCES}
+        told: list[dict[str, float]] = []
         for number, row in enumerate(targets):
             rows = shilling_events(log, ids[row], section.shilling(kind), seed=section.seed + number)
             attacked = with_training_events(clean, rows)

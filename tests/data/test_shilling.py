@@ -8,7 +8,7 @@ from data.burst_weights import burst_weights
 from data.dataset import Dataset
 from data.ingest import IngestOptions, ingest
 from data.shilling import ShillingAttack, shilling_events
-from data.suspects import find_suspects, like_sized, target_item
+from data.suspects import find_suspects, like_sized, standing_out
 from data.user_traits import TRAITS, user_traits
 
 DAY, START = 86_400, 1_600_000_000
@@ -136,8 +136,21 @@ def test_the_target_is_the_item_of_the_largest_lift():
     items[::4] = np.where(np.arange(100) < 20, 7, 1)
     strange = np.zeros(101, bool)
     strange[1:21] = True
-    assert target_item(np.stack([users, items]), strange, 8) == 7
-    assert target_item(np.stack([users, np.where(items == 7, 1, items)]), strange, 8) == 0
+    lift = standing_out(np.stack([users, items]), strange, 8)
+    # 20 of the 80 events of the strange, where nobody else has any: expected are 80 (0 + 1) / (320 + 8).
+    assert lift[7] == pytest.approx(20 / (80 / 328)) and not lift[:7].any()
+    assert not standing_out(np.stack([users, np.where(items == 7, 1, items)]), strange, 8).any()
+
+
+def test_several_items_pushed_at_once_are_all_found(log):
+    groups = [
+        shilling_events(log, item, ShillingAttack(users=20, fillers=15), seed=number, prefix=f"fake{number}-")
+        for number, item in enumerate(("i150", "i171", "i192"))
+    ]
+    found, fake, targets = suspects(pd.concat([log, *groups]))
+    assert set(targets) == {"i150", "i171", "i192"}
+    # Of a small group fewer can be told from the honest customers of the item.
+    assert (found.flagged & fake).sum() >= 15 and (found.flagged & ~fake).sum() <= 6
 
 
 def test_a_burst_counts_like_its_usual_weeks_and_one_outlier_changes_nothing():
