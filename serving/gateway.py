@@ -116,7 +116,8 @@ def _make_recommender(settings: GatewaySettings, metrics: GatewayMetrics) -> Any
         settings.target,
         deadline=settings.deadline_seconds,
         hedge=settings.hedge,
-        breaker=lambda: CircuitBreaker(settings.breaker_seconds),
+        # One probe every few seconds costs a dead server nothing; longer waits would keep a live one idle.
+        breaker=lambda: CircuitBreaker(settings.breaker_seconds, longest=2 * settings.breaker_seconds),
         on_hedge=lambda model: metrics.hedges.labels(model).inc(),
     )
     metrics.watch_breakers(lambda: {model: breaker.state for model, breaker in (client.breakers or {}).copy().items()})
