@@ -21,6 +21,7 @@ from pipeline.convert_command import convert
 from pipeline.deploy_command import deploy
 from pipeline.features_command import features_app
 from pipeline.feedback_command import add_feedback
+from pipeline.job_command import gate, job
 from pipeline.off_policy_command import off_policy
 from pipeline.release_command import release_app
 from pipeline.robustness_command import robustness
@@ -38,6 +39,8 @@ app.command("add-feedback")(add_feedback)
 app.command()(compare)
 app.command()(convert)
 app.command()(deploy)
+app.command()(gate)
+app.command()(job)
 app.command("off-policy")(off_policy)
 app.command()(robustness)
 app.command()(tune)

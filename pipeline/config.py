@@ -10,9 +10,12 @@ from typing import Any, Literal
 import pydantic
 
 from pipeline.config_section import Section
+from pipeline.data_checks_config import ChecksSection
 from pipeline.encoders_config import EncodersConfig
 from pipeline.enrich_config import EnrichSection
+from pipeline.gate_config import GateSection
 from pipeline.index_config import IndexSection
+from pipeline.job_config import JobSection
 from pipeline.linear_config import LinearSection
 from pipeline.policy_config import PolicySection
 from pipeline.ranking_config import RankingSection
@@ -70,6 +73,9 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     robustness: RobustnessSection = RobustnessSection()
+    job: JobSection = JobSection()
+    checks: ChecksSection = ChecksSection()
+    gate: GateSection = GateSection()
 
 
 class ConfigError(ValueError):

@@ -1,0 +1,172 @@
+"""Figures of candidate and current release on the newest days: the same users, the same events, paired where it can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.dataset import Dataset
+from data.features import FeatureStore
+from pipeline.bootstrap import bootstrap_means
+from pipeline.config import Config
+from pipeline.epochs import Progress
+from pipeline.examples import Requests, make_requests
+from pipeline.exposure_quality import judge_exposure
+from pipeline.gate_contestants import Contestant, candidate_of, current_of
+from pipeline.leak_checks import check_retrieval
+from pipeline.metrics import ndcg_at_k, recall_at_k
+from pipeline.order_quality import task_targets
+from pipeline.policy_stage import comparable_column
+from pipeline.probability_quality import NUMBERS, judge_probabilities
+from pipeline.rank_requests import answer, order_by, propose
+from pipeline.ranking_lists import retrieve_fold
+from pipeline.ranking_stage import ranking_config
+from pipeline.segments import MINIMUM_USERS, Segment, domain_groups, find_segments, popularity_groups
+from pipeline.served import load_served, served_folder
+from pipeline.training_record import read_records
+from ranking.config import RankingConfig
+
+FIGURES = "figures.json"
+CUTOFF = 10
+CANDIDATE, CURRENT = "candidate", "current"
+
+
+def judge_job(
+    dataset: Dataset, store: FeatureStore, run: Path, parent: Path | None, out: Path, config: Config, progress: Progress
+) -> dict[str, Any]:
+    """Ask both the same and write `figures.json` into `out`.
+
+    `metrics` and `segments`: {name: {"candidate", "current", "difference", "low", "high", "users"}} with the 95 % interval
+    of the paired difference over users; `calibration`: expected calibration error by head; `gap`: NDCG of the best less
+    that of the worst group of users, relative to the mean; `exposure`: share of each group of items.
+
+    Args:
+        parent: run folder of the current release; None = there is none, and its figures are left out.
+    """
+    known, settings = config.evaluation.mask_splits, ranking_config(config)
+    check_retrieval(dataset, read_records(served_folder(run)), "test")
+    lengths = [load_served(folder).history_length for folder in (run, parent) if folder is not None]
+    requests = make_requests(
+        dataset, "test", known_splits=known, history_length=max(*lengths, settings.history_length)
+    )
+    contestants = {CANDIDATE: candidate_of(dataset, run, config.index.kind)}
+    if parent is not None:
+        contestants[CURRENT] = current_of(dataset, parent)
+    groups = {"items": popularity_groups(dataset.counts)}
+    if (domains := domain_groups(dataset)) is not None:
+        groups["domain"] = domains
+    segments = [segment for segment in find_segments(dataset, requests.users, known, groups) if segment.dimension != "all"]
+    found: dict[str, dict[str, Any]] = {}
+    for number, (name, contestant) in enumerate(contestants.items()):
+        progress(name, number, len(contestants))
+        found[name] = judge(dataset, requests, contestant, settings, segments, known)
+        found[name]["exposure"] = judge_exposure(
+            {"ranked": found[name].pop("ranked")}, requests.relevant, dataset.counts, groups, None
+        )["groups"]
+    progress(CURRENT, len(contestants), len(contestants))
+    column = comparable_column(dataset, requests.users)
+    result = {
+        "users": len(requests.users),
+        "new_items": int((dataset.counts[1:] == 0).sum()),
+        "metrics": paired(found, "metrics", config.gate.seed),
+        "segments": paired(found, "segments", config.gate.seed),
+        "calibration": {name: part["calibration"] for name, part in found.items()},
+        "gap": {name: gap_of(part["segments"], column) for name, part in found.items()},
+        "exposure": {
+            name: {
+                f"{dimension}: {group}": shares["ranked"]
+                for dimension, parts in part["exposure"].items()
+                for group, shares in parts.items()
+            }
+            for name, part in found.items()
+        },
+    }
+    (out / FIGURES).write_text(json.dumps(result, indent=2))
+    return {"users": result["users"], **{name: line[CANDIDATE] for name, line in result["metrics"].items()}}
+
+
+def judge(
+    dataset: Dataset,
+    requests: Requests,
+    contestant: Contestant,
+    settings: RankingConfig,
+    segments: list[Segment],
+    known: tuple[str, ...],
+) -> dict[str, Any]:
+    """Each user's values of one contestant, {"metrics", "segments"}: {name: [Q]}, the calibration of its heads, and its
+    ranked rows."""
+    released = dataset.items["created_at"].to_numpy(np.int64)
+    length = contestant.history_length
+    ask = lambda users, history: contestant.query(users, history[:, :length])  # noqa: E731
+    retrieved, scores = propose(requests, ask, contestant.search, settings, released)
+    given = (requests.users, requests.history, retrieved, scores, requests.timestamps)
+    told = answer(contestant.form, *given, context=requests.context)
+    ranked = order_by(retrieved, told["score"])
+    targets = task_targets(dataset, requests, "test")
+    metrics = {}
+    for order, rows in (("retrieval", retrieved), ("ranked", ranked)):
+        metrics |= {f"{order} recall@{k}": recall_at_k(rows, requests.relevant, k) for k in (20, 100) if k <= rows.shape[1]}
+        for task, wanted in targets.items():
+            name = f"{order} NDCG@{CUTOFF}" if task == "click" else f"{order} {task} NDCG@{CUTOFF}"
+            metrics[name] = ndcg_at_k(rows, wanted, CUTOFF)
+    values = {}
+    for segment in segments:
+        wanted = requests.relevant if segment.items is None else requests.relevant.restrict(segment.items)
+        column = ndcg_at_k(ranked, wanted, CUTOFF)
+        values[f"{segment.dimension}: {segment.name}"] = (
+            column if segment.users is None else np.where(segment.users[requests.users], column, np.nan)
+        )
+    fold = retrieve_fold(
+        dataset, "test", contestant.query, contestant.search, settings, known_splits=known, query_history=length
+    )
+    lists = fold.lists(dataset, contestant.item_embeddings, settings, [settings.seed, 0])
+    asked = (lists.user, lists.history, lists.candidates, lists.retrieval_scores, lists.timestamp)
+    probabilities = answer(contestant.form, *asked, lists.retrieval_ranks, lists.context)
+    heads = judge_probabilities(probabilities, lists, contestant.heads, [])
+    calibration = {head: figures["ece"] for head, figures in heads.items() if head not in NUMBERS}
+    return {"metrics": metrics, "segments": values, "calibration": calibration, "ranked": ranked}
+
+
+def paired(found: Mapping[str, Mapping[str, Any]], part: str, seed: int) -> dict[str, dict[str, Any]]:
+    """Means of both, and their difference with its interval over the users that both have a value for."""
+    mine = found[CANDIDATE][part]
+    others = found[CURRENT][part] if CURRENT in found else {}
+    lines: dict[str, dict[str, Any]] = {}
+    for name, values in mine.items():
+        users = int((~np.isnan(values)).sum())
+        if users < MINIMUM_USERS and part == "segments":
+            continue
+        lines[name] = {CANDIDATE: mean(values), "users": users}
+        if name in others:
+            lines[name] |= {CURRENT: mean(others[name]), "difference": mean(values - others[name])}
+    both = [name for name in lines if name in others]
+    if both:
+        table = np.stack([mine[name] - others[name] for name in both], axis=1)
+        # Of twenty segments one is out of its interval by chance; theirs are wide enough for all together (Bonferroni).
+        level = 1 - 0.05 / (len(both) if part == "segments" else 1)
+        bounds = bootstrap_means(table, np.random.default_rng(seed), level=level, resamples=4000)
+        for name, low, high in zip(both, *bounds, strict=True):
+            lines[name] |= {"low": float(low), "high": float(high)}
+    return lines
+
+
+def gap_of(segments: Mapping[str, NDArray], column: str) -> float | None:
+    """NDCG of the best served group of a profile column less that of the worst, by their mean; None without groups.
+
+    Example:
+        >>> gap_of({"age: a": np.array([0.25, np.nan]), "age: b": np.array([np.nan, 0.75]), "items: head": np.ones(2)}, "age")
+        1.0
+    """
+    means = [mean(values) for name, values in segments.items() if column and name.startswith(f"{column}: ")]
+    means = [value for value in means if value is not None]
+    return (max(means) - min(means)) / max(float(np.mean(means)), 1e-12) if len(means) > 1 else None
+
+
+def mean(values: NDArray) -> float | None:
+    """Over the users with a value; None without any."""
+    return None if np.isnan(values).all() else float(np.nanmean(values))
