@@ -70,10 +70,19 @@ class NewData:
 
     @classmethod
     def of(cls, dataset: Dataset, previous: Dataset, reference_days: int) -> NewData:
-        """New are the events later than the last one that was known."""
+        """The split of what came. New are the events later than the last one that was known."""
         time, until = dataset.events["timestamp"].to_numpy(), int(previous.events["timestamp"].max())
         reference = (time <= until) & (time > until - reference_days * 86_400)
         return cls(dataset, previous, time > until, reference, np.arange(previous.schema.item_rows, len(dataset.items)))
+
+    def visits(self, chosen: np.ndarray) -> np.ndarray:
+        """The first event of every user and day among the chosen (bool [E]); events lie by user and time. [V]"""
+        rows = np.flatnonzero(chosen)
+        user, day = (self.dataset.events[name].to_numpy()[rows] for name in ("user", "timestamp"))
+        day = day // 86_400
+        first = np.ones(len(rows), bool)
+        first[1:] = (user[1:] != user[:-1]) | (day[1:] != day[:-1])
+        return rows[first]
 
 
 def check_data(run: JobRun, out: Path) -> dict[str, Any]:

@@ -83,9 +83,13 @@ def volume_check(data: NewData, section: ChecksSection) -> Check:
 
 
 def columns_of(data: NewData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, counts by bin of the reference, of the new events) of every column that events have or point to."""
+    """(name, counts by bin of the reference, of the new events) of every column that events have or point to.
+
+    One event a visit counts, the first: those of one visit share its hour, its user and mostly its device, and thirty of
+    them are no more evidence than one.
+    """
     events, dataset = data.dataset.events, data.dataset
-    one, other = np.flatnonzero(data.reference), np.flatnonzero(data.new)
+    one, other = data.visits(data.reference), data.visits(data.new)
 
     def coded(name: str, codes: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
         size = int(codes.max(initial=0)) + 1
@@ -114,7 +118,7 @@ def columns_of(data: NewData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 def drift_check(name: str, expected: np.ndarray, actual: np.ndarray, section: ChecksSection) -> Check:
     """The population stability index of one column, less what chance gives."""
     index = population_stability(expected, actual)
-    chance = chance_stability(expected, actual)
+    chance = chance_stability(expected, actual, section.significance)
     return bounded(f"drift of {name}", max(index - chance, 0.0), section.psi, f"PSI {index:.3f}, {chance:.3f} by chance")
 
 
@@ -123,12 +127,12 @@ def label_checks(data: NewData, section: ChecksSection) -> list[Check]:
     kinds = data.dataset.events["event"].to_numpy()
     labels = {"positive events": data.dataset.positive}
     labels |= {f"events of kind {EVENT_KINDS[code]}": kinds == code for code in np.unique(kinds[data.reference])}
-    m, n = int(data.reference.sum()), int(data.new.sum())
+    m, n = len(data.visits(data.reference)), len(data.visits(data.new))
     checks = []
     for name, label in labels.items():
         before, now = float(label[data.reference].mean()) if m else 0.0, float(label[data.new].mean())
         found, pooled = f"{now:.3f}, {before:.3f} before", (before * m + now * n) / (m + n)
-        error = math.sqrt(max(pooled * (1 - pooled), 1e-12) * (1 / max(m, 1) + 1 / n))
+        error = math.sqrt(max(pooled * (1 - pooled), 1e-12) * (1 / max(m, 1) + 1 / max(n, 1)))
         certain = abs(now - before) > section.significance * error
         shift = abs(now - before) / max(before, 1e-9) if certain else 0.0
         checks.append(bounded(f"share of {name}", shift, section.label_shift, found))
@@ -161,9 +165,9 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
         own = scores[place, item[rows]]
         above = np.array([(scores[at, 1:] > mine).sum() for at, mine in zip(place, own, strict=True)])
         shares.append(float((above < FIRST_SHARE * (items - 1)).mean()))
-        numbers.append(len(rows))
+        numbers.append(len(data.visits(chosen)))
     before, now = shares
     error = math.sqrt(sum(max(share * (1 - share), 1e-9) / count for share, count in zip(shares, numbers, strict=True)))
     fall = (before - now) / max(before, 1e-9) if before - now > section.significance * error else 0.0
-    found = f"{now:.3f} of {numbers[1]} choices were expected, {before:.3f} of {numbers[0]} before"
+    found = f"{now:.3f} of the choices of {numbers[1]} visits were expected, {before:.3f} of {numbers[0]} before"
     return bounded(name, fall, section.surprise, found)

@@ -5,42 +5,42 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-PSI_FLOOR = 1e-4
-"""Least share of a bin; an empty one would make the index infinite."""
-
 
 def population_stability(expected: ArrayLike, actual: ArrayLike) -> float:
     """Population stability index of counts by bin: `sum_b (a_b - e_b) ln(a_b / e_b)` with a and e the shares.
 
-    Symmetric, 0 where shares are equal; it is the sum of both Kullback-Leibler divergences. Siddiqi (2006), *Credit Risk
-    Scorecards*.
+    Shares are `(n_b + 1/2) / (n + B/2)` over the B bins that either uses: an empty bin of a small sample is no
+    infinity. Symmetric, 0 where shares are equal; it is the sum of both Kullback-Leibler divergences. Siddiqi (2006),
+    *Credit Risk Scorecards*.
 
-    Shapes: [B], [B].
+    Shapes: [bins], [bins].
 
     Example:
-        >>> round(population_stability([50, 50], [60, 40]), 3), population_stability([1, 3], [2, 6])
-        (0.041, 0.0)
+        >>> round(population_stability([500, 500], [600, 400]), 2), population_stability([3, 0, 3], [3, 0, 3])
+        (0.04, 0.0)
     """
-    shares = []
-    for counts in (np.asarray(expected, np.float64), np.asarray(actual, np.float64)):
-        share = np.maximum(counts / max(counts.sum(), 1.0), PSI_FLOOR)
-        shares.append(share / share.sum())
+    one, other = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    used = (one + other) > 0
+    shares = [(counts[used] + 0.5) / (counts.sum() + 0.5 * used.sum()) for counts in (one, other)]
     return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
 
 
-def chance_stability(expected: ArrayLike, actual: ArrayLike) -> float:
-    """What the index is on average where both samples come from one source: `(B - 1)(1 / n + 1 / m)`, B bins in use.
+def chance_stability(expected: ArrayLike, actual: ArrayLike, deviations: float = 0.0) -> float:
+    """What the index is where both samples come from one source, on average and so many standard deviations above.
+
+        (B - 1 + deviations sqrt(2 (B - 1))) (1 / n + 1 / m)
 
     To second order the index is a chi-squared statistic of B - 1 degrees of freedom times `1 / n + 1 / m` (Yurdakul and
-    Naranjo, 2020); a day of few events would look like a shift without it.
+    Naranjo, 2020), B the bins in use; a day of few events would look like a shift without it.
 
     Example:
-        >>> round(chance_stability([50, 50, 0], [10, 10, 0]), 3)
-        0.06
+        >>> round(chance_stability([50, 50, 0], [10, 10, 0]), 3), round(chance_stability([50, 50, 0], [10, 10, 0], 2), 3)
+        (0.06, 0.23)
     """
     one, other = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
-    bins = int(((one + other) > 0).sum())
-    return float(max(bins - 1, 0) * (1.0 / max(one.sum(), 1.0) + 1.0 / max(other.sum(), 1.0)))
+    freedom = max(int(((one + other) > 0).sum()) - 1, 0)
+    scale = 1.0 / max(one.sum(), 1.0) + 1.0 / max(other.sum(), 1.0)
+    return float((freedom + deviations * np.sqrt(2 * freedom)) * scale)
 
 
 def counts_of(expected: ArrayLike, actual: ArrayLike, bins: int = 10) -> tuple[np.ndarray, np.ndarray]:

@@ -97,7 +97,9 @@ def open_job(source: Path, out: Path, config: Config, full: bool) -> tuple[JobRe
         told = (ended or {}).get("release") or {}
         # A published job has become the parent itself; its own record names the one before.
         again = ended is not None and ended["outcome"] == PUBLISHED and told.get("version") == (release or {}).get("version")
-        if last.same_work(record) or (again and same_questions(last, record, full)) or (
+        # What mended code would decide is for it to say; a job that is not finished goes on with it.
+        same = last.same_work(record) and (ended is None or last.code == record.code)
+        if same or (again and same_questions(last, record, full)) or (
             ended is None and interrupted_publishing(out, jobs[-1])
         ):
             return last, jobs[-1]

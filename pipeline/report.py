@@ -20,6 +20,7 @@ from markupsafe import Markup
 from pipeline import report_plots, report_ranking_plots
 from pipeline.report_examples import make_examples
 from pipeline.report_figure import Plot, name_of
+from pipeline.report_job import job_tables, job_words
 from pipeline.report_ranking import ranking_figures, ranking_tables
 from pipeline.report_robustness import plot_robustness, robustness_tables, robustness_words
 from pipeline.report_words import format_bytes, headline_figures, summarise
@@ -73,6 +74,8 @@ def assemble(run: Path) -> dict[str, Any]:
         "index": index,
         "ranking": ranking_figures(run, _read),
         "robustness": _read(run / "robustness" / "robustness.json"),
+        "checks": _read(run / "checks" / "checks.json"),
+        "gate": _read(run / "gate" / "decision.json"),
         "seconds": seconds,
         "release": {"version": release["version"], "counts": release.get("counts")} if release else None,
         "fingerprint": release["fingerprint"] if release else None,
@@ -83,8 +86,8 @@ def assemble(run: Path) -> dict[str, Any]:
 def stage_seconds(run: Path) -> dict[str, float]:
     """Seconds by stage in the order of the walk; the variants of a stage (`retrieval/full`, ...) add up to one."""
     seconds: dict[str, float] = {}
-    order = ["ingest", "enrich", "encode", "finetune", "encode_tuned", "retrieval", "linear", "served", "search"]
-    order += ["index", "ranking", "policy", "evaluate", "export", "robustness"]
+    order = ["ingest", "enrich", "encode", "finetune", "encode_tuned", "checks", "retrieval", "linear", "served", "search"]
+    order += ["index", "ranking", "policy", "evaluate", "judge", "export", "gate", "robustness"]
     files = [*run.glob("*/manifest.json"), *run.glob("[a-z]*/*/manifest.json")]
     for file in sorted(file for file in files if not file.parent.name.startswith(".")):
         manifest = _read(file)
@@ -147,6 +150,7 @@ def render(
     retrieval, index, ranking, robustness = (
         report.get(name) or {} for name in ("retrieval", "index", "ranking", "robustness")
     )
+    job = report.get("checks"), report.get("gate")
     plots: dict[str, Plot | None] = {
         "learning": report_plots.plot_learning(curves),
         "segments": report_plots.plot_segments(retrieval),
@@ -168,7 +172,7 @@ def render(
     environment.filters["bytes"] = format_bytes
     return environment.get_template(TEMPLATE).render(
         report=report,
-        summary=[*summarise(report), *filter(None, [robustness_words(robustness)])],
+        summary=[*filter(None, [job_words(*job)]), *summarise(report), *filter(None, [robustness_words(robustness)])],
         figures=headline_figures(report),
         plots={
             name: {"svg": Markup(plot.svg), "alt": plot.alt, "caption": plot.caption}
@@ -178,6 +182,7 @@ def render(
         table=metric_table(retrieval),
         ranking_tables=ranking_tables(ranking, format_number),
         robustness_tables=robustness_tables(robustness, format_number),
+        job_tables=job_tables(*job),
         trade_off=index.get("trade_off") or [],
         examples=make_examples(examples, catalogue) if catalogue is not None else [],
     )

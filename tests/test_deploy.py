@@ -349,7 +349,8 @@ def test_a_night_makes_the_new_release_the_canary_once(tmp_path: Path):
     binaries.mkdir()
     stand_in = binaries / "python"
     code = "from pipeline.release_command import release_app; release_app()"  # the command itself, without its neighbours
-    stand_in.write_text(f'#!/bin/sh\n[ "$3" = run ] && exit 0\nshift 3\nexec {sys.executable} -c "{code}" "$@"\n')
+    job = '[ "$3" = job ] && exit "${JOB_EXIT:-0}"'
+    stand_in.write_text(f'#!/bin/sh\n{job}\nshift 3\nexec {sys.executable} -c "{code}" "$@"\n')
     stand_in.chmod(0o755)
     environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     environment |= {"OUT": str(run), "DATA": "d", "CONFIG": "c"}
@@ -363,3 +364,7 @@ def test_a_night_makes_the_new_release_the_canary_once(tmp_path: Path):
     assert first.returncode == 0 and "stable 1, canary 2" in first.stdout, first.stderr
     second = night()
     assert second.returncode == 0 and "nothing was changed" in second.stdout, second.stderr
+    for code in ("10", "11", "12", "13"):  # kept, stopped, locked, failed: the scheduler is told, no label moves
+        environment["JOB_EXIT"] = code
+        kept = night()
+        assert kept.returncode == int(code) and "canary" not in kept.stdout, kept.stderr
