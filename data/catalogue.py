@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,14 @@ class Catalogue:
     counts: dict[str, int]
 
 
-def read_items(source: Path, quarantine: Quarantine, *, latest: int, max_text_length: int) -> Catalogue:
+def read_items(
+    source: Path,
+    quarantine: Quarantine,
+    *,
+    latest: int,
+    max_text_length: int,
+    columns: Collection[str] | None = None,
+) -> Catalogue:
     """Read and check the catalogue of a dataset folder.
 
     Args:
@@ -47,8 +55,10 @@ def read_items(source: Path, quarantine: Quarantine, *, latest: int, max_text_le
         quarantine: receives rows without a usable or with a repeated id, and every dropped cell.
         latest: the last believable moment in UTC seconds, for `created_at`.
         max_text_length: characters kept of a title or description.
+        columns: those that may be read beside `ITEM_COLUMNS`; None = all.
     """
-    table = read_parquet(source / FILE, ["item_id"], quarantine, lists=["categories"])
+    only = None if columns is None else {*ITEM_COLUMNS, *columns}
+    table = read_parquet(source / FILE, ["item_id"], quarantine, lists=["categories"], only=only)
     table, rows, counts = accept_rows(table, "item_id", FILE, quarantine)
     cells = _Cells(quarantine, rows, read_texts(table, "item_id"))
     columns: dict[str, np.ndarray] = {"item_id": cells.ids}

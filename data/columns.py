@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,13 @@ BAD_ID_CHARACTERS = r"[\x00-\x1f\x7f\x{85}\x{2028}\x{2029}]"
 """Control characters and everything that some tool takes for the end of a line: a vocabulary is a file of lines."""
 
 
-def read_parquet(path: Path, required: Sequence[str], quarantine: Quarantine, lists: Sequence[str] = ()) -> pa.Table:
+def read_parquet(
+    path: Path,
+    required: Sequence[str],
+    quarantine: Quarantine,
+    lists: Sequence[str] = (),
+    only: Collection[str] | None = None,
+) -> pa.Table:
     """Read a file of a dataset folder; columns of a type that is not understood are quarantined and left out.
 
     Args:
@@ -27,6 +33,7 @@ def read_parquet(path: Path, required: Sequence[str], quarantine: Quarantine, li
         required: columns without which the file is useless.
         quarantine: receives the ignored columns.
         lists: columns that may be lists of strings.
+        only: columns that may be read, where others must not be; None = all.
 
     Raises:
         DatasetError: no such file, not Parquet, a required column missing or of an unsupported type.
@@ -36,7 +43,8 @@ def read_parquet(path: Path, required: Sequence[str], quarantine: Quarantine, li
     try:
         # Through a handle: a path with `key=value` parts would otherwise be read as a partitioned dataset.
         with path.open("rb") as file:
-            table = pq.read_table(file)
+            names = None if only is None else [name for name in pq.read_schema(file).names if name in only]
+            table = pq.read_table(file, columns=names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DatasetError(
             f"{path}: must be a readable Parquet file, received {_first_line(error)!r}. Write it again as Parquet, "
@@ -62,6 +70,22 @@ def read_parquet(path: Path, required: Sequence[str], quarantine: Quarantine, li
         quarantine.add_column(path.name, name, f"column: unsupported type {kind}, the column is ignored")
         table = table.drop_columns([name])
     return table
+
+
+def check_columns(source: Path, wanted: Sequence[str] | None) -> None:
+    """Whether every name of an allow-list is a column of some file of a dataset folder.
+
+    Raises:
+        DatasetError: one is not: a misspelt name would silently leave out the column that was meant.
+    """
+    if wanted is None:
+        return
+    files = [path for path in sorted(source.glob("*.parquet")) if path.is_file()]
+    there = {name for path in files for name in pq.read_schema(path).names}
+    if unknown := sorted(set(wanted) - there):
+        raise DatasetError(
+            f"columns: must be columns of {[path.name for path in files]}, received {unknown}. They have {sorted(there)}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

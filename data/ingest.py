@@ -13,10 +13,12 @@ import pandas as pd
 
 from data.catalogue import Catalogue, empty_items, read_items
 from data.categorical import Coding
+from data.columns import check_columns
 from data.dataset import ATTRIBUTE, CONTEXT, EVENT_COLUMNS, OPTIONAL_EVENT_COLUMNS, PROFILE, Dataset, train_counts
 from data.fake_users import honest_events
 from data.interactions import READ_COLUMNS, Interactions, read_interactions
 from data.people import read_users
+from data.pseudonyms import Pseudonyms
 from data.schema import EVENT_CODES, NEGATIVE_EVENTS, SPLIT_CODES, TEST, TRAIN, Schema
 from data.splits import check_fractions, core, global_time, leave_last_out, random_split
 from data.validation import DatasetError, Quarantine
@@ -37,6 +39,9 @@ class IngestOptions:
         min_value: events with a smaller value (a low rating) are not positive; events without a value are unaffected.
         positive_events: kinds that are positive; None = all but `NEGATIVE_EVENTS`.
         context: columns of the log that were known when an item was shown; None = every column without another meaning.
+        columns: the only profile, attribute and context columns that may be read, by name, whatever their file; None = all.
+            What is not named never leaves the dataset folder, not even for the quarantine.
+        pseudonym_salt_file: holds the salt of `data.pseudonyms`; "" = ids stay as they are.
         anomaly_share: of the users that may be fake (shilling), see `data.suspects`; those found are set aside. 0 = do not
             look.
         seed: of the random split.
@@ -52,6 +57,8 @@ class IngestOptions:
     min_value: float | None = None
     positive_events: tuple[str, ...] | None = None
     context: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    pseudonym_salt_file: str = ""
     anomaly_share: float = 0.0
     seed: int = 0
     now: int | None = None
@@ -71,6 +78,8 @@ class IngestOptions:
         taken = set(self.context or ()) & set(READ_COLUMNS)
         if taken:
             raise DatasetError(f"context: columns with a meaning of their own are none, received {sorted(taken)}.")
+        if self.columns is not None and (left_out := set(self.context or ()) - set(self.columns)):
+            raise DatasetError(f"context: must be among `columns` where these are given, received {sorted(left_out)} beside.")
 
 
 def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = None) -> Dataset:
@@ -87,10 +96,15 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
     options = config or IngestOptions()
     quarantine = Quarantine()
     latest = (int(time.time()) if options.now is None else options.now) + options.max_future_seconds
-    catalogue = None
+    columns = options.columns
+    pseudonyms = Pseudonyms.from_file(options.pseudonym_salt_file) if options.pseudonym_salt_file else None
+    catalogue = people = None
     if (source / "items.parquet").exists():
-        catalogue = read_items(source, quarantine, latest=latest, max_text_length=options.max_text_length)
-    people = read_users(source, quarantine) if (source / "users.parquet").exists() else None
+        catalogue = read_items(
+            source, quarantine, latest=latest, max_text_length=options.max_text_length, columns=columns
+        )
+    if (source / "users.parquet").exists():
+        people = read_users(source, quarantine, columns=columns, pseudonyms=pseudonyms)
     log = read_interactions(
         source,
         quarantine,
@@ -98,7 +112,10 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
         latest=latest,
         with_split={"auto": None, "given": True}.get(options.split, False),
         context=options.context,
+        columns=columns,
+        pseudonyms=pseudonyms,
     )
+    check_columns(source, columns)  # by now every file has been found readable
     honest, anomalies = honest_events(log, options.anomaly_share, quarantine, seed=options.seed)
     log = log.select(honest)
     positive = positive_mask(log, options)
@@ -115,8 +132,8 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
     user_rows, item_rows = users.rows(log.users.values)[log.users.codes], items.rows(log.items.values)[log.items.codes]
     kind, split = make_split(log, positive, user_rows, item_rows, options)
     order = np.lexsort((log.timestamps, user_rows))  # stable: ties keep the input order
-    columns = (user_rows, item_rows, log.timestamps, log.events, log.values, split, positive)
-    events = pd.DataFrame({name: column[order] for name, column in zip(EVENT_COLUMNS, columns, strict=True)})
+    parts = (user_rows, item_rows, log.timestamps, log.events, log.values, split, positive)
+    events = pd.DataFrame({name: column[order] for name, column in zip(EVENT_COLUMNS, parts, strict=True)})
     events = events.astype(EVENT_COLUMNS)
     numbers = {name: getattr(log, name) for name in OPTIONAL_EVENT_COLUMNS}
     told = {name: column[order] for name, column in numbers.items() if column is not None}

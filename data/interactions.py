@@ -7,6 +7,7 @@ as the device. `review`, the buyer's words after the fact, is none, and `context
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from data.categorical import Coding, code_table
 from data.columns import IdColumn, read_ids, read_numbers, read_parquet, read_timestamps, read_words
+from data.pseudonyms import Pseudonyms
 from data.schema import DEFAULT_EVENT, EVENT_CODES, SPLIT_CODES
 from data.validation import Quarantine, RowChecks
 
@@ -77,6 +79,8 @@ def read_interactions(
     latest: int,
     with_split: bool | None,
     context: tuple[str, ...] | None = None,
+    columns: Collection[str] | None = None,
+    pseudonyms: Pseudonyms | None = None,
 ) -> Interactions:
     """Read and check the log of a dataset folder.
 
@@ -90,9 +94,13 @@ def read_interactions(
         latest: the last believable moment in UTC seconds.
         with_split: whether the column `split` is needed; None = if the log has it.
         context: names of the context columns; None = every column that has no other meaning.
+        columns: those that may be read beside `READ_COLUMNS`; None = all. pseudonyms: instead of the users' ids.
     """
     required = ["user_id", "item_id", *(["split"] if with_split else []), *(context or ())]
-    table = read_parquet(source / FILE, required, quarantine)
+    only = None if columns is None else {*READ_COLUMNS, *columns}
+    table = read_parquet(source / FILE, required, quarantine, only=only)
+    if pseudonyms is not None:
+        table = pseudonyms.in_column(table, "user_id")
     checks = RowChecks(table.num_rows)
     users, items = read_ids(table, "user_id", checks), read_ids(table, "item_id", checks)
     if known_items is not None:

@@ -23,6 +23,7 @@ from pipeline.features_command import features_app
 from pipeline.feedback_command import add_feedback
 from pipeline.job_command import gate, job
 from pipeline.off_policy_command import off_policy
+from pipeline.privacy_command import pseudonym
 from pipeline.release_command import release_app
 from pipeline.robustness_command import robustness
 from pipeline.tune_command import tune
@@ -42,6 +43,7 @@ app.command()(deploy)
 app.command()(gate)
 app.command()(job)
 app.command("off-policy")(off_policy)
+app.command()(pseudonym)
 app.command()(robustness)
 app.command()(tune)
 

@@ -37,6 +37,12 @@ class DataConfig(Section):
     """Event kinds that count as positives; None = every kind but skips and dislikes."""
     context: tuple[str, ...] | None = None
     """Columns of the log that were known when an item was shown, such as the device; None = all that mean nothing else."""
+    columns: tuple[str, ...] | None = None
+    """The only profile, attribute and context columns that may be read, whatever their file; None = all. Columns with a
+    meaning of their own (ids, times, titles, media) are read in any case."""
+    pseudonym_salt_file: str = ""
+    """File with a secret salt of at least 16 bytes, outside dataset and run: the run then holds pseudonyms of users, made by
+    HMAC-SHA-256, in place of their ids, and so does every release; see `python -m pipeline pseudonym`. "" = ids as they are."""
     anomaly_share: float = pydantic.Field(0.0, ge=0, le=0.5)
     """Share of the users that may be fake; users who look made up and push an item together (shilling) are set aside into
     the quarantine. 0 = do not look; 0.1 finds an attack of up to about a tenth of all users."""

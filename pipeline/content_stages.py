@@ -8,6 +8,8 @@ from typing import Any
 
 from data.dataset import Dataset
 from data.ingest import IngestOptions, ingest
+from data.pseudonyms import Pseudonyms
+from data.validation import DatasetError
 from pipeline.progress import progress_bar
 from pipeline.run_folder import RunFolder
 from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint
@@ -30,6 +32,7 @@ class ContentStages(RunFolder):
     def ingest(self) -> StageResult:
         """Dataset folder -> validated, numbered, split events; bad rows in quarantine."""
         section = self.config.data
+        salt = {"pseudonyms": pseudonyms.fingerprint} if (pseudonyms := self.pseudonyms()) else {}
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             options = IngestOptions(**section.model_dump())
@@ -47,8 +50,21 @@ class ContentStages(RunFolder):
             "ingest",
             work,
             section.model_dump(),
-            {"source": folder_fingerprint(self.source), "code": code_fingerprint("data")},
+            {"source": folder_fingerprint(self.source), "code": code_fingerprint("data"), **salt},
         )
+
+    def pseudonyms(self) -> Pseudonyms | None:
+        """What this run calls users, if not by their ids.
+
+        Raises:
+            DatasetError: the salt cannot be read, or lies where it would be handed on with the data.
+        """
+        if not (file := self.config.data.pseudonym_salt_file):
+            return None
+        for folder in (self.source, self.folder):
+            if Path(file).resolve().is_relative_to(folder.resolve()):
+                raise DatasetError(f"data.pseudonym_salt_file: must lie outside dataset and run, received {file}. Move it.")
+        return Pseudonyms.from_file(file)
 
     def enrich(self) -> StageResult:
         """Items with little text of their own -> captions, summaries and attributes by a language model, kept apart."""
