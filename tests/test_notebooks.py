@@ -1,0 +1,105 @@
+"""The notebooks run from the first cell to the last on a CPU, and lie in the repository without outputs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from serving.release import latest_release, verify_release
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = ("colab_tpu.ipynb", "fusion.ipynb")
+SMALL = [
+    "encoders.text=signal:",
+    "encoders.image=signal:",
+    "encoders.audio=signal:",
+    "retrieval.ablations=false",
+    "retrieval.epochs=2",
+    "retrieval.width=16",
+    "retrieval.history_length=10",
+    "retrieval.batch_size=256",
+    "linear.parts=['closed_form']",
+    "linear.width=32",
+    "ranking.epochs=1",
+    "index.recall_floor=0.9",
+]
+
+
+def executed(name: str, parameters: dict[str, object], folder: Path) -> nbformat.NotebookNode:
+    """The notebook after a run of all its cells, its parameters overwritten by a cell put behind theirs."""
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    places = [at for at, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(places) == 1, f"{name}: one cell is tagged `parameters`, found {len(places)}"
+    known = {line.partition(" = ")[0] for line in notebook.cells[places[0]].source.splitlines()}
+    assert set(parameters) <= known, f"{name}: {set(parameters) - known} are not among its parameters"
+    source = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
+    notebook.cells.insert(places[0] + 1, nbformat.v4.new_code_cell(source))
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    return notebook
+
+
+def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    """What the cells left behind of one media type; "stdout" is what they printed."""
+    found = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            text = output.get("text") if output.output_type == "stream" else output.get("data", {}).get(kind)
+            if text is not None and (kind == "stdout") == (output.output_type == "stream"):
+                found.append(text)
+    return found
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory) -> tuple[Path, nbformat.NotebookNode]:
+    """The long notebook on a shop of 120 tracks; started in `notebooks/`, as Jupyter does."""
+    run = tmp_path_factory.mktemp("notebooks") / "run"
+    small_world = ["--items", "120", "--users", "100", "--events", "3000"]
+    return run, executed("colab_tpu.ipynb", {"OUT": str(run), "SETTINGS": SMALL, "WORLD": small_world}, FOLDER)
+
+
+def test_the_long_notebook_ends_with_a_release_that_holds(walked):
+    run, notebook = walked
+    release = verify_release(latest_release(run / "releases"))
+    printed = "".join(outputs(notebook, "stdout"))
+    assert release.fingerprint[:12] in printed
+    assert Path(f"{run}-release.zip").stat().st_size > 100_000
+    assert "somebody-new (never seen before)" in printed, "the servers answered nobody"
+
+
+def test_the_long_notebook_shows_plots_covers_and_sound(walked):
+    run, notebook = walked
+    pages = outputs(notebook, "text/html")
+    assert sum("<svg" in page for page in pages) >= 2, "learning curve and test figures"
+    assert sum("data:image/jpeg;base64," in page for page in pages) == 2, "two customers' lists with covers"
+    assert len(outputs(notebook, "image/png")) >= 2 and sum("<audio" in page for page in pages) >= 2
+    examples = json.loads((run / "evaluate" / "examples.json").read_text())
+    assert any(examples[0]["user_id"] in page for page in pages)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_valid_and_without_outputs(name):
+    notebook = nbformat.read(FOLDER / name, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert notebook.nbformat == 4 and sorted(path.name for path in FOLDER.glob("*.ipynb")) == sorted(NOTEBOOKS)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None, f"{name}: clear the outputs before a commit"
+
+
+def test_the_fusion_notebook_compares_five_kinds(walked):
+    run, _ = walked
+    small = [setting for setting in SMALL if setting.startswith("retrieval.") and "epochs" not in setting]
+    parameters = {"RUN": str(run), "DATA": f"{run}-world", "SETTINGS": [*small, "retrieval.epochs=1"]}
+    notebook = executed("fusion.ipynb", parameters, FOLDER)
+    printed = "".join(outputs(notebook, "stdout"))
+    for kind in ("gated", "concat", "weighted", "attention", "bottleneck"):
+        assert re.search(rf"^{kind} +[0-9.]+ s an epoch", printed, flags=re.MULTILINE), printed
+        name = "plain" if kind == "gated" else kind
+        config = json.loads((run / "notebook-fusion" / name / "7" / "model.json").read_text())["config"]
+        assert config["fusion"] == kind, f"the towers in {name} fuse otherwise"
+    assert len(outputs(notebook, "image/png")) == 1 and any("<svg" in page for page in outputs(notebook, "text/html"))
