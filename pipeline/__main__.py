@@ -23,8 +23,9 @@ from pipeline.features_command import features_app
 from pipeline.feedback_command import add_feedback
 from pipeline.job_command import gate, job
 from pipeline.off_policy_command import off_policy
-from pipeline.privacy_command import pseudonym
+from pipeline.privacy_command import forget_user, pseudonym
 from pipeline.release_command import release_app
+from pipeline.reproduce_command import reproduce
 from pipeline.robustness_command import robustness
 from pipeline.tune_command import tune
 
@@ -40,10 +41,12 @@ app.command("add-feedback")(add_feedback)
 app.command()(compare)
 app.command()(convert)
 app.command()(deploy)
+app.command("forget-user")(forget_user)
 app.command()(gate)
 app.command()(job)
 app.command("off-policy")(off_policy)
 app.command()(pseudonym)
+app.command()(reproduce)
 app.command()(robustness)
 app.command()(tune)
 

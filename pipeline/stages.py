@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.progress import progress_bar
+from pipeline.reproduce_record import made_from, read_made_from, write_made_from
 from pipeline.retrieval_stages import RetrievalStages
 from pipeline.stage import StageResult, code_fingerprint, read_manifest
 
@@ -160,7 +161,8 @@ class Run(RetrievalStages):
         return content
 
     def all(self) -> dict[str, Any]:
-        """The whole walk."""
+        """The whole walk; what it was made from stays in the folder, for `python -m pipeline reproduce`."""
+        record = made_from(self.source, read_made_from(self.folder))
         self.ingest()
         if self.config.enrich.enabled:
             self.enrich()
@@ -174,6 +176,7 @@ class Run(RetrievalStages):
         self.choose_policy()
         self.evaluate()
         self.export()
+        write_made_from(self.folder, self.config, record)
         return self.report()
 
     def _wanted(self, variant: str) -> bool:

@@ -44,7 +44,7 @@ def write_warmup(
         ValueError: no request, or more than TF Serving takes.
     """
     file = version_folder / WARMUP_FILE
-    kept = [log.SerializeToString() for log in read_warmup(version_folder)] if append else []
+    kept = [log.SerializeToString(deterministic=True) for log in read_warmup(version_folder)] if append else []
     if not 1 <= len(requests) + len(kept) <= MAX_RECORDS:
         raise ValueError(
             f"requests: need 1 to {MAX_RECORDS} warm-up records, got {len(requests) + len(kept)}; sample fewer"

@@ -337,6 +337,9 @@ def test_warmup_file(tmp_path: Path):
     assert log.predict_log.request.model_spec.name == "m"
     assert log.predict_log.request.inputs["x"].float_val == [1.0, 2.0, 5.0]
     assert write_warmup(tmp_path, "m", [{"id": np.array(["é"]), "x": X}]).read_bytes() == first  # same bytes
+    several = write_warmup(tmp_path, "m", [{f"input_{n}": X for n in range(9)}]).read_bytes()
+    appended = write_warmup(tmp_path, "m", [{"x": X}], "other", append=True).read_bytes()
+    assert appended.startswith(several), "records that were there already are written as they were"
 
 
 def test_warmup_count(model_store: Path):
