@@ -1,0 +1,180 @@
+"""A run once more from what it was made of, and whether each stage and the release come out the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config, load_config
+from pipeline.reproduce_record import SETTINGS, MadeFrom, finished_record, made_from, stage_keys
+from pipeline.stage import MANIFEST, StageError, digest
+from serving.release_manifest import hash_files, read_release
+
+TIMES = ("seconds", "_per_second", "_ms")
+"""How the name of a measured time or speed ends; no two runs have the same."""
+MEASURED = ("trade_off.csv", "trade_off.svg", "tensorboard/")
+"""Files that hold measured times among their figures, and folders of such; `report.json` beside them has the figures."""
+SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """What came out.
+
+    Attributes:
+        notes: what differs between then and now without having to matter.
+        stages: by stage, the files that differ; none = equal.
+        left_out: stages of the old run that its settings do not make, such as commands of their own.
+        release: files of the release that differ. fingerprints: of the old and the new release.
+    """
+
+    notes: list[str]
+    stages: dict[str, list[str]]
+    left_out: list[str]
+    release: list[str]
+    fingerprints: tuple[str, str]
+
+    @property
+    def equal(self) -> bool:
+        return not self.release and not any(self.stages.values())
+
+
+def reproduce(
+    run: Path,
+    out: Path,
+    walk: Callable[[Path, Path, Config], Any],
+    *,
+    source: Path | None = None,
+    anyway: bool = False,
+) -> Reproduction:
+    """Makes a finished run again and compares the two.
+
+    Nothing is taken over from the old run: content is encoded anew into a store of its own. Only what a language model
+    once wrote (`enrich.cache`) is read again.
+
+    Args:
+        run: the run folder. out: a folder for the new run; one that was interrupted goes on.
+        walk: makes a run: (dataset folder, run folder, settings).
+        source: where the dataset folder lies now; where it lay unless given.
+        anyway: go on although data or code differ.
+
+    Raises:
+        StageError: `run` has no record, or data or code are not what they were; names the files.
+    """
+    if out.resolve() == run.resolve():
+        raise StageError(f"--out: the new run needs a folder of its own, received {out}, which is the old one.")
+    record = finished_record(run)
+    source = source or Path(record.source)
+    now = made_from(source, record)
+    differing = [
+        f"{what}: {line}"
+        for what, then, there in (("data", record.data, now.data), ("code", record.code, now.code))
+        for line in changes(then, there)
+    ]
+    if differing and not anyway:
+        raise StageError(
+            f"{run} was made from other files:\n  " + "\n  ".join(differing) + "\nBring them back, or pass --anyway to see "
+            "what comes out with these."
+        )
+    config = load_config(run / SETTINGS)
+    cache = config.enrich.cache or str((run.parent / "enrich-cache").resolve())
+    again = config.model_copy(
+        update={
+            "encoders": config.encoders.model_copy(update={"store": str(out / "feature-store")}),
+            "enrich": config.enrich.model_copy(update={"cache": cache}),
+        }
+    )
+    walk(source, out, again)
+    return compare_runs(run, out, [*differing, *notes(run, record, now)])
+
+
+def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What two sets of digests or versions do not share, in words.
+
+    Example:
+        >>> changes({"a": "1", "b": "2"}, {"a": "3", "c": "4"})
+        ['a has changed', 'b is missing', 'c is new']
+    """
+    lines = []
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            lines.append(f"{name} {'is new' if name not in then else 'is missing' if name not in now else 'has changed'}")
+    return [*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]
+
+
+def notes(run: Path, record: MadeFrom, now: MadeFrom) -> list[str]:
+    """Why equal data, code and settings may still give other last digits."""
+    found = []
+    for then, there in ((record.machine, now.machine), (record.packages, now.packages)):
+        found += [
+            f"{name}: {then.get(name, 'none')} then, {there.get(name, 'none')} now"
+            for name in sorted(then.keys() | there.keys())
+            if then.get(name) != there.get(name)
+        ]
+    if not (run / "retrieval" / "full" / "tensorboard").is_dir():
+        found.append(
+            "the towers were trained on another backend than TensorFlow; to repeat that, train them into the new folder first: "
+            f"KERAS_BACKEND=jax python -m pipeline train-retrieval --config {run / SETTINGS} ..."
+        )
+    return found
+
+
+def compare_runs(old: Path, new: Path, notes: list[str]) -> Reproduction:
+    """Every stage that both runs have, file by file, and their newest releases."""
+    before, after = stage_keys(old), stage_keys(new)
+    stages = {}
+    for name in after:
+        if name in before:
+            then, there = stage_digests(old / name), stage_digests(new / name)
+            stages[name] = sorted(file for file in then.keys() | there.keys() if then.get(file) != there.get(file))
+    releases = [_release(run) for run in (old, new)]
+    then, there = (files for _, files in releases)
+    differing = sorted(file for file in then.keys() | there.keys() if then.get(file) != there.get(file))
+    left_out = sorted(before.keys() - after.keys())
+    return Reproduction(notes, stages, left_out, differing, (releases[0][0], releases[1][0]))
+
+
+def stage_digests(folder: Path) -> dict[str, str]:
+    """Digest of what each file of a stage says, by its path: bytes, but for JSON, which counts without measured times."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST and not name.startswith(MEASURED):
+            text = path.read_bytes()
+            found[name] = digest(without_times(json.loads(text))) if path.suffix == ".json" else _sha256(text)
+    return found
+
+
+def without_times(value: Any) -> Any:
+    """A JSON value without what was measured in seconds.
+
+    Example:
+        >>> without_times({"seconds": 1.5, "exact": [{"p50_ms": 3, "recall": 1.0}]})
+        {'exact': [{'recall': 1.0}]}
+    """
+    if isinstance(value, dict):
+        return {name: without_times(part) for name, part in value.items() if not name.endswith(TIMES)}
+    return [without_times(part) for part in value] if isinstance(value, list) else value
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _release(run: Path) -> tuple[str, dict[str, str]]:
+    """Fingerprint and file digests of the release that a run's export made.
+
+    Its number, in paths and lists of models, is no difference: an old run may have been released before.
+    """
+    exported = json.loads((run / "export" / MANIFEST).read_text())["counts"]
+    release = read_release(run / "releases" / str(exported["version"]))
+    files = {}
+    for name, entry in hash_files(release.folder).items():
+        if name.endswith(".config"):
+            continue
+        files[name.replace(f"/{release.version}/", "/N/")] = entry["sha256"]
+    return release.fingerprint, files
