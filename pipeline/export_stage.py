@@ -16,7 +16,7 @@ from pipeline.examples import interactions, positive_histories
 from pipeline.policy_facts import policy_tables
 from pipeline.policy_stage import load_policy
 from pipeline.served import Served, load_served
-from pipeline.stage import read_manifest
+from pipeline.stage import digest, read_manifest
 from pipeline.store_encoders import store_encoders
 from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import Precision
@@ -62,6 +62,7 @@ def export_stage(
     store: FeatureStore | None = None,
     search: bool = False,
     first: int = 1,
+    releases: Path | None = None,
 ) -> dict[str, Any]:
     """Publish the next version under `<run>/releases`, unless the newest one already holds exactly these models.
 
@@ -72,12 +73,14 @@ def export_stage(
             raw items (`item_encoder`), and is searched by pictures and sounds (`content_search`).
         search: whether the search stage's tower, if one was trained, is released beside them; needs `store`.
         first: number of the first release of the folder.
+        releases: another folder to publish in than the run's own.
     """
-    releases, served = run / "releases", load_served(run)
+    releases, served = releases or run / "releases", load_served(run)
     stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
     made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
     made_from["raw"] = "" if store is None else "item_encoder content_search"
     made_from["precision"] = config.serving.precision
+    made_from["users"] = digest((run / "ingest" / "user_ids.txt").read_text(encoding="utf-8"))
     versions = list_releases(releases) if releases.is_dir() else []
     if versions:
         try:
