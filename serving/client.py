@@ -156,13 +156,15 @@ class Recommender:
         retrieval_ranks: Sequence[int] | None = None,
         candidates: int = 200,
         timestamp: int | None = None,
+        context: Mapping[str, str] | None = None,
         retrieval_model: str = "retrieval",
         ranking_model: str = "ranking",
     ) -> list[Explanation]:
         """Why some items score as they do for a user, in the order of the items; without those the model does not know.
 
         Args:
-            user_id, recent_item_ids, timestamp, retrieval_model, ranking_model: as in the recommendation.
+            user_id, recent_item_ids, timestamp, context, retrieval_model, ranking_model: as in the recommendation, whose
+                score the contributions then belong to.
             retrieval_scores, retrieval_ranks: of each item, as the recommendation answered them. Without them the items
                 are looked up among `candidates` retrieved anew; one that is not there counts as the last of them would.
 
@@ -179,6 +181,7 @@ class Recommender:
             retrieval_ranks=retrieval_ranks,
             candidates=candidates,
             timestamp=timestamp,
+            context=context,
             retrieval_model=retrieval_model,
             ranking_model=ranking_model,
             label=self._label,

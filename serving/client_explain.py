@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ def explain(
     retrieval_ranks: Sequence[int] | None = None,
     candidates: int = 200,
     timestamp: int | None = None,
+    context: Mapping[str, str] | None = None,
     retrieval_model: str = "retrieval",
     ranking_model: str = "ranking",
     label: str | None = None,
@@ -66,6 +67,8 @@ def explain(
             "retrieval_scores": np.array([scores], np.float32),
             "retrieval_ranks": np.array([ranks], np.float32),
             "timestamp": np.array([int(time.time()) if timestamp is None else timestamp], np.int64),
+            # Only where there is one: a release from before it was asked for would refuse it.
+            **({"context": string_line([f"{name}={word}" for name, word in context.items()])} if context else {}),
         },
         version=version,
         label=None if version is not None else label,

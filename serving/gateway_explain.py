@@ -13,15 +13,17 @@ from serving.gateway_catalogue import item_reply
 from serving.gateway_errors import shown
 from serving.gateway_messages import (
     MAX_CANDIDATES,
+    MAX_CONTEXT,
     MAX_RECENT,
     ErrorReply,
     Id,
     ItemId,
     ItemReply,
+    Pair,
     RecommendRequest,
 )
 from serving.gateway_parts import GatewayParts
-from serving.gateway_recommend import recent_items
+from serving.gateway_recommend import pairs, recent_items
 from serving.status import ServingError
 
 
@@ -42,6 +44,7 @@ class ExplainRequest(BaseModel):
     recent_item_ids: list[ItemId] = Field([], max_length=MAX_RECENT, description="As in the recommendation.")
     retrieval_score: float | None = Field(None, allow_inf_nan=False, description="As the recommendation answered it.")
     retrieval_rank: int | None = Field(None, ge=1, le=MAX_CANDIDATES, description="As the recommendation answered it.")
+    context: list[Pair] = Field([], max_length=MAX_CONTEXT, description="As in the recommendation.")
     candidates: int = Field(200, ge=1, le=MAX_CANDIDATES, description="How many items are retrieved to find it again.")
     timestamp: int | None = Field(None, ge=0, lt=2**40, description="Time of the request in UTC seconds; null = now.")
 
@@ -115,6 +118,7 @@ def add_explain_route(app: FastAPI, parts: GatewayParts) -> None:
                 retrieval_ranks=None if rank is None else [rank],
                 candidates=request.candidates,
                 timestamp=timestamp,
+                context=dict(pairs(request.context)),
                 retrieval_model=settings.retrieval_model,
                 ranking_model=settings.ranking_model,
             )

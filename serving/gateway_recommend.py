@@ -89,8 +89,8 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
             retrieval_model=settings.retrieval_model,
             ranking_model=settings.ranking_model,
             allow_item_ids=allowed,
-            policy={name: float(value) for name, value in _pairs(request.policy)},
-            context=dict(_pairs(request.context)),
+            policy={name: float(value) for name, value in pairs(request.policy)},
+            context=dict(pairs(request.context)),
         )
     except ServingError as error:
         reason = error.code.name
@@ -154,7 +154,7 @@ def _popular(parts: GatewayParts, request: RecommendRequest, excluded: list[str]
     return [one for one in parts.catalogue.popular(parts.catalogue.item_count, excluded) if one in listed][: request.k]
 
 
-def _pairs(texts: list[str]) -> list[tuple[str, str]]:
+def pairs(texts: list[str]) -> list[tuple[str, str]]:
     """"name=value" as (name, value)."""
     return [(name, value) for name, _, value in (text.partition("=") for text in texts)]
 

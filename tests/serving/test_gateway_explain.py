@@ -64,6 +64,8 @@ def test_the_gateway_puts_reasons_in_words(gateway: TestClient, fake: FakeExplai
     ]  # fmt: skip
     assert fake.calls[0] | {"retrieval_scores": [0.5], "retrieval_ranks": [3], "timestamp": 300} == fake.calls[0]
     gateway.get("/v1/explain", params={"item": "i5", "recent_item_ids": ["i1", "i2"], "timestamp": 7})
+    gateway.get("/v1/explain", params={"item": "i5", "context": ["device=phone", "hour=7"]})
+    assert [call["context"] for call in fake.calls] == [{}, {}, {"device": "phone", "hour": "7"}]
     assert fake.calls[1]["retrieval_scores"] is None and fake.calls[1]["retrieval_ranks"] is None
     assert (fake.calls[1]["user_id"], fake.calls[1]["recent_item_ids"], fake.calls[1]["timestamp"]) == (
         "", ["i1", "i2"], 7,
@@ -79,6 +81,7 @@ def test_the_gateway_puts_reasons_in_words(gateway: TestClient, fake: FakeExplai
         ("item=i1&retrieval_rank=1", 422, "retrieval_score, retrieval_rank: give both or neither"),
         ("item=i1&retrieval_rank=0&retrieval_score=1", 422, "retrieval_rank: input should be greater"),
         ("item=i1&retrieval_rank=1&retrieval_score=nan", 422, "retrieval_score: input should be a finite number"),
+        ("item=i1&context=phone", 422, "must be 'name=value'"),
         ("item=i1&itm=i1", 422, "'itm': is no field of this request"),
     ],
 )

@@ -32,6 +32,7 @@ from towers.two_tower import TwoTower
 
 USERS, ITEMS, LENGTH, WIDTH = 20, 60, 6, 16
 REDUCED = ("float16", "int8")
+WORDS = {"device": ("", "tv", "phone")}
 
 
 def rounded(table: Any, precision: Any) -> np.ndarray:
@@ -50,6 +51,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """An ensemble and a ranker with random weights over the same 60 items."""
     folder, rng = tmp_path_factory.mktemp("precision"), np.random.default_rng(0)
     planted = planted_world(requests=USERS, items=ITEMS)
+    known = dataclasses.replace(planted.spec.schema, context={name: len(words) for name, words in WORDS.items()})
+    planted = dataclasses.replace(planted, spec=dataclasses.replace(planted.spec, schema=known))
     ranker = planted.ranker(SMALL)
     for weight in ranker.trainable_variables:
         weight.assign(np.asarray(weight) + 0.1 * rng.normal(size=weight.shape))
@@ -146,26 +149,34 @@ def test_every_large_table_of_the_ranker_is_read_by_row(world: World):
 
 
 @pytest.mark.parametrize("precision", REDUCED)
-def test_one_call_answers_as_two(world: World, precision: Any):
-    """`recommend` holds the same tables: its page is what retrieval and ranking of that precision make together."""
+def test_one_call_answers_as_two_and_its_score_is_what_is_explained(world: World, precision: Any):
+    """`recommend` holds the same tables: its page is what retrieval and ranking of that precision make together, in a
+    context too, and what `explain` tells apart is the very score that it shows."""
     ensemble, index = world.ensemble, ExactIndex(world.ensemble.items, precision)
     tower, history = ensemble.user_tower, ensemble.linear.history
-    facts = PolicyTables(counts=np.ones(ITEMS + 1, np.int64), released=np.zeros(ITEMS + 1, np.int64))
+    facts = PolicyTables(counts=np.ones(ITEMS + 1, np.int64), released=np.zeros(ITEMS + 1, np.int64), context=WORDS)
     settings = RecommendSettings(facts, candidates=20, k=5)
     module = RecommendModule(world.tables, tower, index, world.form, settings, history, precision)
     users, times = tf.constant(["u1", "who?"]), tf.constant([1_700_000_000, 0], tf.int64)
     recent, nothing = tf.constant([["", ""], ["i9", "i4"]]), tf.zeros((2, 0), tf.string)
+    context = tf.constant([["device=phone"], ["device=tv"]])
     no_names, no_values, seed = tf.zeros((0,), tf.string), tf.zeros((0,)), tf.zeros((2,), tf.int64)
     page = module.recommend(
-        users, recent, nothing, tf.constant(5), tf.constant(20), nothing, nothing, no_names, no_values, times, seed
+        users, recent, context, tf.constant(5), tf.constant(20), nothing, nothing, no_names, no_values, times, seed
     )
     retrieval = RetrievalModule(world.tables, tower, index, history, precision=precision)
     found = retrieval.retrieve(users, recent, nothing, tf.constant(20))
-    ranking = RankingModule(world.tables, world.form, precision)
-    ranked = ranking.rank(users, recent, found["item_ids"], found["scores"], times)["score"].numpy()
+    ranking = RankingModule(world.tables, world.form, precision, WORDS)
+    ranked = ranking.rank(users, recent, found["item_ids"], found["scores"], times, context)["score"].numpy()
     best = np.argsort(-ranked, axis=1, kind="stable")[:, :5]
     np.testing.assert_allclose(page["scores"], np.take_along_axis(ranked, best, axis=1), atol=1e-6)
     assert page["item_ids"].numpy().tolist() == np.take_along_axis(found["item_ids"].numpy(), best, axis=1).tolist()
+    shown = (page["item_ids"], page["retrieval_scores"], tf.cast(page["retrieval_ranks"], tf.float32), times)
+    reasons = ranking.explain(users, recent, *shown, context)
+    np.testing.assert_allclose(reasons["score"], page["scores"], atol=1e-6)
+    elsewhere = ranking.explain(users, recent, *shown, nothing)
+    assert np.abs(elsewhere["score"] - page["scores"]).min() > 1e-6
+    assert np.abs(elsewhere["contributions"] - reasons["contributions"]).max(axis=2).min() > 1e-6
 
 
 def test_files_are_smaller_and_of_core_operations(world: World, tmp_path: Path):
