@@ -13,7 +13,7 @@ from pipeline.content_stages import quarantined
 from pipeline.grow_vocabulary import grow_dataset, split_newest
 from pipeline.progress import progress_bar
 from pipeline.retrieval_stages import LOOP
-from pipeline.stage import StageError, StageResult, code_fingerprint, folder_fingerprint
+from pipeline.stage import StageError, StageResult, code_fingerprint, folder_fingerprint, read_manifest
 from pipeline.stages import RANKING_FILES, Run
 from towers.search import WEIGHTS
 
@@ -150,6 +150,31 @@ class JobRun(Run):
         }
         settings = {**section.model_dump(), "modalities": modalities, "refit_splits": splits, "job": self.pace()}
         return self.run(f"linear/{name}", work, settings, inputs)
+
+    def _build_served(self, name: str, modalities: tuple[str, ...]) -> StageResult:
+        if self.warm is None:
+            return super()._build_served(name, modalities)
+        section, parent = self.config.linear, self.warm
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.served_stage import build_served
+
+            before = (read_manifest(parent / "served" / name) or {})["counts"]
+            if before["kind"] == "two_tower":
+                return {"kind": "two_tower"}
+            trained, linear = self.folder / "retrieval" / name, self.folder / "linear" / name
+            return build_served(
+                self.dataset(), self.store(), trained, linear, out, section, modalities=modalities,
+                fixed=(before["share"], before["boost"]),
+            )  # fmt: skip
+
+        inputs = {
+            "retrieval": self.key(f"retrieval/{name}"), "linear": self.key(f"linear/{name}"),
+            **self.warm_keys(f"served/{name}"),
+            "code": code_fingerprint(*files("served_stage", "served"), "towers/ensemble.py", "towers/content_map.py"),
+        }  # fmt: skip
+        settings = {"validation_users": section.validation_users, "seed": section.seed}
+        return self.run(f"served/{name}", work, settings, inputs)
 
     def train_search(self) -> StageResult:
         """The last search tower, turned to the new embeddings; a full job, or one without any, trains as a run does."""

@@ -47,11 +47,13 @@ def build_served(
     section: LinearSection,
     *,
     modalities: tuple[str, ...],
+    fixed: Setting | None = None,
 ) -> dict[str, Any]:
     """Write the ensemble into `out`; nothing where there is no linear tower or it does not help on validation.
 
     Args:
         trained, linear: folders of the two stages before. modalities: content that this variant may see.
+        fixed: share and boost that were chosen before; None = they are chosen now.
 
     Returns: for the manifest: settings tried, each with its NDCG@20 of all items and of new ones.
     """
@@ -69,10 +71,11 @@ def build_served(
     linear_scores = keras.ops.convert_to_numpy(unit_length(tower.queries(judge.taken))) @ tower.items.T
     fresh = requests.relevant.restrict(unknown)
     boosts = BOOSTS if content_map is not None and fresh.counts.any() else BOOSTS[:1]
+    shares, boosts = (SHARES, boosts) if fixed is None else ((fixed[0],), (fixed[1],))
     overall, new = {}, {}
     for boost in boosts:
         stretched = np.where(unknown, boost, 1.0).astype(np.float32) * linear_scores
-        for share in SHARES:
+        for share in shares:
             ranked = judge.rank(share / spread * scores + (1.0 - share) * stretched)
             overall[share, boost] = ndcg_at_k(ranked, requests.relevant, K)
             new[share, boost] = ndcg_at_k(ranked, fresh, K)
@@ -87,7 +90,7 @@ def build_served(
         },
         "validation_users": len(requests.users),
     }
-    if figure <= alone:
+    if figure <= alone and fixed is None:
         return {"kind": "two_tower", "valid_ndcg@20": alone, **info}
     weights = (share / spread, 1.0 - share)
     longest = max(int(dataset.events[dataset.positive].groupby("user").size().max()), length)
