@@ -22,6 +22,7 @@ from pipeline.ranking_config import RankingSection
 from pipeline.retrieval_config import RetrievalConfig
 from pipeline.robustness_config import RobustnessSection
 from pipeline.search_config import SearchSection
+from pipeline.tracking_config import TrackingSection
 
 
 class DataConfig(Section):
@@ -82,6 +83,7 @@ class Config(Section):
     job: JobSection = JobSection()
     checks: ChecksSection = ChecksSection()
     gate: GateSection = GateSection()
+    tracking: TrackingSection = TrackingSection()
 
 
 class ConfigError(ValueError):

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import Config, load_config
 from pipeline.reproduce_record import SETTINGS, MadeFrom, finished_record, made_from, stage_keys
 from pipeline.stage import MANIFEST, StageError, digest
+from pipeline.tracking_config import TrackingSection
 from serving.release_manifest import hash_files, read_release
 
 TIMES = ("seconds", "_per_second", "_ms")
@@ -86,6 +87,7 @@ def reproduce(
         update={
             "encoders": config.encoders.model_copy(update={"store": str(out / "feature-store")}),
             "enrich": config.enrich.model_copy(update={"cache": cache}),
+            "tracking": TrackingSection(),
         }
     )
     walk(source, out, again)

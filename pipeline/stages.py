@@ -9,6 +9,7 @@ from pipeline.progress import progress_bar
 from pipeline.reproduce_record import made_from, read_made_from, write_made_from
 from pipeline.retrieval_stages import RetrievalStages
 from pipeline.stage import StageResult, code_fingerprint, read_manifest
+from pipeline.tracking import check_tracking, track
 
 RANKING_FILES = (
     "train_ranking",
@@ -162,6 +163,7 @@ class Run(RetrievalStages):
 
     def all(self) -> dict[str, Any]:
         """The whole walk; what it was made from stays in the folder, for `python -m pipeline reproduce`."""
+        check_tracking(self.config.tracking)
         record = made_from(self.source, read_made_from(self.folder))
         self.ingest()
         if self.config.enrich.enabled:
@@ -177,7 +179,9 @@ class Run(RetrievalStages):
         self.evaluate()
         self.export()
         write_made_from(self.folder, self.config, record)
-        return self.report()
+        content = self.report()
+        track(self.folder, self.config, content, self.say)
+        return content
 
     def _wanted(self, variant: str) -> bool:
         return not variant.startswith("without_") or self.config.retrieval.ablations

@@ -16,12 +16,17 @@ import pytest
 from data.world import WorldConfig, generate_world
 from pipeline.config import ServingConfig, load_config
 from pipeline.demo import answer_requests, serving
+from pipeline.forget import forget_user
+from pipeline.forget_files import TOMBSTONE
+from pipeline.reproduce_record import SETTINGS, finished_record
 from pipeline.stages import Run
 from serving.client import ModelClient, Recommender
 from serving.local import LocalServer
 from serving.models_config import ModelEntry, write_models_config
 from serving.recommend_requests import recommend_inputs
 from serving.release import latest_release, verify_release
+from serving.release_labels import read_labels
+from serving.release_promotion import promote
 from tests.serving.independent import run_capi
 
 SETTINGS = [
@@ -104,6 +109,14 @@ def test_second_run_skips_every_stage_and_repeats_the_fingerprint(finished):
     again = run.all()
     assert again["fingerprint"] == report["fingerprint"]
     assert not [line for line in lines if line.endswith("running")]
+
+
+def test_a_run_keeps_what_it_was_made_from(finished):
+    run, _, _ = finished
+    record = finished_record(run.folder)
+    assert load_config(run.folder / SETTINGS) == run.config
+    assert record.source == str(run.source.resolve()) and {"retrieval/full", "ranking", "export"} <= set(record.stages)
+    assert "interactions.parquet" in record.data and "pipeline/stages.py" in record.code and "keras" in record.packages
 
 
 def test_a_lost_manifest_never_makes_a_second_release(finished):
@@ -293,3 +306,33 @@ def test_the_catalogue_and_the_session_change_while_they_are_served(finished, so
         moved = ids("/v1/recommend", user_id=user, k=50)
         assert not set(done) & set(moved)
         assert moved != [one for one in after if one in moved]  # not only shorter: the history has moved the order
+
+
+def test_a_forgotten_user_is_a_stranger_to_the_next_release(finished, source, tmp_path):
+    """The release made again knows nothing of one user, answers all others as before, and is the only one left."""
+    run, _, _ = finished
+    out, data = tmp_path / "run", tmp_path / "world"
+    shutil.copytree(run.folder, out)
+    shutil.copytree(source, data)
+    promote(out / "releases", 1)
+    users = run.dataset().users["user_id"]
+    user, other = str(users.iloc[7]), str(users.iloc[8])
+    request = {
+        "user_id": np.array([user, other, "nobody"], object), "recent_item_ids": strings([""], [""], [""]),
+        "exclude_item_ids": strings([""], [""], [""]), "k": np.array(9, np.int32),
+    }  # fmt: skip
+    before = run_capi(out / "releases/1/retrieval/1", [request])[0]
+    assert before["item_ids"][0].tolist() != before["item_ids"][2].tolist()
+    done = forget_user(user, out, data=data, config=run.config)
+    assert done.release == 2 and done.searched.anywhere and done.rows > 1
+    assert [path.name for path in (out / "releases").iterdir() if path.name.isdigit()] == ["2"]
+    assert str(read_labels(out / "releases")) == "stable 2"
+    request["user_id"] = np.array([user, other, f"{TOMBSTONE}7"], object)
+    after = run_capi(verify_release(out / "releases" / "2").folder / "retrieval/2", [request])[0]
+    for place, line in ((0, 2), (1, 1), (2, 2)):
+        assert after["item_ids"][place].tolist() == before["item_ids"][line].tolist()
+        np.testing.assert_allclose(after["scores"][place], before["scores"][line], atol=1e-6)
+    assert user not in (out / "report.html").read_text()
+    assert json.loads((out / "report.json").read_text())["fingerprint"] == verify_release(out / "releases" / "2").fingerprint
+    again = forget_user(user, out, data=data, config=run.config)
+    assert (again.rows, again.release) == (0, None)
