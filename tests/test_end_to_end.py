@@ -18,7 +18,7 @@ from pipeline.config import ServingConfig, load_config
 from pipeline.demo import answer_requests, serving
 from pipeline.forget import forget_user
 from pipeline.forget_files import TOMBSTONE
-from pipeline.reproduce_record import SETTINGS, finished_record
+from pipeline.reproduce_record import finished_record
 from pipeline.stages import Run
 from serving.client import ModelClient, Recommender
 from serving.local import LocalServer
@@ -114,7 +114,7 @@ def test_second_run_skips_every_stage_and_repeats_the_fingerprint(finished):
 def test_a_run_keeps_what_it_was_made_from(finished):
     run, _, _ = finished
     record = finished_record(run.folder)
-    assert load_config(run.folder / SETTINGS) == run.config
+    assert load_config(run.folder / "settings.toml") == run.config
     assert record.source == str(run.source.resolve()) and {"retrieval/full", "ranking", "export"} <= set(record.stages)
     assert "interactions.parquet" in record.data and "pipeline/stages.py" in record.code and "keras" in record.packages
 
