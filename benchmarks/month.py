@@ -39,8 +39,9 @@ trained in full; then a job runs every night. On compared days everything is als
 data, and judged on the same newest day.
 
 The last line is one JSON object: `recall_ratio_to_full`, the lowest of the compared days' ratios of recall@100 of retrieval;
-`speedup_over_full`, seconds of the stages that train and build (retrieval, linear, served, search, index, ranking, policy) in
-full by those of the job, and `speedup_of_whole_job` with encoding, judging and export on both sides, over the compared days;
+`speedup_over_full`, processor seconds of the stages that train and build (retrieval, linear, served, search, index, ranking,
+policy) in full by those of the job, and `speedup_of_whole_job` with encoding, judging and export on both sides, over the
+compared days;
 `outcomes` by day; `ids_stable`; what became of a day with a tenth of its events scrambled and of one with half of the media
 missing; with --kills the same job killed at random moments, whether it ended with the undisturbed fingerprint, and
 whether ever a release was visible that was not whole.
@@ -51,10 +52,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TRAINING = ("retrieval", "linear", "served", "search", "index", "ranking", "policy")
 QUICK = [
     "encoders.text=signal:", "encoders.image=signal:", "encoders.audio=none", "search.enabled=false", "index.scann=false",
-    "linear.parts=['closed_form']", "retrieval.epochs=10", "retrieval.width=32", "retrieval.history_length=15",
-    "retrieval.history=mean", "retrieval.batch_size=256", "retrieval.learning_rate=0.004", "ranking.epochs=8",
+    "linear.parts=['closed_form']", "retrieval.width=32", "retrieval.history_length=15",
+    "retrieval.history=mean", "retrieval.batch_size=256", "retrieval.learning_rate=0.004",
     "ranking.catch_up_epochs=0", "ranking.history_length=10", "ranking.cross_layers=1", "ranking.hidden=[32]",
-    "ranking.retrieved=100", "policy.mmr_lambda=1.0", "job.valid_days=10", "job.ranking_epochs=1",
+    "ranking.retrieved=100", "policy.mmr_lambda=1.0", "job.valid_days=10", "job.warm_days=5",
     # One day of a small world has a hundred users: what chance does to their mean is more than two percent.
     "gate.tolerance=0.15", "gate.margin=0.5",
 ]  # fmt: skip
@@ -114,14 +115,18 @@ def job_command(day: Path, out: Path, options: argparse.Namespace) -> list[str]:
 
 
 def figures(out: Path, outcome: dict[str, Any]) -> dict[str, float]:
-    """Recall of a job's candidate on its newest day, and its seconds."""
+    """Recall of a job's candidate on its newest day, and its seconds of processor time."""
     folder = out / "jobs" / f"{outcome['job']:04d}"
     line = json.loads((folder / "judge" / "figures.json").read_text())["metrics"]["retrieval recall@100"]
-    seconds = outcome["seconds"]
+    seconds = {}
+    for file in [*folder.glob("*/manifest.json"), *folder.glob("*/full/manifest.json")]:
+        manifest = json.loads(file.read_text())
+        stage = manifest["stage"].split("/")[0]
+        seconds[stage] = seconds.get(stage, 0.0) + manifest["processor_seconds"]
     return {
         "recall": line["candidate"],
         "training": sum(seconds.get(name, 0.0) for name in TRAINING),
-        "total": seconds["total"],
+        "total": sum(seconds.values()),
     }
 
 

@@ -14,7 +14,7 @@ from data.splits import DAY
 from pipeline.data_checks import Check, NewData, bounded, skipped
 from pipeline.data_checks_config import ChecksSection
 from pipeline.drift import chance_stability, counts_of, population_stability
-from pipeline.examples import positive_histories
+from pipeline.examples import interactions, positive_histories
 from pipeline.served import FULL, UNSEEN, load_served, served_folder
 
 FIRST_SHARE = 0.1
@@ -142,7 +142,7 @@ def label_checks(data: NewData, section: ChecksSection) -> list[Check]:
 def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check:
     """Whether people choose what the current model expects of them, as they did on days that it had not seen either.
 
-    The share of positive events whose item is among the first tenth of the catalogue for its user. Events that were
+    The share of positive events whose item is among the first tenth of what its user has not had. Events that were
     exchanged between users fall into that tenth one time in ten, whatever else about them looks right.
     """
     name = "surprise"
@@ -153,7 +153,7 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
     events, users, items = data.dataset.events, then.schema.user_rows, then.schema.item_rows
     time, user, item = (events[column].to_numpy() for column in ("timestamp", "user", "item"))
     known = data.dataset.positive & (user < users) & (item < items) & (then.counts > 0)[np.minimum(item, items - 1)]
-    shares, numbers = [], []
+    shares, numbers, seen = [], [], interactions(then, ("train", "valid", "test"), positive_only=False)
     for chosen in (known & (time >= bound) & ~data.new, known & data.new):
         rows = np.flatnonzero(chosen)[-MOST_EVENTS:]
         if len(rows) < section.fewest:
@@ -163,6 +163,9 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
         queries = served.queries(then.profile, asked, history.latest(asked, served.history_length))
         scores = queries @ served.items.T
         own = scores[place, item[rows]]
+        # What somebody has had is no answer any more, and would stand above all that is left.
+        mine = seen.select(asked)
+        scores[mine.users, mine.rows] = -np.inf
         above = np.array([(scores[at, 1:] > mine).sum() for at, mine in zip(place, own, strict=True)])
         shares.append(float((above < FIRST_SHARE * (items - 1)).mean()))
         numbers.append(len(data.visits(chosen)))

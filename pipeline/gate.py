@@ -119,10 +119,12 @@ def segment_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule
 
 
 def calibration_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule]:
-    """Probabilities can be trusted: error of every head below the bound, or below the current one's."""
+    """No probability is lost, and each can be trusted: its error below the bound, or below the current one's."""
     found = figures.get("calibration") or {}
     mine, theirs = found.get(CANDIDATE) or {}, found.get(CURRENT) or {}
-    rules = []
+    heads = figures.get("heads") or {}
+    lost = sorted(set(heads.get(CURRENT) or ()) - set(heads.get(CANDIDATE) or ()))
+    rules = [Rule("heads of the ranker", not lost, f"lost: {', '.join(lost)}" if lost else "none lost", "those of before")]
     for head in sorted({"click", *mine}):
         if head not in mine:
             rules.append(Rule(f"calibration of {head}", False, "not measured", "a measured error"))

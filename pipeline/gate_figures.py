@@ -42,8 +42,9 @@ def judge_job(
     """Ask both the same and write `figures.json` into `out`.
 
     `metrics` and `segments`: {name: {"candidate", "current", "difference", "low", "high", "users"}} with the 95 % interval
-    of the paired difference over users; `calibration`: expected calibration error by head; `gap`: NDCG of the best less
-    that of the worst group of users, relative to the mean; `exposure`: share of each group of items.
+    of the paired difference over users; `calibration`: expected calibration error by head; `heads`: those that were
+    trained; `gap`: NDCG of the best less that of the worst group of users, relative to the mean; `exposure`: share of each
+    group of items.
 
     Args:
         parent: run folder of the current release; None = there is none, and its figures are left out.
@@ -76,6 +77,7 @@ def judge_job(
         "metrics": paired(found, "metrics", config.gate.seed),
         "segments": paired(found, "segments", config.gate.seed),
         "calibration": {name: part["calibration"] for name, part in found.items()},
+        "heads": {name: list(contestant.heads) for name, contestant in contestants.items()},
         "gap": {name: gap_of(part["segments"], column) for name, part in found.items()},
         "exposure": {
             name: {

@@ -93,7 +93,7 @@ def split_newest(dataset: Dataset, test_days: int, valid_days: int) -> Dataset:
     for name, code in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
         if not (dataset.positive & (split == code)).any():
             raise DatasetError(
-                f"job.test_days, job.valid_days: {test_days} and {valid_days} leave no positive event in the {name} part "
+                f"job.test_days, valid_days: {test_days} and {valid_days} leave no positive event in the {name} part "
                 f"of a log of {(int(time.max()) - int(time.min())) // DAY + 1} days; choose fewer days or bring more."
             )
     events = dataset.events.assign(split=split)

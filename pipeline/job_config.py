@@ -13,7 +13,9 @@ class JobSection(Section):
     test_days: int = pydantic.Field(1, ge=1)
     """The newest days, on which the candidate and the current release are judged; neither has seen them."""
     valid_days: int = pydantic.Field(7, ge=1)
-    """The days before: retrieval validates on them, the ranker learns from them."""
+    """The days before, in a full training: retrieval validates on them, the ranker learns from them."""
+    warm_days: int = pydantic.Field(3, ge=1)
+    """The same after a warm start: the last ranker has learned from earlier days already, the towers get nearer to today."""
     replay: float = pydantic.Field(4.0, ge=0)
     """Old events that the two towers train on beside the new ones, as a multiple of their number: without, they forget."""
     epochs: int = pydantic.Field(2, ge=1)

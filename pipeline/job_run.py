@@ -49,6 +49,11 @@ class JobRun(Run):
         """The run that training goes on from."""
         return None if self.full else self.parent
 
+    @property
+    def valid_days(self) -> int:
+        """Days that validate retrieval and teach the ranker."""
+        return self.config.job.valid_days if self.warm is None else self.config.job.warm_days
+
     def parent_keys(self, *stages: str) -> dict[str, str]:
         """Keys of the parent's stages, for what is made from them."""
         return {} if self.parent is None else {f"{name} of the parent": key for name, key in
@@ -66,7 +71,7 @@ class JobRun(Run):
             dataset = ingest(self.source, out, IngestOptions(**options))
             if self.parent is not None:
                 dataset = grow_dataset(dataset, Dataset.load(self.parent / "ingest"))
-            dataset = split_newest(dataset, job.test_days, job.valid_days)
+            dataset = split_newest(dataset, job.test_days, self.valid_days)
             dataset.save(out)
             return {
                 "users": dataset.schema.user_rows - 1,
@@ -76,7 +81,7 @@ class JobRun(Run):
                 **{f"new_{name}": count for name, count in dataset.report.get("grown", {}).items()},
             }
 
-        days = {"test_days": job.test_days, "valid_days": job.valid_days}
+        days = {"test_days": job.test_days, "valid_days": self.valid_days}
         inputs = {"source": folder_fingerprint(self.source), **self.parent_keys("ingest")}
         code = code_fingerprint("data", "pipeline/grow_vocabulary.py")
         return self.run("ingest", work, {**section.model_dump(), **days}, {**inputs, "code": code})
@@ -199,7 +204,7 @@ class JobRun(Run):
             changed = {
                 "epochs": job.ranking_epochs,
                 "learning_rate": section.learning_rate * job.learning_rate,
-                "calibration_share": min(section.calibration_share, max(job.test_days / job.valid_days, 0.05)),
+                "calibration_share": min(max(job.test_days / job.warm_days, 0.05), 0.5),
             }
             section = section.model_copy(update=changed)
             config = config.model_copy(update={"ranking": section})
@@ -252,7 +257,8 @@ class JobRun(Run):
             "search": self.key("search"), "ranking": self.key("ranking"), "policy": self.key("policy"),
             "index": self.key("index"), "code": code_fingerprint("serving", "ranking"),
         }  # fmt: skip
-        return self.run("export", work, {"precision": self.config.serving.precision, "version": self.version}, inputs)
+        kept = {"precision": self.config.serving.precision, "prune": self.config.serving.prune}
+        return self.run("export", work, {**kept, "version": self.version}, inputs)
 
     def decide(self) -> StageResult:
         """Figures of both, and the candidate itself -> whether it is published, and why."""
@@ -282,5 +288,5 @@ def check_unseen(dataset: Dataset, learned_until: int, parent: Path) -> None:
     if learned_until >= later.min():
         raise StageError(
             f"job: {parent} was trained on events until {learned_until}, and validation begins at {int(later.min())}; going on "
-            "from it would judge the candidate by what it knows. Lower job.valid_days, or retrain in full with --full."
+            "from it would judge the candidate by what it knows. Lower job.warm_days, or retrain in full with --full."
         )

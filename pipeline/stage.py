@@ -109,13 +109,14 @@ def run_stage(
     out.mkdir(parents=True)
     checkpoints.mkdir(parents=True, exist_ok=True)
     say(f"[{name}] running")
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     counts = work(out, checkpoints)
-    seconds = time.perf_counter() - start
+    seconds, worked = time.perf_counter() - start, time.process_time() - worked
     manifest = {
         "stage": name,
         "key": key,
         "seconds": round(seconds, 3),
+        "processor_seconds": round(worked, 3),
         "config": dict(config),
         "inputs": dict(inputs),
         "counts": counts,

@@ -27,6 +27,7 @@ FIGURES = {
     "metrics": {"ranked NDCG@10": LINE, "ranked purchase NDCG@10": {**LINE, "low": -0.2, "high": 0.2, "difference": -0.05}},
     "segments": {"items: head": LINE},
     "calibration": {"candidate": {"click": 0.02}, "current": {"click": 0.02}},
+    "heads": {"candidate": ["click", "like"], "current": ["click"]},
     "gap": {"candidate": 0.1, "current": 0.1},
     "exposure": {"candidate": {"items: head": 0.5, "items: tail": 0.01}, "current": {"items: head": 0.6, "items: tail": 0.04}},
 }
@@ -65,7 +66,8 @@ def test_an_equal_candidate_passes_all():
         (changed("metrics", "ranked purchase NDCG@10", {**LINE, "difference": -0.1, "low": -0.2, "high": -0.05}),
          "ranked purchase NDCG@10"),
         (changed("segments", "items: head", {**LINE, "difference": -0.03, "high": -0.01}), "segment items: head"),
-        (changed("calibration", "candidate", {"click": 0.051}), "calibration of click"),
+        (changed("calibration", "candidate", {"click": 0.101}), "calibration of click"),
+        (changed("heads", "current", ["click", "purchase"]), "heads of the ranker"),
         (changed("calibration", "candidate", {}), "calibration of click"),
         (changed("gap", "candidate", 0.21), "gap between groups of users"),
         (changed("exposure", "candidate", "items: head", 0.29), "exposure of items: head"),
@@ -79,7 +81,7 @@ def test_each_bound_fails_by_itself(figures, failed):
 
 def test_uncertain_losses_of_small_parts_and_worse_current_ones_pass():
     assert all(verdicts(changed("segments", "items: head", {**LINE, "difference": -0.03, "high": 0.001})).values())
-    worse = changed("calibration", {"candidate": {"click": 0.07}, "current": {"click": 0.08}})
+    worse = changed("calibration", {"candidate": {"click": 0.17}, "current": {"click": 0.18}})
     assert all(verdicts(worse).values())
 
 
