@@ -181,7 +181,13 @@ def test_compose_follows_its_schema_and_names_what_is_there(manifests: list[dict
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:"), f"{port} is open to everybody"
     container = of_kind(manifests, "Deployment")["serving"]["spec"]["template"]["spec"]["containers"][0]
-    assert services["serving"]["command"] == container["args"]
+    command = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", argument) for argument in services["serving"]["command"]]
+    assert command == container["args"]
+    flags = dict(argument.removeprefix("--").split("=", 1) for argument in command)
+    assert flags["tensorflow_intra_op_parallelism"] == "1"
+    assert flags["tensorflow_inter_op_parallelism"] == container["resources"]["requests"]["cpu"]
+    # TF Serving batches only requests whose every input has a line a request, which `k` has not.
+    assert "enable_batching" not in flags
     assert services["serving"]["image"] == container["image"]
     # A request of the health check, byte for byte, as the shell in the container sends it.
     script = services["serving"]["healthcheck"]["test"][-1]
