@@ -53,7 +53,7 @@ def tracked(run: Path, config: Config, report: Mapping[str, Any]) -> Tracked:
         for place, row in enumerate(rows, start=1):
             numbers = {f"{model}/{name}": value for name, value in numbers_of(row) if name != "epoch"}
             epochs[int(row.get("epoch", place))] |= numbers
-    figures = {}
+    figures: dict[str, float] = {}
     for part in FIGURES:
         values: Any = report
         for key in part.split("/"):
