@@ -17,7 +17,7 @@ from keras import ops
 
 from data.dataset import Dataset, train_counts
 from data.ingest import IngestOptions, ingest
-from pipeline import forget_run
+from pipeline import forget_release, forget_run
 from pipeline.forget import forget_user
 from pipeline.forget_files import forget_in_dataset, forget_in_feedback, forget_in_json, forget_in_table
 from pipeline.forget_proof import prove_forgotten
@@ -27,7 +27,11 @@ from pipeline.visits import Visits
 from ranking.serving_form import RankingServingForm
 from serving.feedback_log import FeedbackLog
 from serving.feedback_partitions import partition_files, read_partitions
+from serving.release_gc import remove
+from serving.release_labels import read_labels
+from serving.release_promotion import promote
 from tests.ranking.worlds import SMALL, planted_world
+from tests.serving.release_files import publish_all
 from towers.config import TowerConfig
 from towers.two_tower import TwoTower, load_two_tower
 
@@ -262,3 +266,15 @@ def test_a_filtered_table_keeps_its_columns_and_compression(tmp_path):
     assert left.to_pylist() == [{"user_id": "person-2", "value": None, "more": [2, 3]}]
     assert pq.read_metadata(tmp_path / "table.parquet").row_group(0).column(0).compression == "GZIP"
     assert WHO.encode() not in io.BytesIO((tmp_path / "table.parquet").read_bytes()).read()
+
+
+def test_labels_end_on_the_new_release_alone_whatever_they_were(tmp_path):
+    releases = publish_all(tmp_path / "releases", 1, 2)
+    promote(releases, 1)
+    promote(releases, 2, "canary")
+    publish_all(releases, 3)
+    for _ in range(2):  # a start after a kill does it again
+        forget_release._move_labels(releases, 3, ())
+        assert str(read_labels(releases)) == "stable 3"
+    assert sorted(removal.path.name for removal in remove(releases, newest=1)) == ["1", "2"]
+    assert {path.name for path in (releases / "serving").glob("*/*")} == {"3"}
