@@ -65,6 +65,9 @@ class ServingConfig(Section):
     precision: Literal["float32", "float16", "int8"] = "float32"
     """How a release keeps its tables of items and users and the ranker's weights; `benchmarks/precision.py` measures what
     that costs. Needs a new `export`, and nothing before it."""
+    prune: float = pydantic.Field(0.0, ge=0, lt=1)
+    """Share of the ranker's hidden units that a release leaves out, the least important ones, so that its graph is smaller
+    (`ranking.pruning`); `benchmarks/precision.py` measures what that costs. Needs a new `export`, and nothing before it."""
 
 
 class Config(Section):

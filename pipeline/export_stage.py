@@ -80,6 +80,8 @@ def export_stage(
     made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
     made_from["raw"] = "" if store is None else "item_encoder content_search"
     made_from["precision"] = config.serving.precision
+    if config.serving.prune:
+        made_from["prune"] = str(config.serving.prune)
     made_from["users"] = digest((run / "ingest" / "user_ids.txt").read_text(encoding="utf-8"))
     versions = list_releases(releases) if releases.is_dir() else []
     if versions:
@@ -114,6 +116,7 @@ def export_stage(
             now=int(dataset.events["timestamp"].max()) if dataset.schema.has_timestamps else 0,
         ),
         precision=precision,
+        prune=config.serving.prune,
         counts={"raw_modalities": len(item_encoder.encoders)} if item_encoder else {},
         details={"made_from": made_from, "encoders": {name: encoder.name for name, encoder in encoders.items()}},
     )

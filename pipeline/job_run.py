@@ -64,7 +64,8 @@ class JobRun(Run):
 
     def ingest(self) -> StageResult:
         """Dataset folder -> validated events in the parent's rows and codes, split by the newest days."""
-        section, job = self.config.data, self.config.job
+        section, job, pseudonyms = self.config.data, self.config.job, self.pseudonyms()
+        salt = {"pseudonyms": pseudonyms.fingerprint} if pseudonyms else {}
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             options = {**section.model_dump(), "split": "global_time"}
@@ -82,7 +83,7 @@ class JobRun(Run):
             }
 
         days = {"test_days": job.test_days, "valid_days": self.valid_days}
-        inputs = {"source": folder_fingerprint(self.source), **self.parent_keys("ingest")}
+        inputs = {"source": folder_fingerprint(self.source), **self.parent_keys("ingest"), **salt}
         code = code_fingerprint("data", "pipeline/grow_vocabulary.py")
         return self.run("ingest", work, {**section.model_dump(), **days}, {**inputs, "code": code})
 

@@ -151,7 +151,8 @@ class Run(RetrievalStages):
             "index": self.key("index"),
             "code": code_fingerprint("serving", "ranking"),
         }
-        return self.run("export", work, {"precision": self.config.serving.precision}, inputs)
+        kept = {"precision": self.config.serving.precision, "prune": self.config.serving.prune}
+        return self.run("export", work, kept, inputs)
 
     def report(self) -> dict[str, Any]:
         """`report.json` and `report.html` out of what the stages left; cheap, so never skipped."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ranking.pruning import prune_ranker
 from ranking.stored_rows import Precision
 from serving.export_content_search import ContentSearchModule, content_search_requests
 from serving.export_explain import EXPLAIN, SHOWN, explain_requests
@@ -48,6 +49,7 @@ def export_release(
     linear_history: np.ndarray | None = None,
     recommend: RecommendSettings | None = None,
     precision: Precision = "float32",
+    prune: float = 0.0,
     k: int = 100,
     counts: Mapping[str, int] | None = None,
     details: Mapping[str, Any] | None = None,
@@ -71,6 +73,7 @@ def export_release(
         precision: how tables and weights of retrieval and ranking are kept, see `ranking.stored_rows`; an exact index is
             stored anew in it, a partitioned one and ScaNN's are compact already. The models of raw content come as they are
             made.
+        prune: share of the ranker's hidden units that is left out, see `ranking.pruning`; needs a `RankingServingForm`.
         k: candidates a warm-up request asks for and ranks.
         counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
             equal.
@@ -82,6 +85,8 @@ def export_release(
     say = say or (lambda line: None)
     if precision != "float32" and isinstance(index, ExactIndex):
         index = ExactIndex(index.embeddings(np.arange(index.item_rows)).numpy(), precision)
+    if prune:
+        ranker = prune_ranker(ranker, prune, tables.history)
     facts = {"users": len(tables.profile) - 1, "items": index.item_rows - 1, **(counts or {})}
     retrieval, ranking = retrieval_requests(tables, k), ranking_requests(tables, k)
     # A model is made when its turn comes: their weights never stand in memory together.

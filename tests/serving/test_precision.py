@@ -14,9 +14,11 @@ import tensorflow as tf
 from data.schema import Schema
 from ranking.array_ops import numpy_ops
 from ranking.explain import explain
+from ranking.pruning import prune_ranker
 from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import restore_rows, store_rows
 from serving import stored_scores
+from serving.export import export_release
 from serving.export_ranking import RankingModule
 from serving.export_recommend import RecommendModule, RecommendSettings
 from serving.export_retrieval import RetrievalModule
@@ -203,6 +205,30 @@ def test_files_are_smaller_and_of_core_operations(world: World, tmp_path: Path):
     }
     for precision, expected_saving in saved.items():
         assert sizes["float32"] - sizes[precision] == pytest.approx(expected_saving, abs=64)
+
+
+def test_a_release_of_a_pruned_ranker_is_smaller_and_answers_as_it_does_in_python(world: World, tmp_path: Path):
+    ensemble, tables = world.ensemble, world.tables
+    release = export_release(
+        tmp_path, 1, tables=tables, user_tower=ensemble.user_tower, index=ExactIndex(ensemble.items), approximate_index=None,
+        ranker=world.form, linear_history=ensemble.linear.history, prune=0.5, k=5,
+    )  # fmt: skip
+    pruned = prune_ranker(world.form, 0.5, tables.history)
+    loaded = tf.saved_model.load(str(release.folder / "ranking" / "1")).signatures["serving_default"]
+    given = {
+        "user_id": ["u4"], "recent_item_ids": np.empty((1, 0), str), "candidate_ids": [["i1", "i2", "i3"]],
+        "retrieval_scores": [[0.5, 0.1, -1.0]], "timestamp": np.array([1_700_000_000]), "context": np.empty((1, 0), str),
+    }  # fmt: skip
+    answer = loaded(**{name: tf.constant(value) for name, value in given.items()})
+    rows, scores = np.array([[1, 2, 3]], np.int32), np.array([[0.5, 0.1, -1.0]], np.float32)
+    expected = pruned(np.array([4], np.int32), tables.history[[4]], rows, scores, np.array([1_700_000_000], np.int64))
+    np.testing.assert_allclose(answer["score"], expected["score"], atol=1e-6)
+    whole = RankingModule(tables, world.form)
+    count = lambda variables: sum(int(np.prod(shape)) for shape in variables)  # noqa: E731
+    saved = count(shape for name, shape in tf.train.list_variables(str(release.folder / "ranking/1/variables/variables"))
+                  if name.startswith("ranker"))  # fmt: skip
+    assert saved == sum(np.asarray(weight).size for weight in pruned.weights)
+    assert saved < count(variable.shape for variable in whole.ranker.values)
 
 
 def test_an_index_in_eight_bits_restores_what_it_was_made_of(tmp_path: Path):
