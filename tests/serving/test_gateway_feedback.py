@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -37,7 +38,7 @@ from serving.gateway import GatewaySettings, create_app
 from tests.serving.fake_recommender import FakeRecommender
 
 run, port = Path(sys.argv[1]), int(sys.argv[2])
-app = create_app(GatewaySettings(run=run, roll_seconds=0.2), FakeRecommender())
+app = create_app(GatewaySettings(run=run, roll_seconds=0.2, requests_per_second=1e6, burst=10**6), FakeRecommender())
 uvicorn.run(app, host="127.0.0.1", port=port, log_level="critical")
 """
 
@@ -180,49 +181,75 @@ def test_a_disk_that_refuses_is_told(client: TestClient, folders: tuple[Path, Pa
     assert send(client, {"event_id": "a"}).json()["accepted"] == 1
 
 
-def test_kill_9_in_the_middle_of_feedback(folders: tuple[Path, Path]) -> None:
-    """Eight senders, a gateway killed while it answers them: whatever it acknowledged is on disk, and once."""
+def test_kill_9_in_the_middle_of_ten_thousand_events(folders: tuple[Path, Path]) -> None:
+    """Eight senders, a gateway killed while it answers them and started again: whatever was acknowledged before is on disk,
+    and once all that had no answer is sent again, every event counts once."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", SERVER, str(folders[0]), str(port)]
-    acknowledged: list[str] = []
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
+    command, url = [sys.executable, "-c", SERVER, str(folders[0]), str(port)], f"http://127.0.0.1:{port}"
+    batches = [[f"{number}-{place}" for place in range(25)] for number in range(400)]
+    answered: list[str] = []
+
+    def start() -> subprocess.Popen:
+        process, deadline = subprocess.Popen(command, cwd=ROOT), time.monotonic() + 60
         while True:
             try:
                 httpx.get(f"{url}/healthz", timeout=5)
-                break
+                return process
             except httpx.TransportError:
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.05)
 
-        def sender(number: int) -> None:
+    def send_all(wanted: list[list[str]], process: subprocess.Popen, kill_at: int = 0) -> None:
+        waiting = queue.SimpleQueue[list[str]]()
+        for names in wanted:
+            waiting.put(names)
+
+        def sender() -> None:
             with httpx.Client(base_url=url, timeout=10) as http:
-                for turn in range(10_000):
-                    names = [f"{number}-{turn}-{place}" for place in range(3)]
-                    events = [{"event_id": n, "user_id": f"u{number}", "item_id": "i1", "event": "click"} for n in names]
+                while True:
+                    try:
+                        names = waiting.get_nowait()
+                    except queue.Empty:
+                        return
+                    events = [{"event_id": n, "user_id": f"u{n}", "item_id": "i1", "event": "click"} for n in names]
                     try:
                         reply = http.post("/v1/feedback", json={"events": events})
                     except httpx.TransportError:
                         return
                     if reply.status_code == 200:
-                        acknowledged.extend(name for name in reply.json()["event_ids"] if name)
+                        answered.extend(name for name in reply.json()["event_ids"] if name)
 
-        senders = [threading.Thread(target=sender, args=(number,)) for number in range(8)]
+        senders = [threading.Thread(target=sender) for _ in range(8)]
         for thread in senders:
             thread.start()
-        while len(acknowledged) < 300 and process.poll() is None:
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+        while kill_at and len(answered) < kill_at and process.poll() is None:
+            time.sleep(0.002)
+        if kill_at:
+            os.kill(process.pid, signal.SIGKILL)
         for thread in senders:
             thread.join()
+
+    process = start()
+    send_all(batches, process, kill_at=5_000)
+    process.wait(30)
+    before = set(answered)
     kept_folder = folders[0] / "gateway" / "feedback"
+    compact(kept_folder)
+    kept = Counter(read_partitions(partition_files(kept_folder))["event_id"].to_pylist())
+    assert 5_000 <= len(before) < 10_000 and before <= set(kept) and set(kept.values()) == {1}
+    process = start()
+    try:
+        # One that was acknowledged comes again too, as from a sender that lost the answer.
+        send_all([batches[0], *(names for names in batches if not before.issuperset(names))], process)
+    finally:
+        process.terminate()
+        process.wait(30)
     count = compact(kept_folder)
     kept = Counter(read_partitions(partition_files(kept_folder))["event_id"].to_pylist())
-    assert len(acknowledged) >= 300 and set(acknowledged) <= set(kept)
-    assert set(kept.values()) == {1} and count == len(kept)
+    assert set(answered) == set(kept) == {name for names in batches for name in names}
+    assert set(kept.values()) == {1} and count == 10_000
 
 
 def test_sessions_are_bounded() -> None:
