@@ -35,9 +35,9 @@ class ChecksSection(Section):
     mmd: Bounds = (0.1, 0.4)
     """Maximum mean discrepancy (not squared) between embeddings of new and of old items, less what chance gives; 0 to
     about 1.4. New items of another genre reach .1 to .2; another encoder or empty pictures reach .5."""
-    surprise: Bounds = (0.04, 0.2)
-    """Relative fall of the share of new events that the current model had among a user's first tenth of the catalogue. It
-    falls by as much as events were exchanged at random."""
+    surprise: Bounds = (0.05, 0.3)
+    """Relative fall of how much better than chance the current model knows who chose what, where it is no chance itself. It
+    falls by the share of events that were exchanged at random."""
     significance: float = pydantic.Field(3.0, gt=0)
     """Standard errors beyond which a difference is no chance."""
     sample: int = pydantic.Field(400, ge=20)

@@ -14,11 +14,9 @@ from data.splits import DAY
 from pipeline.data_checks import Check, NewData, bounded, skipped
 from pipeline.data_checks_config import ChecksSection
 from pipeline.drift import chance_stability, counts_of, population_stability
-from pipeline.examples import interactions, positive_histories
+from pipeline.examples import positive_histories
 from pipeline.served import FULL, UNSEEN, load_served, served_folder
 
-FIRST_SHARE = 0.1
-"""Of the catalogue: how far down a user's list a chosen item may stand to be no surprise."""
 MOST_EVENTS = 4000
 """New and old events each whose surprise is looked at."""
 
@@ -142,8 +140,9 @@ def label_checks(data: NewData, section: ChecksSection) -> list[Check]:
 def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check:
     """Whether people choose what the current model expects of them, as they did on days that it had not seen either.
 
-    The share of positive events whose item is among the first tenth of what its user has not had. Events that were
-    exchanged between users fall into that tenth one time in ten, whatever else about them looks right.
+    For every positive event, the share of the other people who are asked about whose score for its item, standardised over
+    the items, is lower: 1/2 where people and items have nothing to do with each other, however popular the items are.
+    Events that were exchanged between users fall to that, whatever else about them looks right.
     """
     name = "surprise"
     variant = f"{FULL}/{UNSEEN}" if (served_folder(parent) / UNSEEN).is_dir() else FULL
@@ -153,7 +152,7 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
     events, users, items = data.dataset.events, then.schema.user_rows, then.schema.item_rows
     time, user, item = (events[column].to_numpy() for column in ("timestamp", "user", "item"))
     known = data.dataset.positive & (user < users) & (item < items) & (then.counts > 0)[np.minimum(item, items - 1)]
-    shares, numbers, seen = [], [], interactions(then, ("train", "valid", "test"), positive_only=False)
+    shares, numbers = [], []
     for chosen in (known & (time >= bound) & ~data.new, known & data.new):
         rows = np.flatnonzero(chosen)[-MOST_EVENTS:]
         if len(rows) < section.fewest:
@@ -161,16 +160,14 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
         history = positive_histories(then, ("train",))
         asked, place = np.unique(user[rows], return_inverse=True)
         queries = served.queries(then.profile, asked, history.latest(asked, served.history_length))
-        scores = queries @ served.items.T
-        own = scores[place, item[rows]]
-        # What somebody has had is no answer any more, and would stand above all that is left.
-        mine = seen.select(asked)
-        scores[mine.users, mine.rows] = -np.inf
-        above = np.array([(scores[at, 1:] > mine).sum() for at, mine in zip(place, own, strict=True)])
-        shares.append(float((above < FIRST_SHARE * (items - 1)).mean()))
+        scores = (queries @ served.items.T)[:, 1:]
+        scores = (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(scores.std(axis=1, keepdims=True), 1e-9)
+        own = scores[place, item[rows] - 1]
+        below = np.array([(scores[:, row - 1] < mine).mean() for row, mine in zip(item[rows], own, strict=True)])
+        shares.append(float(below.mean()))
         numbers.append(len(data.visits(chosen)))
     before, now = shares
-    error = math.sqrt(sum(max(share * (1 - share), 1e-9) / count for share, count in zip(shares, numbers, strict=True)))
-    fall = (before - now) / max(before, 1e-9) if before - now > section.significance * error else 0.0
-    found = f"{now:.3f} of the choices of {numbers[1]} visits were expected, {before:.3f} of {numbers[0]} before"
+    error = math.sqrt(sum(1 / (12 * count) for count in numbers))  # a share that is anywhere from 0 to 1 has variance 1/12
+    fall = (before - now) / max(before - 0.5, 1e-9) if before - now > section.significance * error else 0.0
+    found = f"{now:.3f} in {numbers[1]} visits, {before:.3f} in {numbers[0]} before (.5 = chosen by anybody)"
     return bounded(name, fall, section.surprise, found)
