@@ -46,7 +46,7 @@ def read_items(
     *,
     latest: int,
     max_text_length: int,
-    columns: Collection[str] | None = None,
+    allowed: Collection[str] | None = None,
 ) -> Catalogue:
     """Read and check the catalogue of a dataset folder.
 
@@ -55,9 +55,9 @@ def read_items(
         quarantine: receives rows without a usable or with a repeated id, and every dropped cell.
         latest: the last believable moment in UTC seconds, for `created_at`.
         max_text_length: characters kept of a title or description.
-        columns: those that may be read beside `ITEM_COLUMNS`; None = all.
+        allowed: columns that may be read beside `ITEM_COLUMNS`; None = all.
     """
-    only = None if columns is None else {*ITEM_COLUMNS, *columns}
+    only = None if allowed is None else {*ITEM_COLUMNS, *allowed}
     table = read_parquet(source / FILE, ["item_id"], quarantine, lists=["categories"], only=only)
     table, rows, counts = accept_rows(table, "item_id", FILE, quarantine)
     cells = _Cells(quarantine, rows, read_texts(table, "item_id"))

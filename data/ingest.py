@@ -101,7 +101,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
     catalogue = people = None
     if (source / "items.parquet").exists():
         catalogue = read_items(
-            source, quarantine, latest=latest, max_text_length=options.max_text_length, columns=columns
+            source, quarantine, latest=latest, max_text_length=options.max_text_length, allowed=columns
         )
     if (source / "users.parquet").exists():
         people = read_users(source, quarantine, columns=columns, pseudonyms=pseudonyms)
