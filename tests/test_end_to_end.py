@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
 import numpy as np
-import ovmsclient
 import pandas as pd
 import pytest
 
@@ -28,7 +28,9 @@ from serving.release import latest_release, verify_release
 from serving.release_labels import read_labels
 from serving.release_promotion import promote
 from tests.serving.independent import run_capi
+from tests.serving.same_answers import answers_of, assert_same, cases
 
+MODELS = ("retrieval", "ranking", "recommend", "item_encoder", "search", "content_search")
 SETTINGS = [
     "encoders.text=signal:",
     "encoders.image=signal:",
@@ -135,65 +137,42 @@ def strings(*rows: list[str]) -> np.ndarray:
     return array
 
 
-def test_five_clients_one_answer(finished):
-    run, _, _ = finished
-    release = verify_release(latest_release(run.folder / "releases"))
-    users = run.dataset().users["user_id"]
-    some = run.dataset().items["item_id"].iloc[1:4].tolist()
-    requests = [
-        {"user_id": np.array([users.iloc[1], "nobody"], object), "recent_item_ids": strings(["", ""], [some[0], "zz"]),
-         "exclude_item_ids": strings([some[1]], [some[2]]), "k": np.array(7, np.int32)},
-    ]  # fmt: skip
-    by_c = run_capi(release.folder / "retrieval" / "1", requests)[0]
-    with LocalServer(release.models_config) as server:
-        by_grpc = ModelClient(server.target).predict("retrieval", requests[0])
-        body = {key: value.tolist() for key, value in requests[0].items()}
-        reply = httpx.post(f"{server.url}/v1/models/retrieval:predict", json={"inputs": body})
-        assert reply.status_code == 200, reply.text
-        by_rest = reply.json()["outputs"]
-        inputs = {**requests[0], "user_id": requests[0]["user_id"].tolist()}
-        by_ovms = ovmsclient.make_grpc_client(server.target).predict(
-            {
-                key: np.char.encode(value.astype("U"), "utf-8") if np.asarray(value).dtype == object else value
-                for key, value in {**inputs, "user_id": requests[0]["user_id"]}.items()
-            },
-            "retrieval",
-            1,
-        )
-        recommendation = Recommender(server.target).recommend(str(users.iloc[1]), k=5, candidates=50)
-    ids = [[text(value) for value in row] for row in by_grpc["item_ids"]]
-    for other in (by_c["item_ids"], by_rest["item_ids"], by_ovms["item_ids"]):
-        assert [[text(value) for value in row] for row in other] == ids
-    np.testing.assert_allclose(by_c["scores"], by_grpc["scores"], atol=1e-5)
-    np.testing.assert_allclose(by_rest["scores"], by_grpc["scores"], atol=1e-5)
-    assert some[1] not in ids[0] and some[2] not in ids[1] and some[0] not in ids[1]
-    assert len(recommendation.items) == 5
-    assert all(0 <= item.click <= 1 and 0 <= item.purchase <= 1 for item in recommendation.items)
-
-
-def test_ranking_answers_the_same_everywhere(finished):
+def test_every_signature_answers_the_same_by_every_way(finished):
+    """All models and signatures of the release, in Python, by the C API without our Python, over gRPC, REST and
+    `ovmsclient`; and what no warm-up request says: strangers, exclusions, padding."""
     run, _, _ = finished
     release = verify_release(latest_release(run.folder / "releases"))
     users, ids = run.dataset().users["user_id"], run.dataset().items["item_id"]
-    request = {
-        "user_id": np.array([users.iloc[1], "nobody"], object),
-        "recent_item_ids": strings(["", ""], [ids.iloc[5], "zz"]),
+    some = ids.iloc[1:4].tolist()
+    two, recent = np.array([users.iloc[1], "nobody"], object), strings(["", ""], [some[0], "zz"])
+    retrieve = {"user_id": two, "recent_item_ids": recent, "exclude_item_ids": strings([some[1]], [some[2]])}
+    rank = {
+        "user_id": two,
+        "recent_item_ids": recent,
         "candidate_ids": strings([ids.iloc[7], ids.iloc[8], ""], [ids.iloc[9], "zz", ids.iloc[7]]),
         "retrieval_scores": np.array([[0.5, 0.3, 0.0], [0.4, 0.2, 0.1]], np.float32),
         "timestamp": np.array([1_767_000_000, 1_767_000_000], np.int64),
         "context": strings([""], [""]),
     }
-    by_c = run_capi(release.folder / "ranking" / str(release.version), [request])[0]
+    own = [("retrieval", {**retrieve, "k": np.array(7, np.int32)}), ("ranking", rank)]
+    asked = cases(release, MODELS, own)
+    assert {"serving_default", "similar", "explain", "search", "items", "image"} <= {case.signature for case in asked}
+    assert {case.model for case in asked} == set(MODELS)
     with LocalServer(release.models_config) as server:
-        by_grpc = ModelClient(server.target).predict("ranking", request)
-        body = {"inputs": {key: value.tolist() for key, value in request.items()}}
-        by_rest = httpx.post(f"{server.url}/v1/models/ranking:predict", json=body).json()["outputs"]
-    for head in ("click", "purchase", "score"):
-        np.testing.assert_allclose(by_c[head], by_grpc[head], atol=1e-5)
-        np.testing.assert_allclose(by_rest[head], by_grpc[head], atol=1e-5)
+        ways = Counter()
+        for way, case, answer in answers_of(release, server, asked):
+            assert_same(way, case, answer)
+            ways[way] += 1
+        recommendation = Recommender(server.target).recommend(str(users.iloc[1]), k=5, candidates=50)
+    assert ways["C API"] == ways["gRPC"] == ways["REST"] == len(asked) > ways["ovmsclient"] > len(MODELS)
+    retrieved, ranked = (case.expected for case in asked[-2:])
+    found = [[text(value) for value in row] for row in retrieved["item_ids"]]
+    assert some[1] not in found[0] and some[2] not in found[1] and some[0] not in found[1]
     known = np.array([[True, True, False], [True, False, True]])
-    assert (by_grpc["score"][~known] == -1).all() and (by_grpc["score"][known] > -1).all()
-    assert ((by_grpc["click"][known] > 0) & (by_grpc["click"][known] < 1)).all()
+    assert (ranked["score"][~known] == -1).all() and (ranked["score"][known] > -1).all()
+    assert ((ranked["click"][known] > 0) & (ranked["click"][known] < 1)).all()
+    assert len(recommendation.items) == 5
+    assert all(0 <= item.click <= 1 and 0 <= item.purchase <= 1 for item in recommendation.items)
 
 
 def test_one_call_recommends_what_two_calls_do(finished, tmp_path):

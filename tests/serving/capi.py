@@ -1,7 +1,7 @@
 """Runs a SavedModel through TensorFlow's C API by ctypes: an independent checker with no TensorFlow in Python and none
 of ours.
 
-    python tests/serving/capi.py MODEL_FOLDER INPUTS.npz OUTPUTS.npz [SIGNATURE]
+    python tests/serving/capi.py MODEL_FOLDER INPUTS.npz OUTPUTS.npz SIGNATURE [the same four again ...]
 
 INPUTS.npz holds one array an input alias; strings are NumPy text arrays, bytes that are no UTF-8 as lone surrogates.
 OUTPUTS.npz gets one array an output alias, strings as text. Several requests in one process: give the aliases a prefix
@@ -11,6 +11,7 @@ of their number, "0/x", "1/x".
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -198,6 +199,12 @@ class Runner:
         return {alias: self.array(ctypes.c_void_p(answer)) for alias, answer in zip(wanted, answers, strict=True)}
 
 
+@functools.cache
+def load(folder: str) -> Runner:
+    """A model of which several signatures are asked is loaded once."""
+    return Runner(folder)
+
+
 def main(folder: str, inputs_file: str, outputs_file: str, signature_name: str = "serving_default") -> None:
     """Runs the requests of one file."""
     with np.load(inputs_file) as arrays:
@@ -205,7 +212,7 @@ def main(folder: str, inputs_file: str, outputs_file: str, signature_name: str =
         for name in arrays.files:
             prefix, slash, alias = name.rpartition("/")
             requests.setdefault(prefix + slash, {})[alias] = arrays[name]
-    runner = Runner(folder)
+    runner = load(folder)
     answers = {
         prefix + alias: array
         for prefix, inputs in requests.items()
@@ -217,4 +224,5 @@ def main(folder: str, inputs_file: str, outputs_file: str, signature_name: str =
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for place in range(1, len(sys.argv), 4):
+        main(*sys.argv[place : place + 4])

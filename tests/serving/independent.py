@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+Job = tuple[Path, str, Sequence[Mapping[str, np.ndarray]]]
+"""A SavedModel's folder, the name of one of its signatures, and requests to that."""
+
 
 def run_capi(
     folder: Path, requests: Sequence[Mapping[str, np.ndarray]], signature_name: str = "serving_default"
@@ -19,29 +22,35 @@ def run_capi(
     Raises:
         RuntimeError: with what the process wrote to its error output.
     """
+    return run_capi_jobs([(folder, signature_name, requests)])[0]
+
+
+def run_capi_jobs(jobs: Sequence[Job]) -> list[list[dict[str, np.ndarray]]]:
+    """As `run_capi`, for several models and signatures in one process."""
     with tempfile.TemporaryDirectory() as place:
-        inputs, outputs = Path(place) / "inputs.npz", Path(place) / "outputs.npz"
-        arrays = {
-            f"{index}/{alias}": _text(value)
-            for index, request in enumerate(requests)
-            for alias, value in request.items()
-        }
-        np.savez(inputs, **arrays)  # type: ignore[arg-type]
         command = [sys.executable, "-I", str(Path(__file__).with_name("capi.py"))]
-        done = subprocess.run(
-            [*command, str(folder), str(inputs), str(outputs), signature_name],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        for number, (folder, signature_name, requests) in enumerate(jobs):
+            inputs, outputs = Path(place) / f"inputs_{number}.npz", Path(place) / f"outputs_{number}.npz"
+            arrays = {
+                f"{index}/{alias}": _text(value)
+                for index, request in enumerate(requests)
+                for alias, value in request.items()
+            }
+            np.savez(inputs, **arrays)  # type: ignore[arg-type]
+            command += [str(folder), str(inputs), str(outputs), signature_name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise RuntimeError(f"C API runner ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
-        answers: list[dict[str, np.ndarray]] = [{} for _ in requests]
-        with np.load(outputs) as found:
-            for name in found.files:
-                index, _, alias = name.partition("/")
-                answers[int(index)][alias] = found[name]
-        return answers
+        return [_read(Path(place) / f"outputs_{number}.npz", len(job[2])) for number, job in enumerate(jobs)]
+
+
+def _read(file: Path, count: int) -> list[dict[str, np.ndarray]]:
+    answers: list[dict[str, np.ndarray]] = [{} for _ in range(count)]
+    with np.load(file) as found:
+        for name in found.files:
+            index, _, alias = name.partition("/")
+            answers[int(index)][alias] = found[name]
+    return answers
 
 
 def _text(value: np.ndarray) -> np.ndarray:
