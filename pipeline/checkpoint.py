@@ -42,9 +42,7 @@ class Checkpoint:
         writing, final = self.folder / f".save-{number:08d}", self.folder / f"save-{number:08d}"
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir()
-        arrays = {
-            f"v{number}": keras.ops.convert_to_numpy(variable.value) for number, variable in enumerate(self.variables)
-        }
+        arrays = {f"v{number}": array_of(variable) for number, variable in enumerate(self.variables)}
         np.savez(writing / VARIABLES, allow_pickle=False, **arrays)
         if extra is not None:
             np.savez(writing / EXTRA, allow_pickle=False, **extra)
@@ -110,10 +108,15 @@ def training_variables(task: keras.Model, constant: Iterable[keras.Variable] = (
     return [variable for key, variable in kept.items() if key not in left_out]
 
 
+def array_of(variable: keras.Variable) -> np.ndarray:
+    """A variable's value; of one that lies on several devices, what they agree on or have counted together."""
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
+
+
 def snapshot(variables: Sequence[keras.Variable]) -> dict[str, np.ndarray]:
     """A copy of the weights by their place: the best epoch so far, to be kept beside the current one."""
     # A copy, since on a CPU NumPy would see the very memory that the next step writes to.
-    return {str(place): np.array(keras.ops.convert_to_numpy(variable.value)) for place, variable in enumerate(variables)}
+    return {str(place): np.array(array_of(variable)) for place, variable in enumerate(variables)}
 
 
 def put_back(variables: Sequence[keras.Variable], arrays: dict[str, np.ndarray]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from pipeline.checkpoint import array_of
 from pipeline.feed import Feed
 
 Progress = Callable[[str, int, int], None]
@@ -111,7 +112,7 @@ class StepWatch(keras.callbacks.CallbackList):
         self.settings, self.progress, self.save = settings, progress, save
         self.total = settings.epochs * steps
         self.metrics: dict[str, float] = {}
-        self._kept = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in task.metrics_variables]
+        self._kept = [np.array(array_of(variable)) for variable in task.metrics_variables]
         self._done, self._saved, self._shown = start, *[time.monotonic()] * 2
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import keras
@@ -42,17 +42,17 @@ def feed_of(batches: Batches) -> Feed:
     return lambda epoch, start: ((batch,) for batch in made_ahead(batches.epoch(epoch, start)))
 
 
-def as_dataset(batches: Iterator[Batch], steps: int):
+def as_dataset(batches: Iterator[Batch], steps: int, ragged: Mapping[str, int] = RAGGED):
     """An iterator of `steps` batches as a `tf.data.Dataset` of one-tuples that can be read once.
 
-    All of one shape, but for the axes in `data.batches.RAGGED`.
+    All of one shape, but for the axes in `ragged`.
     """
     import tensorflow as tf
 
     first = next(batches)
     burst = BURST if sum(value.nbytes for value in first.values()) < SMALL_BATCH else 1
     rest = in_bursts(itertools.chain([first], batches), burst)
-    shapes = {name: shape_of(name, value) for name, value in first.items()}
+    shapes = {name: shape_of(name, value, ragged) for name, value in first.items()}
 
     def read(_: Any) -> list[np.ndarray]:
         batch = next(rest)
@@ -81,14 +81,14 @@ def in_bursts(batches: Iterator[Batch], number: int) -> Iterator[Batch]:
         yield from burst
 
 
-def shape_of(name: str, value: np.ndarray) -> tuple[int | None, ...]:
+def shape_of(name: str, value: np.ndarray, ragged: Mapping[str, int] = RAGGED) -> tuple[int | None, ...]:
     """The shape that all batches share; None where they differ.
 
     Example:
         >>> shape_of("items", np.zeros(5)), shape_of("history", np.zeros((4, 5)))
         ((None,), (4, 5))
     """
-    return tuple(None if RAGGED.get(name) == axis else length for axis, length in enumerate(value.shape))
+    return tuple(None if ragged.get(name) == axis else length for axis, length in enumerate(value.shape))
 
 
 def made_ahead(batches: Iterator[Batch], ahead: int = AHEAD) -> Iterator[Batch]:

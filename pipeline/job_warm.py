@@ -13,6 +13,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.histories import Histories
 from data.schema import MODALITIES
+from pipeline.checkpoint import array_of
 from pipeline.config import RetrievalConfig
 from pipeline.job_config import JobSection
 from pipeline.stage import StageError
@@ -40,11 +41,11 @@ def copy_variables(old: Sequence[keras.Variable], new: Sequence[keras.Variable])
         raise StageError(f"job: the last release's model is built otherwise (differing: {different[:5]}). {RETRAIN}.")
     grown = []
     for before, after in zip(one, other, strict=True):
-        value, shape = keras.ops.convert_to_numpy(before.value), tuple(after.shape)
+        value, shape = array_of(before), tuple(after.shape)
         if value.shape != shape:
             if not shape or value.shape[1:] != shape[1:] or value.shape[0] > shape[0]:
                 raise StageError(f"job: {after.path} was {value.shape} in the last release and is {shape}. {RETRAIN}.")
-            value = np.concatenate([value, keras.ops.convert_to_numpy(after.value)[len(value) :]])
+            value = np.concatenate([value, array_of(after)[len(value) :]])
             grown.append((after, before.shape[0]))
         after.assign(value)
     return grown
@@ -52,7 +53,7 @@ def copy_variables(old: Sequence[keras.Variable], new: Sequence[keras.Variable])
 
 def start_new_rows(table: keras.Variable, known_rows: int) -> None:
     """Rows from `known_rows` on become row 0's: that of whoever or whatever is unknown."""
-    value = np.array(keras.ops.convert_to_numpy(table.value))
+    value = np.array(array_of(table))
     value[known_rows:] = value[0]
     table.assign(value)
 
@@ -87,8 +88,8 @@ class WarmTowers:
         content to the known items' vectors), a new user's and a new profile value's at that of the unknown one."""
         before = load_two_tower(self.previous)
         items, rows = two_tower.item_tower, before.schema.item_rows
-        counts_known = np.array(keras.ops.convert_to_numpy(items.known.value))
-        learned = keras.ops.convert_to_numpy(before.item_tower.known.value) > 0
+        counts_known = np.array(array_of(items.known))
+        learned = array_of(before.item_tower.known) > 0
         for table, known_rows in copy_variables(before.variables, two_tower.variables):
             if table is not items.id_embedding.embeddings and len(table.shape) == 2:
                 start_new_rows(table, known_rows)
@@ -98,7 +99,7 @@ class WarmTowers:
         first_seen = np.flatnonzero(counts_known > 0)
         first_seen = first_seen[(first_seen >= rows) | ~learned[np.minimum(first_seen, rows - 1)]]
         if len(first_seen):
-            vectors = keras.ops.convert_to_numpy(items.id_embedding.embeddings.value).copy()
+            vectors = array_of(items.id_embedding.embeddings).copy()
             vectors[first_seen] = content_guess(vectors, np.flatnonzero(learned), first_seen, store, items.modalities)
             items.id_embedding.embeddings.assign(vectors)
 
@@ -113,7 +114,7 @@ def same_components(config: TowerConfig, previous: Path) -> TowerConfig:
 def start_history(previous: Path, two_tower: TwoTower) -> None:
     """Fill history towers from the earlier ones in a folder; which items are known stays as it is now."""
     known = two_tower.item_tower.known
-    value = np.array(keras.ops.convert_to_numpy(known.value))
+    value = np.array(array_of(known))
     copy_variables(load_two_tower(previous).variables, two_tower.variables)
     known.assign(value)
 

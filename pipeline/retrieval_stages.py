@@ -11,6 +11,9 @@ from pipeline.stage import StageResult, code_fingerprint
 
 LOOP = ("data/histories.py", *(f"pipeline/{name}.py" for name in ("epochs", "feed", "optimizer")))
 """Code that every training of towers runs through."""
+DEVICES = ("accelerator", "accelerator_jax", "accelerator_tensorflow", "replicated_task")
+TOWERS = ("data/batches.py", *(f"pipeline/{name}.py" for name in ("train_retrieval", *DEVICES)))
+"""Code that trains the two towers."""
 
 
 class RetrievalStages(ContentStages):
@@ -52,7 +55,7 @@ class RetrievalStages(ContentStages):
                 self.store_stage: self.key(self.store_stage),
                 "ingest": self.key("ingest"),
                 **self.keys_of(section.distill_ranker, "served/full", "ranking"),
-                "code": code_fingerprint("towers", *LOOP, "data/batches.py", "pipeline/train_retrieval.py"),
+                "code": code_fingerprint("towers", *LOOP, *TOWERS),
             },
         )
 

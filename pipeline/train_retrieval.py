@@ -16,6 +16,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.loss_columns import LossColumns
 from data.schema import MODALITIES, Schema
+from pipeline.accelerator import accelerator_of
 from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
 from pipeline.epoch_steps import LoopSettings, Progress, steps_a_call
@@ -102,7 +103,8 @@ def train_retrieval(
 
     Errors: NonFiniteLossError; ValueError when the train split holds no positive event.
     """
-    config = config if warm is None else warm.settings(config)
+    accelerator = accelerator_of(config)
+    config = accelerator.fitted(config if warm is None else warm.settings(config))
     histories = positive_histories(dataset, ("train",), kinds=config.needs_kinds)
     batches = RetrievalBatches(
         histories,
@@ -113,40 +115,42 @@ def train_retrieval(
         seed=config.seed,
         kind_weights=config.loss.kind_weights(),
         columns=LossColumns(item_rows=dataset.schema.item_rows, **config.loss.options().columns),
-        static=False,
+        static=accelerator.static,
         positions=None if warm is None else warm.positions(histories),
     )
     seed_everything(config.seed)
     schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
-    with computing_in(config.precision):
-        two_tower = new_towers(dataset, schema, tower_config(config, modalities))
-    side = make_side_losses(dataset, two_tower, config.side, config.distill_ranker)
-    task = RetrievalTask(
-        two_tower,
-        **task_tables(dataset, store, two_tower),
-        side=side,
-        loss=config.loss.options(),
-        batch_size=config.batch_size,
-        item_capacity=batches.capacity,
-        sparse_updates=config.sparse_updates_now,
-    )
-    if warm is not None:
-        warm.start(two_tower, dataset, store)
-    optimizer = make_optimizer(config, config.epochs * len(batches))
-    task.compile(optimizer=optimizer)
-    optimizer.build(task.trainable_variables)
     requests = validation_requests(dataset, config)
-    checkpoint = Checkpoint(checkpoints, training_variables(task, constant=task.tables.values()))
-    log = train_epochs(
-        task,
-        batches,
-        lambda: validation_ndcg(task, requests, dataset.profile),
-        checkpoint,
-        loop_settings(config),
-        progress,
-        after_epoch=after_epoch,
-    )
-    task.two_tower.save_to(out)
+    with accelerator.scope():
+        with computing_in(config.precision):
+            two_tower = new_towers(dataset, schema, tower_config(config, modalities))
+        side = make_side_losses(dataset, two_tower, config.side, config.distill_ranker)
+        task = accelerator.task_class(RetrievalTask)(
+            two_tower,
+            **task_tables(dataset, store, two_tower),
+            side=side,
+            loss=config.loss.options(),
+            batch_size=config.batch_size,
+            item_capacity=batches.capacity,
+            sparse_updates=config.sparse_updates_now,
+        )
+        if warm is not None:
+            warm.start(two_tower, dataset, store)
+        optimizer = make_optimizer(config, config.epochs * len(batches))
+        task.compile(optimizer=optimizer)
+        optimizer.build(task.trainable_variables)
+        checkpoint = Checkpoint(checkpoints, training_variables(task, constant=task.tables.values()))
+        log = train_epochs(
+            task,
+            batches,
+            lambda: validation_ndcg(task, requests, dataset.profile),
+            checkpoint,
+            loop_settings(config),
+            progress,
+            feed=accelerator.feed(batches),
+            after_epoch=after_epoch,
+        )
+        task.two_tower.save_to(out)
     if config.precision != "float32":
         # What is served computes in float32, whatever it was trained in.
         task = build_task(dataset, store, load_two_tower(out))

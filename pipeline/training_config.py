@@ -21,9 +21,12 @@ class TrainingSection(Section):
     average_decay: float = pydantic.Field(0.0, ge=0, lt=1)
     """Keep a moving average of the weights, `a <- decay a + (1 - decay) w` whenever they move, and judge and export it; 0 =
     none. It costs a pass over every weight, tables of embeddings included."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """What the towers train on: all devices of the kind, with the negatives of the whole batch on each. "auto" = the
+    fastest kind that is there."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """What the towers' layers compute in; weights, normalisation and loss stay in float32, and so does what is exported.
-    Worth it on an accelerator, not on a CPU."""
+    Worth it on an accelerator, not on a CPU; "auto" = bfloat16 on a TPU or a GPU that multiplies it, else float32."""
     checkpoint_seconds: float = pydantic.Field(600.0, ge=0)
     """Save after so many seconds inside an epoch, beside its end; 0 = only there."""
     checkpoint_steps: int = pydantic.Field(0, ge=0)

@@ -163,8 +163,12 @@ class RetrievalTask(keras.Model):
             "columns": ops.take(embeddings, batch["columns"], axis=0),
         }
 
+    def column_rows(self, batch):
+        """Rows of the columns. -> [C]"""
+        return ops.take(batch["items"], batch["columns"])
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        rows = ops.take(x["items"], x["columns"])
+        rows = self.column_rows(x)
         log_shares = ops.take(self.tables["log_q"], rows)
         scale = self.two_tower.scale
         loss = self.retrieval_loss(

@@ -10,10 +10,10 @@ from data.features import FeatureStore, FeatureWriter
 from data.ingest import IngestOptions, ingest
 
 
-def make_world(folder: Path):
+def make_world(folder: Path, items: int = 20):
     """Write `source`, `ingest` and `encode` into `folder`; two items appear only in the test days."""
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(20, 5)).astype("float32")
+    vectors = rng.normal(size=(items, 5)).astype("float32")
     tastes = rng.normal(size=(30, 5))
     rows = []
     for user in range(30):
@@ -25,12 +25,12 @@ def make_world(folder: Path):
     for path in (source, ingested, store):
         path.mkdir()
     pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_parquet(source / "interactions.parquet")
-    pd.DataFrame({"item_id": [f"i{item}" for item in range(20)]}).to_parquet(source / "items.parquet")
+    pd.DataFrame({"item_id": [f"i{item}" for item in range(items)]}).to_parquet(source / "items.parquet")
     dataset = ingest(source, ingested, IngestOptions())
     writer = FeatureWriter(store, dataset.schema.item_rows)
     writer.add("text", 5)
     ids = [int(item[1:]) for item in dataset.items["item_id"][1:]]
-    writer.put("text", np.arange(1, 21), vectors[ids])
+    writer.put("text", np.arange(1, items + 1), vectors[ids])
     return source, dataset, writer.close()
 
 

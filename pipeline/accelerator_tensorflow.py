@@ -1,0 +1,104 @@
+"""Devices under TensorFlow: a strategy of `tf.distribute` for several of a machine, or a TPU."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.accelerator import Accelerator, FilledBatches, Kind, missing
+from pipeline.config import RetrievalConfig
+from pipeline.feed import Batches, Feed, as_dataset
+from pipeline.replicated_task import ReplicatedTask, replicated_feed
+from towers.task import RetrievalTask
+
+UNGATHERED = {"others": 1}
+"""What may be as long as it happens to be in a batch: no replica asks another for it."""
+
+
+class TensorflowDevice(Accelerator):
+    """One device: TensorFlow places everything on the first GPU, unless it is told to use the processor."""
+
+    def scope(self) -> AbstractContextManager:
+        gpus = tf.config.list_logical_devices("GPU")
+        return tf.device("/CPU:0") if self.kind == "cpu" and gpus else nullcontext()
+
+    def has_bfloat16(self) -> bool:
+        return self.kind == "tpu" or (self.kind == "gpu" and all(map(_has_bfloat16, tf.config.list_physical_devices("GPU"))))
+
+
+class TensorflowReplicas(TensorflowDevice):
+    """Several devices under a strategy: each takes its part of a batch, see `pipeline.replicated_task`."""
+
+    def __init__(self, kind: Kind, strategy: tf.distribute.Strategy):
+        super().__init__(kind)
+        self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
+
+    def scope(self) -> AbstractContextManager:
+        return self.strategy.scope()
+
+    def task_class(self, task: type[RetrievalTask]) -> type[RetrievalTask]:
+        return ReplicatedTask
+
+    @property
+    def static(self) -> bool:
+        """A collective of TensorFlow keeps the shape that it was first run with."""
+        return True
+
+    def feed(self, batches: Batches) -> Feed:
+        filled = FilledBatches(batches, self.replicas)
+        return lambda epoch, start: replicated_feed(
+            as_dataset(filled.epoch(epoch, start), len(filled) - start, UNGATHERED), self.strategy
+        )
+
+    def limits(self, config: RetrievalConfig) -> dict[str, tuple[Any, bool]]:
+        """Beside the rest: state that a batch changes, and what Keras does not do in replicas."""
+        side = config.side.weights().terms
+        return super().limits(config) | {
+            "loss.log_q": (config.loss.log_q, config.loss.log_q != "streaming"),
+            "loss.memory": (config.loss.memory, not config.loss.memory),
+            "side": (side, not side),
+            "accumulation": (config.accumulation, config.accumulation == 1),
+            "average_decay": (config.average_decay, not config.average_decay),
+            "precision": (config.precision, config.precision != "float16"),
+            # The longest list of a batch is another shape each time.
+            "loss.exclude_positives": (
+                config.loss.exclude_positives,
+                self.kind != "tpu" or not config.loss.options().needs_others,
+            ),
+        }
+
+
+def make_accelerator(setting: str) -> Accelerator:
+    """The accelerator that a setting names: all devices of that kind.
+
+    Raises:
+        ValueError: a device that is not there, or several workers.
+    """
+    kind = _kind(setting)
+    if kind == "tpu":
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect("local")
+        return TensorflowReplicas(kind, tf.distribute.TPUStrategy(resolver))
+    cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    workers = sum(cluster.num_tasks(job) for job in cluster.jobs if job in ("chief", "worker"))
+    if workers > 1:
+        raise ValueError(f"TF_CONFIG: the towers train on the devices of one machine, received {workers} workers; unset it")
+    devices = tf.config.list_logical_devices(kind.upper())
+    if len(devices) == 1:
+        return TensorflowDevice(kind)
+    return TensorflowReplicas(kind, tf.distribute.MirroredStrategy([device.name for device in devices]))
+
+
+def _kind(setting: str) -> Kind:
+    found = {kind: bool(tf.config.list_physical_devices(kind.upper())) for kind in ("tpu", "gpu", "cpu")}
+    if setting == "auto":
+        return next(kind for kind in ("tpu", "gpu", "cpu") if found[kind])
+    if not found[setting]:
+        raise missing(setting, "none of the kind")
+    return setting
+
+
+def _has_bfloat16(gpu: Any) -> bool:
+    """NVIDIA's GPUs multiply bfloat16 in hardware from compute capability 8.0 (Ampere) on."""
+    return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) >= (8, 0)
