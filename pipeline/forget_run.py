@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from data.schema import UNKNOWN_ROW
 from data.vocabulary import Vocabulary
 from pipeline.forget_files import TOMBSTONE, forget_in_json, forget_in_table, write_arrays
 from pipeline.visits import HELD_OUT, Visits
-from ranking.stored_rows import PRECISIONS, store_rows
+from ranking.stored_rows import Precision, store_rows
 
 USER_IDS, LEARNED = "user_ids.txt", "learned.npz"
 UNFINISHED = (".checkpoints-*", ".writing-*", ".old-*")
@@ -81,7 +81,7 @@ def _empty_row(table: np.ndarray, row: int) -> list[bytes]:
     table[row] = table[UNKNOWN_ROW]
     if np.array_equal(before, table[row]) or not before.any():
         return []
-    return [store_rows(before[None].astype(np.float32), precision)[0].tobytes() for precision in PRECISIONS]
+    return [store_rows(before[None].astype(np.float32), precision)[0].tobytes() for precision in get_args(Precision)]
 
 
 def _replace_weights(model: Any, file: Path) -> None:
@@ -161,7 +161,8 @@ def _empty_ingested(folder: Path, row: int) -> None:
     others = np.arange(len(users)) != row
     profile = _without_rare(dataset.profile_vocabulary, users, PROFILE, others)
     context = _without_rare(dataset.context_vocabulary, events, CONTEXT, ~mine)
-    users.loc[row, [name for name in users if name.startswith(PROFILE)]] = 0
+    for name in dataset.schema.profile:
+        users.loc[row, PROFILE + name] = 0
     users.loc[row, "user_id"] = _tombstone(row, dataset.user_ids)
     kept = events[~mine].reset_index(drop=True)
     report = {**dataset.report, "events": len(kept), "forgotten": dataset.report.get("forgotten", 0) + 1}
