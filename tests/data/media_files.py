@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -36,6 +37,13 @@ def video_bytes(
     layout="mono", **options,
 ):  # fmt: skip
     """Pictures uint8 [T, height, width, 3] and a wave [length] or [length, channels], encoded by FFmpeg; or one of them."""
+    made = (pictures, kind, codec, rate, sound, sound_codec, sound_rate, layout, options)
+    # SVT-AV1 gives the thread that calls it, and all that this starts later, the highest real-time priority: it gets its own.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_encode, *made).result()
+
+
+def _encode(pictures, kind, codec, rate, sound, sound_codec, sound_rate, layout, options):
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=kind) as container:
         streams = []
