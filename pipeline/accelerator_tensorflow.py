@@ -91,12 +91,11 @@ def make_accelerator(setting: str) -> Accelerator:
 
 
 def _kind(setting: str) -> Kind:
-    found = {kind: bool(tf.config.list_physical_devices(kind.upper())) for kind in ("tpu", "gpu", "cpu")}
-    if setting == "auto":
-        return next(kind for kind in ("tpu", "gpu", "cpu") if found[kind])
-    if not found[setting]:
-        raise missing(setting, "none of the kind")
-    return setting
+    kinds: tuple[Kind, ...] = ("tpu", "gpu", "cpu")
+    for kind in kinds:
+        if setting in ("auto", kind) and tf.config.list_physical_devices(kind.upper()):
+            return kind
+    raise missing(setting, "none of the kind")
 
 
 def _has_bfloat16(gpu: Any) -> bool:

@@ -24,9 +24,9 @@ class ReplicatedTask(RetrievalTask):
     processes train. `batches`: the dataset of `replicated_feed`.
     """
 
-    def compile(self, optimizer: Any, **options: Any) -> None:
-        super().compile(optimizer=optimizer, **{"jit_compile": False, **options})
-        add_up_before_clipping(optimizer)
+    def compile(self, optimizer: Any = "rmsprop", *, jit_compile: Any = "auto", **options: Any) -> None:
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **options)
+        add_up_before_clipping(self.optimizer)
         self._taken = tf.function(self._take)
 
     def embed_batch(self, batch: dict[str, Any], training: bool = False) -> Any:
