@@ -71,10 +71,11 @@ def judge_job(
         )["groups"]
     progress(CURRENT, len(contestants), len(contestants))
     column = comparable_column(dataset, requests.users)
+    metrics = paired(found, "metrics", config.gate.seed)
     result = {
         "users": len(requests.users),
         "new_items": int((dataset.counts[1:] == 0).sum()),
-        "metrics": paired(found, "metrics", config.gate.seed),
+        "metrics": metrics,
         "segments": paired(found, "segments", config.gate.seed),
         "calibration": {name: part["calibration"] for name, part in found.items()},
         "heads": {name: list(contestant.heads) for name, contestant in contestants.items()},
@@ -89,7 +90,7 @@ def judge_job(
         },
     }
     (out / FIGURES).write_text(json.dumps(result, indent=2))
-    return {"users": result["users"], **{name: line[CANDIDATE] for name, line in result["metrics"].items()}}
+    return {"users": len(requests.users), **{name: line[CANDIDATE] for name, line in metrics.items()}}
 
 
 def judge(
@@ -110,7 +111,7 @@ def judge(
     told = answer(contestant.form, *given, context=requests.context)
     ranked = order_by(retrieved, told["score"])
     targets = task_targets(dataset, requests, "test")
-    metrics = {}
+    metrics: dict[str, NDArray] = {}
     for order, rows in (("retrieval", retrieved), ("ranked", ranked)):
         metrics |= {f"{order} recall@{k}": recall_at_k(rows, requests.relevant, k) for k in (20, 100) if k <= rows.shape[1]}
         for task, wanted in targets.items():
@@ -164,8 +165,8 @@ def gap_of(segments: Mapping[str, NDArray], column: str) -> float | None:
         >>> gap_of({"age: a": np.array([0.25, np.nan]), "age: b": np.array([np.nan, 0.75]), "items: head": np.ones(2)}, "age")
         1.0
     """
-    means = [mean(values) for name, values in segments.items() if column and name.startswith(f"{column}: ")]
-    means = [value for value in means if value is not None]
+    told = [mean(values) for name, values in segments.items() if column and name.startswith(f"{column}: ")]
+    means = [value for value in told if value is not None]
     return (max(means) - min(means)) / max(float(np.mean(means)), 1e-12) if len(means) > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""`python -m pipeline robustness`: what deceptive content and fake users do to a finished run, and what defences leave of it."""
+"""`python -m pipeline robustness`: what deceptive content and fake users do to a finished run, and what defences do."""
 
 from __future__ import annotations
 

@@ -94,6 +94,7 @@ class AnyRecommender(ItemEncoder, Protocol):
         retrieval_ranks: Sequence[int] | None = None,
         candidates: int = 200,
         timestamp: int | None = None,
+        context: Mapping[str, str] | None = None,
         retrieval_model: str = "retrieval",
         ranking_model: str = "ranking",
     ) -> list[Explanation]: ...
