@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -243,16 +242,9 @@ class JobRun(Run):
         """The candidate as a whole release in the job's own folder, with the number it will have."""
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            from pipeline.export_stage import export_stage
+            from pipeline.job_export import export_apart
 
-            made = export_stage(
-                self.dataset(), self.folder, self.config, store=self.store(), search=True, first=self.version
-            )
-            if made["version"] != self.version:
-                # A release of other models, or with a number that somebody has taken meanwhile.
-                shutil.rmtree(self.folder / "releases")
-                return work(out, checkpoints)
-            return made
+            return export_apart(self.source, self.folder, self.config, self.version)
 
         inputs = {
             "search": self.key("search"), "ranking": self.key("ranking"), "policy": self.key("policy"),

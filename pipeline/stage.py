@@ -109,9 +109,9 @@ def run_stage(
     out.mkdir(parents=True)
     checkpoints.mkdir(parents=True, exist_ok=True)
     say(f"[{name}] running")
-    start, worked = time.perf_counter(), time.process_time()
+    start, worked = time.perf_counter(), sum(os.times()[:4])
     counts = work(out, checkpoints)
-    seconds, worked = time.perf_counter() - start, time.process_time() - worked
+    seconds, worked = time.perf_counter() - start, sum(os.times()[:4]) - worked
     manifest = {
         "stage": name,
         "key": key,
