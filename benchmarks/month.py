@@ -22,11 +22,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-import pandas as pd
 
-from data.splits import DAY
+from benchmarks.month_days import cut, scrambled, without_media
 from data.world import generate_world
-from data.world_config import END, WorldConfig
+from data.world_config import WorldConfig
 from pipeline.config import Config, load_config
 from pipeline.job import run_job, seconds_of
 from pipeline.job_record import outcome_of
@@ -59,52 +58,6 @@ QUICK = [
     # One day of a small world has a hundred users: what chance does to their mean is more than two percent.
     "gate.tolerance=0.15", "gate.margin=0.5",
 ]  # fmt: skip
-
-
-def cut(world: Path, out: Path, days_left: int) -> Path:
-    """The world's folder as it was some days before its end: events, items and users known by then; media as they are."""
-    if out.is_dir():
-        return out
-    out, final = out.with_name(f".{out.name}"), out
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    bound = END - days_left * DAY
-    events, items, users = (pd.read_parquet(world / f"{name}.parquet") for name in ("interactions", "items", "users"))
-    events, items = events[events["timestamp"] < bound], items[items["created_at"] < bound]
-    users = users[users["user_id"].isin(events["user_id"])]
-    for name, table in (("interactions", events), ("items", items), ("users", users)):
-        table.to_parquet(out / f"{name}.parquet", index=False)
-    (out / "media").symlink_to((world / "media").resolve())
-    out.rename(final)
-    return final
-
-
-def scrambled(day: Path, out: Path, share: float, seed: int) -> Path:
-    """A copy of a day's folder in which a share of the last day's events have each other's items."""
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(day, out, symlinks=True)
-    events = pd.read_parquet(out / "interactions.parquet")
-    last = np.flatnonzero(events["timestamp"] >= int(events["timestamp"].max()) // DAY * DAY)
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(last, max(2, round(share * len(last))), replace=False)
-    items = events["item_id"].to_numpy(object).copy()
-    items[chosen] = items[rng.permutation(chosen)]
-    events.assign(item_id=items).to_parquet(out / "interactions.parquet", index=False)
-    return out
-
-
-def without_media(day: Path, out: Path, share: float, seed: int) -> Path:
-    """A copy of a day's folder whose media folder has lost a share of its files."""
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(day, out, symlinks=True)
-    media, rng = (out / "media").resolve(), np.random.default_rng(seed)
-    (out / "media").unlink()
-    for file in sorted(path for path in media.rglob("*") if path.is_file()):
-        if rng.random() >= share:
-            place = out / "media" / file.relative_to(media)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.link(file, place)
-    return out
 
 
 def job_command(day: Path, out: Path, options: argparse.Namespace) -> list[str]:
@@ -150,7 +103,9 @@ def bad_day(day: Path, out: Path, place: Path, config: Config) -> dict[str, Any]
     }
 
 
-def killed(day: Path, out: Path, place: Path, kills: int, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
+def killed(
+    day: Path, out: Path, place: Path, kills: int, seconds: float, options: argparse.Namespace
+) -> dict[str, Any]:
     """The same job killed at random moments until that many kills are done, and then left to end.
 
     Args:
@@ -278,7 +233,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three days of a small world, with signal: encoders")
     parser.add_argument("--days", type=int, default=30, help="the first in full, then a job a night")
-    parser.add_argument("--compare-every", type=int, default=0, help="nights between full retrainings; 0 = the last alone")
+    parser.add_argument(
+        "--compare-every", type=int, default=0, help="nights between full retrainings; 0 = the last alone"
+    )
     parser.add_argument("--world", type=Path, help="a generated world's folder; made unless given")
     parser.add_argument("--items", type=int, default=1500)
     parser.add_argument("--users", type=int, default=2500)
@@ -286,7 +243,9 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=90, help="days of the generated world")
     parser.add_argument("--config", type=Path, help="TOML file of settings")
     parser.add_argument("--set", action="append", default=[], help="override a setting")
-    parser.add_argument("--bad-days", action="store_true", help="also a scrambled day, and one without half of its media")
+    parser.add_argument(
+        "--bad-days", action="store_true", help="also a scrambled day, and one without half of its media"
+    )
     parser.add_argument("--kills", type=int, default=0, help="kill the last night's job so often at random moments")
     parser.add_argument("--folder", type=Path, help="keep everything there; an interrupted simulation goes on")
     parser.add_argument("--walk", help=argparse.SUPPRESS)

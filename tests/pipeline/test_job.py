@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.month import cut, scrambled, without_media
+from benchmarks.month_days import cut, scrambled, without_media
 from data.world import WorldConfig, generate_world
 from pipeline.__main__ import app
 from pipeline.config import load_config
