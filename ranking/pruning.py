@@ -53,8 +53,7 @@ def prune_ranker(form: RankingServingForm, share: float, history: np.ndarray) ->
         ValueError: a share outside [0, 1), or experts of another kind.
 
     Example:
-        >>> prune_ranker(form, 0.25, tables.history).config.hidden    # of (96, 48)
-        (72, 36)
+        prune_ranker(form, 0.25, tables.history).config.hidden    # (72, 36) of (96, 48)
     """
     if not 0.0 <= share < 1.0:
         raise ValueError(f"share must be in [0, 1), received {share}")
