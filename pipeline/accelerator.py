@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -91,29 +90,6 @@ class FilledBatches:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """As the batches within, each filled up."""
         return (filled_for(batch, self.replicas) for batch in self.batches.epoch(number, start))
-
-
-def accelerator_of(config: RetrievalConfig) -> Accelerator:
-    """What `retrieval.accelerator` asks for, on the backend that Keras runs on.
-
-    Raises:
-        ValueError: a device that is not there.
-    """
-    if keras.backend.backend() == "jax":
-        from pipeline.accelerator_jax import jax_accelerator
-
-        return jax_accelerator(config.accelerator)
-    if keras.backend.backend() == "tensorflow":
-        return tensorflow_accelerator(config.accelerator)
-    return Accelerator()
-
-
-@functools.cache
-def tensorflow_accelerator(setting: str) -> Accelerator:
-    """The accelerator of this process under TensorFlow under every task, made once."""
-    from pipeline.accelerator_tensorflow import make_accelerator
-
-    return make_accelerator(setting)
 
 
 def missing(kind: str, found: str) -> ValueError:

@@ -11,10 +11,11 @@ import numpy as np
 from data.dataset import Dataset
 from data.schema import EVENT_KINDS
 from data.splits import DAY
-from pipeline.data_checks import Check, NewData, bounded, skipped
+from pipeline.check import Check, bounded, skipped
 from pipeline.data_checks_config import ChecksSection
 from pipeline.drift import chance_stability, counts_of, population_stability
 from pipeline.examples import positive_histories
+from pipeline.new_data import NewData
 from pipeline.served import FULL, UNSEEN, load_served, served_folder
 
 MOST_EVENTS = 4000

@@ -10,9 +10,10 @@ import scipy.stats
 
 from data.features import FeatureStore
 from data.schema import MODALITIES
-from pipeline.data_checks import Check, NewData, bounded, skipped
+from pipeline.check import Check, bounded, skipped
 from pipeline.data_checks_config import ChecksSection
 from pipeline.drift import mean_discrepancy, sampled
+from pipeline.new_data import NewData
 from pipeline.stage import read_manifest
 
 UNLIKELY = 0.01

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data.durable_file import sync
+from pipeline.check import STOP
 from pipeline.config import Config
-from pipeline.data_checks import STOP
 from pipeline.gate import DECISION, explain
 from pipeline.job_lock import JobLock, held
 from pipeline.job_record import (

@@ -17,7 +17,7 @@ from pipeline.stages import RANKING_FILES, Run
 from towers.search import WEIGHTS
 
 WARM = tuple(f"pipeline/job_{name}.py" for name in ("linear", "ranker", "search", "warm"))
-CHECKS = ("data_checks", "data_checks_events", "data_checks_media", "drift")
+CHECKS = ("check", "new_data", "data_checks", "data_checks_events", "data_checks_media", "drift")
 GATE = ("gate", "gate_figures", "gate_contestants")
 
 

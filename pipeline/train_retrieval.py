@@ -16,7 +16,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.loss_columns import LossColumns
 from data.schema import MODALITIES, Schema
-from pipeline.accelerator import accelerator_of
+from pipeline.accelerator_choice import accelerator_of
 from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
 from pipeline.epoch_steps import LoopSettings, Progress, steps_a_call

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.accelerator import accelerator_of
+from pipeline.accelerator_choice import accelerator_of
 from pipeline.accelerator_tensorflow import TensorflowReplicas
 from pipeline.config import RetrievalConfig
 from pipeline.train_retrieval import new_towers, tower_config

@@ -9,7 +9,7 @@ import pytest
 
 from data.features import FeatureStore, FeatureWriter
 from data.ingest import IngestOptions, ingest
-from pipeline.data_checks import NewData, bounded, worst
+from pipeline.check import bounded, worst
 from pipeline.data_checks_config import ChecksSection
 from pipeline.data_checks_events import (
     columns_of,
@@ -21,6 +21,7 @@ from pipeline.data_checks_events import (
 )
 from pipeline.data_checks_media import media_checks, missing_check
 from pipeline.grow_vocabulary import grow_dataset
+from pipeline.new_data import NewData
 
 DAY, START = 86_400, 1_700_000_000 // 86_400 * 86_400
 SECTION = ChecksSection()

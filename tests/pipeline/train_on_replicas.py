@@ -15,7 +15,7 @@ import numpy as np
 from data.batches import RetrievalBatches
 from data.loss_columns import LossColumns
 from pipeline import train_retrieval as module
-from pipeline.accelerator import accelerator_of
+from pipeline.accelerator_choice import accelerator_of
 from pipeline.accelerator_jax import TABLES
 from pipeline.checkpoint import array_of
 from pipeline.config import RetrievalConfig

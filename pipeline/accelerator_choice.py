@@ -1,0 +1,33 @@
+"""Which accelerator this process trains on."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+
+from pipeline.accelerator import Accelerator
+from pipeline.config import RetrievalConfig
+
+
+def accelerator_of(config: RetrievalConfig) -> Accelerator:
+    """What `retrieval.accelerator` asks for, on the backend that Keras runs on.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    if keras.backend.backend() == "jax":
+        from pipeline.accelerator_jax import jax_accelerator
+
+        return jax_accelerator(config.accelerator)
+    if keras.backend.backend() == "tensorflow":
+        return tensorflow_accelerator(config.accelerator)
+    return Accelerator()
+
+
+@functools.cache
+def tensorflow_accelerator(setting: str) -> Accelerator:
+    """The accelerator of this process under TensorFlow under every task, made once."""
+    from pipeline.accelerator_tensorflow import make_accelerator
+
+    return make_accelerator(setting)
