@@ -11,7 +11,7 @@ from data.ingest import IngestOptions, ingest
 from pipeline.content_stages import quarantined
 from pipeline.grow_vocabulary import grow_dataset, split_newest
 from pipeline.progress import progress_bar
-from pipeline.retrieval_stages import LOOP
+from pipeline.retrieval_stages import LINEAR, LOOP, SERVED, TOWERS
 from pipeline.stage import StageError, StageResult, code_fingerprint, folder_fingerprint, read_manifest
 from pipeline.stages import RANKING_FILES, Run
 from towers.search import WEIGHTS
@@ -126,8 +126,9 @@ class JobRun(Run):
         inputs = {
             self.store_stage: self.key(self.store_stage),
             "ingest": self.key("ingest"),
+            **self.keys_of(section.distill_ranker, "served/full", "ranking"),
             **self.warm_keys(f"retrieval/{name}"),
-            "code": code_fingerprint("towers", *LOOP, "data/batches.py", "pipeline/train_retrieval.py", *WARM),
+            "code": code_fingerprint("towers", *LOOP, *TOWERS, *WARM),
         }
         return self.run(f"retrieval/{name}", work, settings, inputs)
 
@@ -146,12 +147,11 @@ class JobRun(Run):
                     modalities=modalities, progress=progress, refit_splits=splits,
                 )  # fmt: skip
 
-        code = ("towers", *LOOP, *files("linear_stage", "linear_parts", "linear_judge", "train_history"), *WARM)
         inputs = {
             self.store_stage: self.key(self.store_stage),
             "ingest": self.key("ingest"),
             **self.warm_keys(f"linear/{name}"),
-            "code": code_fingerprint(*code, "data/history_batches.py"),
+            "code": code_fingerprint("towers", *LOOP, *LINEAR, *WARM),
         }
         settings = {**section.model_dump(), "modalities": modalities, "refit_splits": splits, "job": self.pace()}
         return self.run(f"linear/{name}", work, settings, inputs)
@@ -176,7 +176,7 @@ class JobRun(Run):
         inputs = {
             "retrieval": self.key(f"retrieval/{name}"), "linear": self.key(f"linear/{name}"),
             **self.warm_keys(f"served/{name}"),
-            "code": code_fingerprint(*files("served_stage", "served"), "towers/ensemble.py", "towers/content_map.py"),
+            "code": code_fingerprint(*SERVED),
         }  # fmt: skip
         settings = {"validation_users": section.validation_users, "seed": section.seed}
         return self.run(f"served/{name}", work, settings, inputs)

@@ -9,11 +9,16 @@ from pipeline.content_stages import ContentStages
 from pipeline.progress import progress_bar
 from pipeline.stage import StageResult, code_fingerprint
 
-LOOP = ("data/histories.py", *(f"pipeline/{name}.py" for name in ("epochs", "feed", "optimizer")))
+LOOP = ("data/histories.py", *(f"pipeline/{name}.py" for name in ("epoch_steps", "epochs", "feed", "optimizer")))
 """Code that every training of towers runs through."""
 DEVICES = ("accelerator", "accelerator_choice", "accelerator_jax", "accelerator_tensorflow", "replicated_task")
 TOWERS = ("data/batches.py", *(f"pipeline/{name}.py" for name in ("train_retrieval", *DEVICES)))
 """Code that trains the two towers."""
+LINEAR_PARTS = ("linear_stage", "linear_parts", "linear_judge", "train_history", "training_matrix")
+LINEAR = ("data/history_batches.py", *(f"pipeline/{name}.py" for name in LINEAR_PARTS))
+"""Code that fits the linear towers."""
+SERVED = ("pipeline/served_stage.py", "pipeline/served.py", "towers/ensemble.py", "towers/content_map.py")
+"""Code that joins both."""
 
 
 class RetrievalStages(ContentStages):
@@ -85,13 +90,6 @@ class RetrievalStages(ContentStages):
                     refit_splits=splits,
                 )
 
-        code = (
-            "towers",
-            *(f"pipeline/linear_{part}.py" for part in ("stage", "parts", "judge")),
-            *LOOP,
-            "pipeline/train_history.py",
-            "data/history_batches.py",
-        )
         return self.run(
             f"linear/{name}",
             work,
@@ -99,7 +97,7 @@ class RetrievalStages(ContentStages):
             {
                 self.store_stage: self.key(self.store_stage),
                 "ingest": self.key("ingest"),
-                "code": code_fingerprint(*code),
+                "code": code_fingerprint("towers", *LOOP, *LINEAR),
             },
         )
 
@@ -112,7 +110,6 @@ class RetrievalStages(ContentStages):
             trained, linear = self.folder / "retrieval" / name, self.folder / "linear" / name
             return build_served(self.dataset(), self.store(), trained, linear, out, section, modalities=modalities)
 
-        code = ("pipeline/served_stage.py", "pipeline/served.py", "towers/ensemble.py", "towers/content_map.py")
         return self.run(
             f"served/{name}",
             work,
@@ -120,7 +117,7 @@ class RetrievalStages(ContentStages):
             {
                 "retrieval": self.key(f"retrieval/{name}"),
                 "linear": self.key(f"linear/{name}"),
-                "code": code_fingerprint(*code),
+                "code": code_fingerprint(*SERVED),
             },
         )
 
