@@ -14,12 +14,12 @@ from pipeline.data_checks_media import media_checks
 from pipeline.new_data import NewData
 
 if TYPE_CHECKING:
-    from pipeline.job_run import JobRun
+    from pipeline.job_folder import JobFolder
 
 REPORT = "checks.json"
 
 
-def check_data(run: JobRun, out: Path) -> dict[str, Any]:
+def check_data(run: JobFolder, out: Path) -> dict[str, Any]:
     """Look at a job's data and write `checks.json` into `out`.
 
     Returns: `decision` (the worst verdict), and how many warnings and stops there are. Without a last release there is

@@ -17,7 +17,7 @@ from pipeline.gate_figures import CANDIDATE, CURRENT, FIGURES
 from pipeline.stage import read_manifest
 
 if TYPE_CHECKING:
-    from pipeline.job_run import JobRun
+    from pipeline.job_folder import JobFolder
 
 DECISION = "decision.json"
 MEASURED = 30
@@ -44,7 +44,7 @@ class Rule:
         return f"{'passed' if self.passed else 'FAILED'}  {self.name}: {self.found} (allowed: {self.allowed})"
 
 
-def decide(run: JobRun, out: Path) -> dict[str, Any]:
+def decide(run: JobFolder, out: Path) -> dict[str, Any]:
     """Apply every bound to a job's candidate and write `decision.json` into `out`.
 
     Returns: `publish`, the number of rules, and the names of those that failed.
@@ -189,7 +189,7 @@ def rows_rule(run: Path, parent: Path | None) -> Rule:
     return Rule(name, True, "as they were", allowed)
 
 
-def latency_ms(run: JobRun, folder: Path) -> float | None:
+def latency_ms(run: JobFolder, folder: Path) -> float | None:
     """Median milliseconds of `recommend` for one known user, by the released graph; None without one."""
     from serving.inference import predict_arrays
     from serving.recommend_requests import recommend_inputs
@@ -211,7 +211,7 @@ def latency_ms(run: JobRun, folder: Path) -> float | None:
     return float(np.median(times[1:]))
 
 
-def current_bytes(run: JobRun) -> int | None:
+def current_bytes(run: JobFolder) -> int | None:
     """Size of the release that the parent became; None without a parent, or where that release is gone."""
     from pipeline.job_record import released_folder
     from serving.release_manifest import ReleaseError, read_release
