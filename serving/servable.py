@@ -108,8 +108,11 @@ class Servable:
         register_custom_operations(meta_graph)
         graph = tf.Graph()
         # Requests run beside each other; splitting one's small operations over threads costs more than it saves (a page of
-        # `recommend` 13.7 ms of processor time, on one thread 9.1).
-        config = tf.compat.v1.ConfigProto(allow_soft_placement=True, intra_op_parallelism_threads=1)
+        # `recommend` 13.7 ms of processor time, on one thread 9.1). Each runs on the thread that asks: the pool that all
+        # sessions share has as many threads as there are cores, and on one core a long request would hold up every other.
+        config = tf.compat.v1.ConfigProto(
+            allow_soft_placement=True, intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1
+        )
         self._session = tf.compat.v1.Session(graph=graph, config=config)
         try:
             with graph.as_default():

@@ -13,7 +13,8 @@ from serving.inference import CLASSIFY_METHOD, PREDICT_METHOD, REGRESS_METHOD
 
 
 def write_half_plus_two(base: Path, version: int, bias: float = 2.0) -> Path:
-    """y = x / 2 + bias, with a predict, a classify and a regress signature, and `spin`, which loops n times first.
+    """y = x / 2 + bias, with a predict, a classify and a regress signature, `spin`, which loops n times first, and `wait`,
+    which loops until there is a file.
 
     It lands by a rename, as an exporter writes.
     """
@@ -33,6 +34,9 @@ def write_half_plus_two(base: Path, version: int, bias: float = 2.0) -> Path:
         n = tf.compat.v1.placeholder(tf.int32, [], "n")
         looped = tf.while_loop(lambda i, _: i < n, lambda i, s: (i + 1, tf.linalg.matmul(s, s) * 0.1), (0, tf.eye(64)))
         spun = tf.add(y, 0.0 * looped[1][0, 0], "spun")
+        file = tf.compat.v1.placeholder(tf.string, [], "file")
+        found = tf.while_loop(lambda count, _: count < 1, lambda _, at: (tf.size(tf.io.matching_files(at)), at), (0, file))
+        waited = tf.add(y, 0.0 * tf.cast(found[0], tf.float32), "waited")
         session.run(tf.compat.v1.global_variables_initializer())
         builder = tf.compat.v1.saved_model.Builder(str(temporary))
         builder.add_meta_graph_and_variables(
@@ -43,6 +47,7 @@ def write_half_plus_two(base: Path, version: int, bias: float = 2.0) -> Path:
                 "classify_x_to_y": signature({"inputs": info(serialized)}, {"scores": info(scores)}, CLASSIFY_METHOD),
                 "regress_x_to_y": signature({"inputs": info(serialized)}, {"outputs": info(scores)}, REGRESS_METHOD),
                 "spin": signature({"x": info(x), "n": info(n)}, {"y": info(spun)}, PREDICT_METHOD),
+                "wait": signature({"x": info(x), "file": info(file)}, {"y": info(waited)}, PREDICT_METHOD),
             },
         )
         builder.save()
