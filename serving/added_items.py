@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
+RETRIEVAL, SEARCH = "retrieval", "search"
 NEIGHBOURS = 5
 """Candidates on either side, in the order of retrieval, whose ranking scores an unranked item takes the mean of."""
 
@@ -23,6 +24,7 @@ class AddedItems:
         ids: of the added and changed items, [N].
         embeddings: f32 [N, D], from `item_encoder`.
         search_vectors: f32 [N, E], from the `items` signature of `search`; None where the release has none.
+        content_vectors: modality -> f32 [N, E], from `content_search`; zeros where an item has none.
         hidden: ids that the release must not answer itself: taken away, or changed, so that their place in its index
             says what they were.
 
@@ -40,14 +42,17 @@ class AddedItems:
     ids: tuple[str, ...] = ()
     embeddings: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
     search_vectors: np.ndarray | None = None
+    content_vectors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         lengths = {len(self.ids), len(self.embeddings)}
         lengths |= set() if self.search_vectors is None else {len(self.search_vectors)}
+        lengths |= {len(table) for table in self.content_vectors.values()}
         if len(lengths) != 1:
             raise ValueError(
-                f"ids, embeddings, search_vectors: need one line an item, received {sorted(lengths)} lines"
+                "ids, embeddings, search_vectors, content_vectors: need one line an item, received "
+                f"{sorted(lengths)} lines"
             )
 
     def merge(
@@ -59,23 +64,26 @@ class AddedItems:
         version: int,
         *,
         excluded: Collection[str] = (),
-        search: bool = False,
+        space: str = RETRIEVAL,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best of what a server found and of the added items; equal scores leave the server's first.
 
         Args:
             query: f32 [D] (of a search [E]), as the server told it; None = it does not tell, and nothing is added.
+                Zeros find nothing.
             ids, scores: what it found, best first: `bytes` in an object array, and f32 [K].
             version: of the answer.
             excluded: ids that must not be answered.
-            search: whether the scores are those of a search.
+            space: what the scores compare: `RETRIEVAL`, `SEARCH`, or a modality's content, which not every item has.
         """
         hidden = [place for place, name in enumerate(ids) if name.decode() in self.hidden]
         ids, scores = np.delete(ids, hidden), np.delete(scores, hidden)
-        table = self.search_vectors if search else self.embeddings
+        own = {RETRIEVAL: self.embeddings, SEARCH: self.search_vectors}
+        table = own[space] if space in own else self.content_vectors.get(space)
         if query is None or table is None or version != self.version or not query.any():
             return ids[:k], scores[:k]
-        free = [place for place, name in enumerate(self.ids) if name not in excluded]
+        there = np.ones(len(table), bool) if space in own else table.any(axis=1)
+        free = [place for place, name in enumerate(self.ids) if there[place] and name not in excluded]
         if not free or table.shape[1] != len(query):
             return ids[:k], scores[:k]
         new_ids = np.empty(len(free), object)

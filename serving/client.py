@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import numpy as np
 
-from serving.added_items import AddedItems
+from serving.added_items import SEARCH, AddedItems
 from serving.client_added import SimilarItems, known_items, place_in_search, similar
 from serving.client_explain import explain
-from serving.client_media import search_media
+from serving.client_media import place_in_content, search_media
 from serving.client_page import insert_added, reaches_page
 from serving.client_recommend import RECOMMEND, OneCall
 from serving.client_two_calls import UNKNOWN_SCORE, TwoCalls
 from serving.explanation import Explanation
 from serving.model_client import DEADLINE_SECONDS, ModelClient
 from serving.new_items import EncodedItems, NewItem, item_inputs
+from serving.page_request import PageRequest
 from serving.recommendation import FoundItem, RankedItem, Recommendation
 from serving.status import ServingError
 from serving.tensors import string_line
@@ -52,23 +53,7 @@ class Recommender:
         self._one_call = OneCall(self.client, model=recommend_model, label=label, deadline=deadline)
         self._two_calls = TwoCalls(self.client, label=label, deadline=deadline)
 
-    def recommend(
-        self,
-        user_id: str,
-        *,
-        recent_item_ids: Sequence[str] = (),
-        exclude_item_ids: Sequence[str] = (),
-        k: int = 10,
-        candidates: int = 200,
-        timestamp: int | None = None,
-        retrieval_model: str = "retrieval",
-        ranking_model: str = "ranking",
-        added: AddedItems | None = None,
-        allow_item_ids: Sequence[str] = (),
-        policy: Mapping[str, float] | None = None,
-        context: Mapping[str, str] | None = None,
-        seed: int | None = None,
-    ) -> Recommendation:
+    def recommend(self, user_id: str, **options: Any) -> Recommendation:
         """The k best items for a user: in one call where the server has `recommend`, else by retrieval and ranking.
 
         Two calls answer without the release's policy, by score alone. They are also taken where another index is asked
@@ -76,20 +61,7 @@ class Recommender:
         two calls say at which place, and it is put there.
 
         Args:
-            user_id: any string; one never seen gets the items of a cold start.
-            recent_item_ids: most recent first; empty = the history stored at training time.
-            exclude_item_ids: never answered.
-            k: length of the list.
-            candidates: how many items are retrieved and ranked.
-            timestamp: time of the request in UTC seconds; None = now.
-            retrieval_model: "retrieval", or another index under its name.
-            ranking_model: the ranker's name.
-            added: items younger than the release, which are retrieved beside its own. The ranker does not know them: they
-                take the score of what was retrieved about as well, and NaN for every head.
-            allow_item_ids: the only items that may be answered; empty = all. policy: weights of `ranking.policy.Policy`
-                that differ from the release's. Both need `recommend`.
-            context: column -> word; a release too old for it in its ranking refuses a request that has any.
-            seed: what the exploration of a policy follows from; None = drawn anew.
+            user_id: any string. options: the other attributes of `serving.page_request.PageRequest`.
 
         Returns:
             At most k items, in the order of the page; of two calls by ranking score, equals in retrieval order.
@@ -99,72 +71,39 @@ class Recommender:
             ServingError: what the server answered; ABORTED where it serves no ranking of the release that retrieved,
                 FAILED_PRECONDITION where it has no `recommend` and the request needs it.
         """
-        if not 1 <= k <= candidates:
-            raise ValueError(f"k: must be 1 to candidates, got k={k}, candidates={candidates}; ask for more candidates")
-        needed = bool(allow_item_ids or policy)
-        now = int(time.time()) if timestamp is None else timestamp
+        request = PageRequest(user_id, **options)
+        added = request.added
         page: Recommendation | None = None
-        if retrieval_model == "retrieval":
-            hidden = () if added is None else added.hidden
-            page = self._one_call.recommend(
-                user_id,
-                k=k,
-                candidates=candidates,
-                timestamp=now,
-                stands_for=(retrieval_model, ranking_model),
-                recent_item_ids=recent_item_ids,
-                exclude_item_ids=[*exclude_item_ids, *hidden],
-                allow_item_ids=allow_item_ids,
-                policy=policy,
-                context=context,
-                seed=seed,
-            )
-            if page is not None and (
-                added is None or not reaches_page(added, page, {*exclude_item_ids, *recent_item_ids})
-            ):
+        if request.retrieval_model == "retrieval":
+            page = self._one_call.recommend(request)
+            never = {*request.exclude_item_ids, *request.recent_item_ids}
+            if page is not None and (added is None or not reaches_page(added, page, never)):
                 return page
-        if needed and page is None:
+        allowed = set(request.allow_item_ids)
+        if (allowed or request.policy) and page is None:
             raise ServingError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 "allow_item_ids, policy: need a release with the model `recommend`, asked for as 'retrieval', and this "
                 "server has none; export again, or leave them out",
             )
-        by_score = self._two_calls.recommend(
-            user_id,
-            k=k,
-            candidates=candidates,
-            timestamp=now,
-            recent_item_ids=recent_item_ids,
-            exclude_item_ids=exclude_item_ids,
-            retrieval_model=retrieval_model,
-            ranking_model=ranking_model,
-            added=added,
-            context=context,
-        )
+        by_score = self._two_calls.recommend(request)
         if page is None or added is None:
             return by_score
-        ours = {one for one in added.ids if not allow_item_ids or one in set(allow_item_ids)}
-        return insert_added(page, by_score, ours, k)
+        return insert_added(page, by_score, {one for one in added.ids if not allowed or one in allowed}, request.k)
 
     def explain(
         self,
         user_id: str,
         item_ids: Sequence[str],
         *,
-        recent_item_ids: Sequence[str] = (),
         retrieval_scores: Sequence[float] | None = None,
         retrieval_ranks: Sequence[int] | None = None,
-        candidates: int = 200,
-        timestamp: int | None = None,
-        context: Mapping[str, str] | None = None,
-        retrieval_model: str = "retrieval",
-        ranking_model: str = "ranking",
+        **options: Any,
     ) -> list[Explanation]:
         """Why some items score as they do for a user, in the order of the items; without those the model does not know.
 
         Args:
-            user_id, recent_item_ids, timestamp, context, retrieval_model, ranking_model: as in the recommendation, whose
-                score the contributions then belong to.
+            user_id, options: as in the recommendation, whose score the contributions then belong to.
             retrieval_scores, retrieval_ranks: of each item, as the recommendation answered them. Without them the items
                 are looked up among `candidates` retrieved anew; one that is not there counts as the last of them would.
 
@@ -174,16 +113,10 @@ class Recommender:
         """
         return explain(
             self.client,
-            user_id,
+            PageRequest(user_id, **{**options, "k": 1}),
             item_ids,
-            recent_item_ids=recent_item_ids,
             retrieval_scores=retrieval_scores,
             retrieval_ranks=retrieval_ranks,
-            candidates=candidates,
-            timestamp=timestamp,
-            context=context,
-            retrieval_model=retrieval_model,
-            ranking_model=ranking_model,
             label=self._label,
             deadline=self._deadline,
         )
@@ -218,7 +151,7 @@ class Recommender:
         ids, scores = answer["item_ids"][0][keep], answer["scores"][0][keep]
         if added is not None:
             asked = answer["query"][0] if "query" in answer else None
-            ids, scores = added.merge(asked, ids, scores, k, version, excluded=set(exclude_item_ids), search=True)
+            ids, scores = added.merge(asked, ids, scores, k, version, excluded=set(exclude_item_ids), space=SEARCH)
         return [FoundItem(item_id.decode(), float(score)) for item_id, score in zip(ids, scores, strict=True)]
 
     def similar(
@@ -267,6 +200,10 @@ class Recommender:
     def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None:
         """Where encoded items lie beside the search's table; see `serving.client_added.place_in_search`."""
         return place_in_search(self.client, encoded, search_model=search_model, deadline=self._deadline)
+
+    def place_in_content(self, encoded: EncodedItems) -> dict[str, np.ndarray]:
+        """Where encoded items lie in the search by pictures and sounds; see `serving.client_media.place_in_content`."""
+        return place_in_content(self.client, encoded, deadline=self._deadline)
 
     def known_items(self, item_ids: Sequence[str], *, ranking_model: str = "ranking") -> tuple[list[bool], int]:
         """Which ids the release holds, and its version; see `serving.client_added.known_items`."""

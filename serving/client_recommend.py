@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import grpc
 
 from ranking.config import HEADS
 from serving.model_client import ModelClient
+from serving.page_request import PageRequest
 from serving.recommend_requests import recommend_inputs
 from serving.recommendation import RankedItem, Recommendation
 from serving.status import ServingError
@@ -43,28 +44,11 @@ class OneCall:
         self._lock = threading.Lock()
         self._absent_until = 0.0
 
-    def recommend(
-        self,
-        user_id: str,
-        *,
-        k: int,
-        candidates: int,
-        timestamp: int,
-        stands_for: Sequence[str],
-        recent_item_ids: Sequence[str] = (),
-        exclude_item_ids: Sequence[str] = (),
-        allow_item_ids: Sequence[str] = (),
-        policy: Mapping[str, float] | None = None,
-        context: Mapping[str, str] | None = None,
-        seed: int | None = None,
-    ) -> Recommendation | None:
+    def recommend(self, request: PageRequest) -> Recommendation | None:
         """The page; None where the server has no such model.
 
-        Args:
-            stands_for: the models that the call takes the place of, which are of the same release: `versions` names them
-                too, so that whoever follows a release need not know how it was asked.
-            seed: what exploration follows from; None = drawn anew.
-            The others are those of `Recommender.recommend`.
+        `versions` also names the models that the call takes the place of, which are of the same release, so that whoever
+        follows a release need not know how it was asked.
 
         Raises:
             ServingError: what the server answered.
@@ -73,16 +57,16 @@ class OneCall:
             if not self._model or self._clock() < self._absent_until:
                 return None
         inputs = recommend_inputs(
-            [user_id],
-            k=k,
-            candidates=candidates,
-            recent_item_ids=[recent_item_ids],
-            exclude_item_ids=[exclude_item_ids],
-            allow_item_ids=[allow_item_ids],
-            context=[[f"{column}={word}" for column, word in (context or {}).items()]],
-            policy=policy,
-            timestamps=[timestamp],
-            seeds=[secrets.randbits(63) if seed is None else seed],
+            [request.user_id],
+            k=request.k,
+            candidates=request.candidates,
+            recent_item_ids=[request.recent_item_ids],
+            exclude_item_ids=[request.never],
+            allow_item_ids=[request.allow_item_ids],
+            context=[request.context_pairs],
+            policy=request.policy,
+            timestamps=[request.timestamp or 0],
+            seeds=[secrets.randbits(63) if request.seed is None else request.seed],
         )
         started = time.perf_counter()
         try:
@@ -109,6 +93,6 @@ class OneCall:
             for place, item_id in enumerate(answer["item_ids"][0])
             if item_id
         ]
-        versions = {name: version for name in (self._model, *stands_for)}
+        versions = {name: version for name in (self._model, request.retrieval_model, request.ranking_model)}
         query = answer["query"][0] if "query" in answer else None
-        return Recommendation(user_id, items, {self._model: time.perf_counter() - started}, versions, query)
+        return Recommendation(request.user_id, items, {self._model: time.perf_counter() - started}, versions, query)

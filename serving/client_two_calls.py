@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import grpc
 import numpy as np
 
 from ranking.config import HEADS
-from serving.added_items import AddedItems, fill_unranked
+from serving.added_items import fill_unranked
 from serving.model_client import ModelClient
+from serving.page_request import PageRequest
 from serving.recommendation import RankedItem, Recommendation
 from serving.status import ServingError
-from serving.tensors import string_line
 
 UNKNOWN_SCORE = -1.0
 """What `ranking` answers for a candidate that it does not know."""
@@ -29,60 +29,29 @@ class TwoCalls:
     def __init__(self, client: ModelClient, *, label: str | None = None, deadline: float | None = None) -> None:
         self.client, self._label, self._deadline = client, label, deadline
 
-    def recommend(
-        self,
-        user_id: str,
-        *,
-        k: int,
-        candidates: int,
-        timestamp: int,
-        recent_item_ids: Sequence[str] = (),
-        exclude_item_ids: Sequence[str] = (),
-        retrieval_model: str = "retrieval",
-        ranking_model: str = "ranking",
-        added: AddedItems | None = None,
-        context: Mapping[str, str] | None = None,
-    ) -> Recommendation:
+    def recommend(self, request: PageRequest) -> Recommendation:
         """At most k items by ranking score, equals in retrieval order; see `Recommender.recommend`.
 
         Raises:
             ServingError: what the server answered; ABORTED where it serves no ranking of the release that retrieved.
         """
-        user = np.array([user_id], object)
-        recent = string_line(recent_item_ids)
+        added = request.added
         started = time.perf_counter()
         retrieved, retrieval_version = self.client.predict_version(
-            retrieval_model,
-            {
-                "user_id": user,
-                "recent_item_ids": recent,
-                "exclude_item_ids": string_line([*exclude_item_ids, *(added.hidden if added else ())]),
-                "k": np.array(candidates, np.int32),
-            },
-            label=self._label,
-            deadline=self._deadline,
+            request.retrieval_model, request.retrieval_inputs(), label=self._label, deadline=self._deadline
         )
         middle = time.perf_counter()
         keep = retrieved["item_ids"][0] != b""
         ids, scores = retrieved["item_ids"][0][keep], retrieved["scores"][0][keep]
         if added is not None:
             query = retrieved["query"][0] if "query" in retrieved else None
-            never = {*exclude_item_ids, *recent_item_ids}
-            ids, scores = added.merge(query, ids, scores, candidates, retrieval_version, excluded=never)
+            never = {*request.exclude_item_ids, *request.recent_item_ids}
+            ids, scores = added.merge(query, ids, scores, request.candidates, retrieval_version, excluded=never)
         seconds = {"retrieval": middle - started, "ranking": 0.0}
         if not len(ids):
-            return Recommendation(user_id, [], seconds, {retrieval_model: retrieval_version})
+            return Recommendation(request.user_id, [], seconds, {request.retrieval_model: retrieval_version})
         ranked, ranking_version = self._same_release(
-            ranking_model,
-            retrieval_version,
-            {
-                "user_id": user,
-                "recent_item_ids": recent,
-                "candidate_ids": ids[None, :],
-                "retrieval_scores": scores[None, :].astype(np.float32),
-                "timestamp": np.array([timestamp], np.int64),
-                **({"context": string_line([f"{name}={word}" for name, word in context.items()])} if context else {}),
-            },
+            request.ranking_model, retrieval_version, request.ranking_inputs(ids[None, :], scores)
         )
         seconds["ranking"] = time.perf_counter() - middle
         final = ranked["score"][0]
@@ -91,7 +60,7 @@ class TwoCalls:
             final = fill_unranked(final, unranked)
             for head in set(HEADS) & set(ranked):
                 ranked[head] = np.where(unranked, np.nan, ranked[head])
-        order = np.argsort(-final, kind="stable")[:k]
+        order = np.argsort(-final, kind="stable")[: request.k]
         items = [
             RankedItem(
                 item_id=ids[place].decode(),
@@ -104,9 +73,8 @@ class TwoCalls:
             )
             for place in order
         ]
-        return Recommendation(
-            user_id, items, seconds, {retrieval_model: retrieval_version, ranking_model: ranking_version}
-        )
+        versions = {request.retrieval_model: retrieval_version, request.ranking_model: ranking_version}
+        return Recommendation(request.user_id, items, seconds, versions)
 
     def _same_release(
         self, model: str, version: int, inputs: Mapping[str, np.ndarray]

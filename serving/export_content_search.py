@@ -65,18 +65,20 @@ class ContentSearchModule(tf.Module):
 
         Shapes: vector f32 [B, F_m], as `item_encoder` answers it; exclude_item_ids string [B, E], "" = none; k int32 scalar
         -> {"item_ids": string [B, k], "scores": f32 [B, k]}: cosines, best first; where fewer items are left, "" and the
-        lowest float. A vector of zeros, which is what cannot be decoded, finds nothing.
+        lowest float; "query": f32 [B, E], where an item of that content would lie. A vector of zeros, which is what cannot
+        be decoded, finds nothing and lies nowhere, at zeros.
         """
         part = self.parts[name]
 
         def search(vector, exclude_item_ids, k):
             asked = tf.reduce_any(vector != 0.0, axis=1)
             query = tf.math.l2_normalize(tf.matmul(vector - part.mean, part.axes), axis=1)
+            query = tf.where(asked[:, None], query, 0.0)
             excluded = tf.gather(part.places, self.items.rows(exclude_item_ids))
             places, scores = part.index.search(query, k, excluded)
             found = asked[:, None] & (places > 0)
             rows = tf.where(found, tf.gather(part.rows, places), 0)
-            return {"item_ids": self.items.ids(rows), "scores": tf.where(found, scores, LOWEST)}
+            return {"item_ids": self.items.ids(rows), "scores": tf.where(found, scores, LOWEST), "query": query}
 
         signature = (
             tf.TensorSpec((None, self.widths[name]), tf.float32, "vector"),

@@ -74,7 +74,8 @@ class NewItemRequest(ItemContent):
 
 
 class ItemChangeReply(BaseModel):
-    """What has become of an item. An added or changed one is found from now on, by recommendation, search and similarity."""
+    """What has become of an item. An added or changed one is found from now on, by recommendation, search,
+    similarity, and by its picture and its sound."""
 
     item_id: str
     change: Literal["added", "changed", "deleted"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,22 +36,7 @@ class AnyRecommender(ItemEncoder, Protocol):
     @property
     def client(self) -> StatusClient: ...
 
-    def recommend(
-        self,
-        user_id: str,
-        *,
-        recent_item_ids: Sequence[str] = (),
-        exclude_item_ids: Sequence[str] = (),
-        k: int = 10,
-        candidates: int = 200,
-        timestamp: int | None = None,
-        retrieval_model: str = "retrieval",
-        ranking_model: str = "ranking",
-        added: AddedItems | None = None,
-        allow_item_ids: Sequence[str] = (),
-        policy: Mapping[str, float] | None = None,
-        context: Mapping[str, str] | None = None,
-    ) -> Any: ...
+    def recommend(self, user_id: str, **options: Any) -> Any: ...
 
     def search(
         self,
@@ -89,14 +74,9 @@ class AnyRecommender(ItemEncoder, Protocol):
         user_id: str,
         item_ids: Sequence[str],
         *,
-        recent_item_ids: Sequence[str] = (),
         retrieval_scores: Sequence[float] | None = None,
         retrieval_ranks: Sequence[int] | None = None,
-        candidates: int = 200,
-        timestamp: int | None = None,
-        context: Mapping[str, str] | None = None,
-        retrieval_model: str = "retrieval",
-        ranking_model: str = "ranking",
+        **options: Any,
     ) -> list[Explanation]: ...
 
 

@@ -59,7 +59,7 @@ def add_media_search_route(app: FastAPI, parts: GatewayParts) -> None:
 
     @app.post(MEDIA_SEARCH_PATH, summary="Items that look like a picture or sound like a clip", responses=failed)
     def search_by_media(request: MediaSearchRequest) -> FoundItemsReply:
-        """Compares content alone, whatever people did with an item. Items added since the release are not found yet."""
+        """Compares content alone, whatever people did with an item. Items added since the release are found too."""
         started = time.perf_counter()
         item = _decoded(request, decoding)
         try:

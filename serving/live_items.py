@@ -178,22 +178,24 @@ class LiveItems:
                 return count
 
     def _snapshot(self, version: int) -> AddedItems:
-        placed: dict[str, np.ndarray] = {}
-        tables: list[np.ndarray] = []
-        hidden = set(self._state.deleted)
+        placed: dict[str, tuple[LiveVector, np.ndarray]] = {}
         for name, vectors in self._state.vectors.items():
             for vector in vectors:
                 if vector.version == version and vector.embedding is not None:
-                    placed[name] = vector.embedding
-                    tables += [] if vector.search is None else [vector.search]
-                    hidden |= {name} if vector.known else set()
+                    placed[name] = vector, vector.embedding
         empty = np.zeros((0, 0), np.float32)
+        tables = [vector.search for vector, _ in placed.values() if vector.search is not None]
+        widths = {name: len(array) for vector, _ in placed.values() for name, array in vector.content.items()}
         return AddedItems(
             version=version,
             ids=tuple(placed),
-            embeddings=np.stack(list(placed.values())) if placed else empty,
+            embeddings=np.stack([embedding for _, embedding in placed.values()]) if placed else empty,
             search_vectors=(np.stack(tables) if tables else empty) if len(tables) == len(placed) else None,
-            hidden=frozenset(hidden),
+            content_vectors={
+                name: np.stack([one.content.get(name, np.zeros(width, np.float32)) for one, _ in placed.values()])
+                for name, width in widths.items()
+            },
+            hidden=frozenset({*self._state.deleted, *(name for name, (vector, _) in placed.items() if vector.known)}),
         )
 
     def _reread(self, item: LiveItem) -> NewItem:

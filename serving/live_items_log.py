@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,14 @@ class LiveVector:
     Attributes:
         version: of the release. known: whether the release holds the id itself, so that its own place must be hidden.
         embedding: f32 [D]; None = the release's own place is right. search: f32 [E]; None = it has no such search.
+        content: modality -> f32 [E], of those that the item has and the release is searched by.
     """
 
     version: int
     known: bool
     embedding: np.ndarray | None
     search: np.ndarray | None
+    content: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class LiveItemsLog:
@@ -198,11 +200,15 @@ def _write_vector(vector: LiveVector) -> dict[str, Any]:
         "known": vector.known,
         "embedding": _text(vector.embedding),
         "search": _text(vector.search),
+        "content": {name: _text(array) for name, array in vector.content.items()},
     }
 
 
 def _read_vector(written: dict[str, Any]) -> LiveVector:
-    return LiveVector(written["version"], written["known"], _array(written["embedding"]), _array(written["search"]))
+    # A log from before content was searched has none.
+    content = {name: array for name, text in written.get("content", {}).items() if (array := _array(text)) is not None}
+    embedding, search = _array(written["embedding"]), _array(written["search"])
+    return LiveVector(written["version"], written["known"], embedding, search, content)
 
 
 def _text(array: np.ndarray | None) -> str | None:

@@ -25,6 +25,8 @@ class ItemEncoder(Protocol):
 
     def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None: ...
 
+    def place_in_content(self, encoded: EncodedItems) -> dict[str, np.ndarray]: ...
+
     def known_items(self, item_ids: Sequence[str], *, ranking_model: str = "ranking") -> tuple[list[bool], int]: ...
 
 
@@ -70,9 +72,14 @@ class Placing:
             if encoded.version != version:
                 continue
             search = self.encoder.place_in_search(encoded, search_model=self.search_model)
+            content = self.encoder.place_in_content(encoded)
             for line, place in enumerate(moving):
                 vectors[place] = LiveVector(
-                    version, known[place], encoded.embeddings[line], None if search is None else search[line]
+                    version,
+                    known[place],
+                    encoded.embeddings[line],
+                    None if search is None else search[line],
+                    {name: table[line] for name, table in content.items() if table[line].any()},
                 )
             return vectors
         raise ServingError(grpc.StatusCode.ABORTED, "the release changes just now; send the item again")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.added_items import AddedItems
+from serving.added_items import SEARCH, AddedItems
 from serving.client_added import SimilarItems
 from serving.new_items import EncodedItems, NewItem
 from serving.status import ServingError
@@ -90,7 +90,7 @@ class FakeRecommender:
         order = np.argsort(-scores, kind="stable")
         names = np.array([ids[place].encode() for place in order], object)
         if added is not None:
-            names, found = added.merge(vector, names, scores[order], k, self.version, excluded=excluded, search=True)
+            names, found = added.merge(vector, names, scores[order], k, self.version, excluded=excluded, space=SEARCH)
             return [Found(name.decode(), float(score)) for name, score in zip(names, found, strict=True)]
         return [Found(ids[place], float(scores[place])) for place in order[:k]]
 
@@ -113,6 +113,10 @@ class FakeRecommender:
     def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None:
         self._fail()
         return np.stack([_beside(float(place)) for place in encoded.vectors["text"][:, 0]])
+
+    def place_in_content(self, encoded: EncodedItems) -> dict[str, np.ndarray]:
+        self._fail()
+        return {}  # it is not searched by content
 
     def explain(self, user_id: str, item_ids: Sequence[str], **options: Any) -> list[Any]:
         self._fail()

@@ -9,6 +9,7 @@ import pytest
 from serving.added_items import AddedItems
 from serving.client import Recommender
 from serving.client_recommend import ASK_AGAIN_SECONDS, OneCall
+from serving.page_request import PageRequest
 from serving.status import ServingError
 
 NOT_FOUND = ServingError(grpc.StatusCode.NOT_FOUND, "Servable not found for request: Latest(recommend)")
@@ -100,12 +101,12 @@ def test_two_calls_where_the_release_has_no_such_model(error):
 def test_a_server_is_asked_again_after_a_while():
     server, now = Server(NOT_FOUND), [0.0]
     one = OneCall(server, clock=lambda: now[0])
-    options = {"k": 1, "candidates": 5, "timestamp": 0, "stands_for": ()}
-    assert one.recommend("u", **options) is None and one.recommend("u", **options) is None
+    request = PageRequest("u", k=1, candidates=5, timestamp=0)
+    assert one.recommend(request) is None and one.recommend(request) is None
     assert len(server.calls) == 1
     server.error, now[0] = None, ASK_AGAIN_SECONDS + 1
-    assert one.recommend("u", **options).versions == {"recommend": 4}
-    assert OneCall(server, model="").recommend("u", **options) is None
+    assert one.recommend(request).versions == {"recommend": 4, "retrieval": 4, "ranking": 4}
+    assert OneCall(server, model="").recommend(request) is None
 
 
 def test_other_failures_are_failures():
