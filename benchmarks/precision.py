@@ -3,12 +3,14 @@
     python benchmarks/precision.py --run runs/demo
     python benchmarks/precision.py --run runs/demo --quick
 
-For each precision, and in float32 for each share of pruned units (`serving.prune`), the models `retrieval` and `ranking` are
-written as `export` writes them, but for the time before the test split, and asked as a server is asked: retrieve the best,
-rank them, once for every user of the test split. NDCG@10 is that of the ranked lists, recall@100 the share of float32's own
-first 100 that are found, and the difference in NDCG@10 comes with a bootstrap interval of 95 % over users. Latency is of one
-request in this process, retrieval and ranking, and of ranking alone; float32's is measured twice, first and last, so that a
-busy machine shows. `--xla` adds ranking with its network compiled by XLA. The last line is one JSON object.
+For each precision, for each share of pruned units (`serving.prune`) and for both at once, the models `retrieval` and
+`ranking` are written as `export` writes them, but for the time before the test split, and judged as `evaluate` judges the
+ranker: every visit of the test split is retrieved for and ranked by them, in strings as a server is asked, and NDCG@10 is by
+what was chosen in it. float32's is therefore the report's own. Bounds are those of 95 % intervals by resampling users with
+all their visits, of NDCG@10 and of its difference from float32's; recall@100 is the share of float32's own first 100 that are
+retrieved. Latency is of one request in this process, retrieval and ranking, and of ranking alone; float32's is measured
+twice, first and last, so that a busy machine shows. `--xla` adds ranking with its network compiled by XLA. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,13 @@ import numpy as np
 import tensorflow as tf
 
 from data.dataset import Dataset
-from pipeline.examples import Requests, make_requests
 from pipeline.export_stage import serving_tables
 from pipeline.metrics import ndcg_at_k
+from pipeline.rank_requests import order_by
+from pipeline.ranking_lists import RankingFold, retrieve_fold
+from pipeline.request_quality import judged_requests, wanted_items, with_intervals
 from pipeline.served import Served, load_served
+from ranking.config import RankingConfig
 from ranking.pruning import prune_ranker
 from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import PRECISIONS
@@ -45,11 +51,13 @@ KNOWN = ("train", "valid")
 VARIANTS: dict[str, tuple[str, float]] = {
     **{name: (name, 0.0) for name in PRECISIONS},
     **{f"pruned {share:.0%}".replace("%", " %"): ("float32", share) for share in (0.25, 0.5, 0.75)},
+    "int8, pruned 50 %": ("int8", 0.5),
 }
 """name -> precision, share of the ranker's units that are pruned."""
 BLOCK = 64
 COMPARED = 100
 """Places of the retrieved list that are compared with float32's."""
+K = 10
 
 
 def modules(
@@ -62,26 +70,49 @@ def modules(
     history = None if ensemble is None else ensemble.linear.history
     index = ExactIndex(served.items, precision)
     ranker = prune_ranker(RankingServingForm.load(run / "ranking" / "serving_form"), share, tables.history)
-    return RetrievalModule(tables, tower, index, history, precision=precision), RankingModule(tables, ranker, precision)
+    return (
+        RetrievalModule(tables, tower, index, history, precision=precision),
+        RankingModule(tables, ranker, precision, dataset.context_vocabulary),
+    )
 
 
-def ask(
-    retrieval: RetrievalModule, ranking: RankingModule, users: np.ndarray, times: np.ndarray, candidates: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Item ids of many users, in the order of retrieval and in that of the ranker: [Q, candidates] each."""
-    retrieved, ranked = [], []
+def strings(values: Iterable[str]) -> np.ndarray:
+    """bytes in an object array."""
+    return np.array([value.encode() for value in values], object)
+
+
+def judge(
+    dataset: Dataset, retrieval: RetrievalModule, ranking: RankingModule, config: RankingConfig, length: int
+) -> tuple[RankingFold, np.ndarray]:
+    """The visits of the test split with what the release retrieves for each, and the ranker's scores of that, [R, T]."""
+    users, items = strings(dataset.users["user_id"]), strings(dataset.items["item_id"])
     nothing = tf.zeros((BLOCK, 0), tf.string)
-    for start in range(0, len(users), BLOCK):
-        rows = np.minimum(np.arange(start, start + BLOCK), len(users) - 1)
-        names = tf.constant(users[rows])
-        found = retrieval.retrieve(names, nothing, nothing, tf.constant(candidates))
-        ids = found["item_ids"]
-        scores = ranking.rank(names, nothing, ids, found["scores"], tf.constant(times[rows]))["score"].numpy()
-        order = np.argsort(-scores, axis=1, kind="stable")
-        kept = min(BLOCK, len(users) - start)
-        retrieved.append(ids.numpy()[:kept])
-        ranked.append(np.take_along_axis(ids.numpy(), order, axis=1)[:kept])
-    return np.concatenate(retrieved), np.concatenate(ranked)
+
+    def in_blocks(count: int, answer: Callable[[np.ndarray], tf.Tensor]) -> np.ndarray:
+        parts = [np.minimum(np.arange(start, start + BLOCK), count - 1) for start in range(0, count, BLOCK)]
+        return np.concatenate([answer(part).numpy() for part in parts])[:count]
+
+    def query(rows: np.ndarray, history: np.ndarray) -> np.ndarray:
+        def ask(part: np.ndarray) -> tf.Tensor:
+            return retrieval.retrieve(users[rows[part]], items[history[part]], nothing, tf.constant(1))["query"]
+
+        return in_blocks(len(rows), ask)
+
+    def search(queries: np.ndarray, k: int, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows, scores = retrieval.index.search(tf.constant(queries), tf.constant(k), tf.constant(excluded, tf.int32))
+        return rows.numpy(), scores.numpy()
+
+    fold = retrieve_fold(dataset, "test", query, search, config, known_splits=KNOWN, query_history=length)
+    fold = judged_requests(fold)
+    asked, context = fold.requests, np.full(fold.requests.context.shape, b"", object)
+    for place, (column, words) in enumerate(dataset.context_vocabulary.items()):
+        context[:, place] = strings(f"{column}={word}" if word else "" for word in words)[asked.context[:, place]]
+
+    def rank(part: np.ndarray) -> tf.Tensor:
+        given = users[asked.user[part]], items[asked.history[part]], items[fold.rows[part]], fold.scores[part]
+        return ranking.rank(*given, asked.timestamp[part], context[part])["score"]
+
+    return fold, in_blocks(len(asked), rank)
 
 
 def latency(
@@ -130,73 +161,61 @@ def overlap(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.mean(shares))
 
 
-def ndcg(ranked: np.ndarray, row_of: dict[bytes, int], requests: Requests) -> np.ndarray:
-    """NDCG@10 of every user."""
-    rows = np.array([[row_of.get(name, 0) for name in line] for line in ranked[:, :10].tolist()], np.int32)
-    return ndcg_at_k(rows, requests.relevant, 10)
-
-
-def interval(differences: np.ndarray, draws: int = 2000) -> list[float]:
-    """Bootstrap over users of a mean difference, 95 %."""
-    rng = np.random.default_rng(0)
-    means = [differences[rng.integers(0, len(differences), len(differences))].mean() for _ in range(draws)]
-    return [round(float(value), 5) for value in np.percentile(means, [2.5, 97.5])]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run folder, trained up to the ranker")
-    parser.add_argument("--candidates", type=int, default=200, help="retrieved and ranked")
-    parser.add_argument("--quick", action="store_true", help="200 users: does it run?")
+    parser.add_argument("--quick", action="store_true", help="the first and the last variant: does it run?")
     parser.add_argument("--xla", action="store_true", help="also ranking compiled by XLA")
     arguments = parser.parse_args()
     dataset, served = Dataset.load(arguments.run / "ingest"), load_served(arguments.run)
-    requests = make_requests(dataset, "test", known_splits=KNOWN, history_length=served.history_length)
-    if arguments.quick:
-        requests = requests.take(np.arange(min(200, len(requests.users))))
-    users = np.array([name.encode() for name in dataset.users["user_id"].iloc[requests.users]], object)
-    row_of = {name.encode(): row for row, name in enumerate(dataset.items["item_id"]) if row}
+    config = RankingServingForm.load(arguments.run / "ranking" / "serving_form").config
+    asked = strings(dataset.users["user_id"])[1:][: 20 if arguments.quick else 200]
     results: dict[str, dict[str, Any]] = {}
-    reference: tuple[np.ndarray, np.ndarray] | None = None
+    values: dict[str, np.ndarray] = {}
+    visitors, expected = np.zeros(0, np.int32), np.zeros((0, 0), np.int32)
     for name in (*VARIANTS, "float32"):
+        if arguments.quick and name not in ("float32", "int8, pruned 50 %"):
+            continue
         retrieval, ranking = modules(arguments.run, dataset, served, *VARIANTS[name])
-        ask(retrieval, ranking, users[:BLOCK], requests.timestamps[:BLOCK], arguments.candidates)
-        both, alone = latency(retrieval, ranking, users[:200], arguments.candidates)
+        latency(retrieval, ranking, asked[:20], config.retrieved)
+        both, alone = latency(retrieval, ranking, asked, config.retrieved)
         if name in results:
             results[name] |= {"p50_ms_again": both, "ranking_p50_ms_again": alone}
             if arguments.xla:
-                _, results[name]["ranking_p50_ms_xla"] = latency(
-                    retrieval, ranking, users[:200], arguments.candidates, xla=True
-                )
+                _, xla = latency(retrieval, ranking, asked, config.retrieved, xla=True)
+                results[name]["ranking_p50_ms_xla"] = xla
             continue
-        retrieved, ranked = ask(retrieval, ranking, users, requests.timestamps, arguments.candidates)
-        each = ndcg(ranked, row_of, requests)
-        if reference is None:
-            reference = retrieved, each
-        difference = each - reference[1]
+        fold, scores = judge(dataset, retrieval, ranking, config, served.history_length)
+        values[name] = ndcg_at_k(order_by(fold.rows, scores)[:, :K], wanted_items(fold.requests), K)
+        if not len(expected):
+            visitors, expected = fold.requests.user, fold.rows
         results[name] = {
             **sizes(retrieval, ranking),
-            "recall@100_vs_float32": round(overlap(retrieved, reference[0]), 5),
-            "ndcg@10": round(float(each.mean()), 5),
-            "ndcg@10_change": round(float(difference.mean()), 5),
-            "ndcg@10_change_interval": interval(difference),
+            "recall@100_vs_float32": round(overlap(fold.rows, expected), 5),
             "p50_ms": both,
             "ranking_p50_ms": alone,
         }
         print(json.dumps({name: results[name]}), flush=True)
+    less = {f"{name}_change": column - values["float32"] for name, column in values.items()}
+    for name, bounds in with_intervals({**values, **less}, visitors, config.seed).items():
+        variant = name.removesuffix("_change")
+        results[variant]["ndcg@10" + name.removeprefix(variant)] = [round(bound, 5) for bound in bounds]
+    print(f"{'':17} retrieval    ranking  recall@100  NDCG@10  [95 %]            change   [95 %]              request  ranking")
     for name, result in results.items():
+        mean, low, high = result["ndcg@10"]
+        change, least, most = result["ndcg@10_change"]
         print(
-            f"{name:11} {result['retrieval'] / 1e6:8.2f} MB retrieval {result['ranking'] / 1e6:8.2f} MB ranking  "
-            f"recall@100 {result['recall@100_vs_float32']:.4f}  NDCG@10 {result['ndcg@10']:.4f} "
-            f"({result['ndcg@10_change']:+.5f})  {result['p50_ms']:.2f} ms, ranking {result['ranking_p50_ms']:.2f} ms"
+            f"{name:17} {result['retrieval'] / 1e6:6.2f} MB  {result['ranking'] / 1e6:6.2f} MB  "
+            f"{result['recall@100_vs_float32']:10.4f}  {mean:.4f}  [{low:.4f}, {high:.4f}]  {change:+.4f}  "
+            f"[{least:+.4f}, {most:+.4f}]  {result['p50_ms']:6.2f} ms {result['ranking_p50_ms']:5.2f} ms"
         )
     print(
         json.dumps(
             {
                 "benchmark": "precision",
                 "run": arguments.run.name,
-                "users": len(users),
-                "items": len(row_of),
+                "visits": int(np.count_nonzero(~np.isnan(values["float32"]))),
+                "items": len(dataset.items) - 1,
                 "width": served.items.shape[1],
                 "variants": results,
             }
