@@ -66,14 +66,15 @@ function verdict(entry, user) {
   const button = (event, label, said) => {
     const node = named(make("button", { type: "button" }, label), item);
     node.addEventListener("click", async () => {
-      node.disabled = true;
+      if (node.ariaDisabled === "true") return;
+      node.ariaDisabled = "true"; /* `disabled` would take the focus from a keyboard */
       try {
         await tell(entry, user, event);
         await noted(node, user, `${said} ${nameOf(item)}.`);
       } catch (error) {
         say(`That was not noted: ${error.message}`);
       } finally {
-        node.disabled = false;
+        node.ariaDisabled = null;
       }
     });
     return node;

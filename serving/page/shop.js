@@ -42,11 +42,18 @@ function showSample(node = null) {
   find("sample").replaceChildren(...(node ? [node] : []));
 }
 
+/* Who stands in the list when it is made anew goes on at its head; who is elsewhere by then stays there. */
+function replaceItems(cards) {
+  const inside = find("results").contains(document.activeElement);
+  find("items").replaceChildren(...cards);
+  if (inside) find("results").focus({ preventScroll: true });
+}
+
 /* `before` is the list that these replace, so that what has come in can be seen. */
 function showRecommended(answer, user) {
   const ids = answer.items.map((entry) => entry.item.item_id);
   const fresh = (entry) => before !== null && before.user === user && !before.ids.has(entry.item.item_id);
-  find("items").replaceChildren(...answer.items.map((entry) => card(entry, user, fresh(entry))));
+  replaceItems(answer.items.map((entry) => card(entry, user, fresh(entry))));
   before = { user, ids: new Set(ids) };
   showNotice(answer);
   showTiming(answer);
@@ -85,7 +92,7 @@ async function showFound(title, question, sample = null) {
   try {
     const answer = await question();
     if (mine !== turn) return;
-    find("items").replaceChildren(...answer.items.map((entry) => card(entry, user, false)));
+    replaceItems(answer.items.map((entry) => card(entry, user, false)));
     showNotice(answer);
     showTiming(answer);
     showSample(sample);
@@ -102,13 +109,9 @@ async function showFound(title, question, sample = null) {
 
 /* A list of recommendations is made anew; one that was searched for stays. */
 async function noted(button, user, said) {
-  if (find("back").hidden) {
-    await show(user, said);
-    find("results").focus({ preventScroll: true });
-  } else {
-    button.ariaPressed = "true";
-    say(said);
-  }
+  if (find("back").hidden) return show(user, said);
+  button.ariaPressed = "true";
+  say(said);
 }
 
 function asBase64(file) {
@@ -192,10 +195,7 @@ for (const kind of ["dragover", "dragleave", "drop"])
     find("search").classList.toggle("dropping", kind === "dragover");
     if (kind === "drop" && event.dataTransfer.files.length) searchByFile(event.dataTransfer.files[0]);
   });
-find("back").addEventListener("click", async () => {
-  await show(userId());
-  find("results").focus({ preventScroll: true });
-});
+find("back").addEventListener("click", () => show(userId()));
 find("count").addEventListener("change", () => show(userId()));
 find("variety").addEventListener("input", sayVariety);
 find("variety").addEventListener("change", () => show(userId()));

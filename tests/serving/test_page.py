@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import warnings
@@ -13,19 +14,21 @@ import httpx
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from pipeline.config import ServingConfig
+from pipeline.demo import serving
 from pipeline.stages import Run
 from serving.gateway import GatewaySettings, create_app
 from serving.gateway_keys import add_key, make_key
 from serving.local import LocalServer
+from tests.record_shop import RecordShop
 from tests.serving.browser import HOW, find_chromium
-from tests.serving.page_shop import make_shop, open_shop
 
 PICTURES = Path(__file__).resolve().parents[2] / "runs" / "test-pages"
 """Where screenshots go."""
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
-PLAYED = "element => element.currentTime"
+FOCUSED = "element => element === document.activeElement"
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +45,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def run(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return make_shop(tmp_path_factory.mktemp("shop"))
+def run(browser: Browser, record_shop: RecordShop, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return record_shop.copy(tmp_path_factory.mktemp("page") / "run")
 
 
 @pytest.fixture(scope="module")
 def shop(run: Run) -> Iterator[tuple[LocalServer, str]]:
-    with open_shop(run) as both:
+    with serving(run.source, run.folder, ServingConfig(grpc_port=0, rest_port=0, gateway_port=0)) as both:
         yield both
 
 
@@ -113,7 +116,7 @@ def test_a_visit(browser, shop, run, size):
         settled(page, "Found for")
         found = titles(page)
         assert found and found != first
-        assert page.locator("#results").evaluate("element => element === document.activeElement")
+        assert page.locator("#results").evaluate(FOCUSED)
         check(page, f"search-{size}")
         page.get_by_role("button", name="Back to the recommendations").click()
         settled(page)
@@ -167,7 +170,8 @@ def test_similar_items_domains_and_variety(browser, shop, run):
         metas = page.locator("#items .meta").all_inner_texts()
         assert len(metas) > 3 and all(text.startswith("spoken word") for text in metas)
         page.get_by_label("all", exact=True).check()
-        page.wait_for_function("names => document.querySelector('#items h3').innerText === names[0]", arg=first)
+        settled(page)
+        assert titles(page) == first
         page.get_by_label("Variety").focus()
         for _ in range(5):
             page.keyboard.press("ArrowRight")
@@ -195,13 +199,56 @@ def test_a_keyboard_is_enough(browser, shop, run):
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         name = titles(page)[0]
         page.keyboard.press("Enter")
-        settled(page, f"Noted that you like {name}")
-        assert page.locator("#results").evaluate("element => element === document.activeElement")
-        page.get_by_role("button", name=f"Buy 9.99 {titles(page)[0]}").or_(
-            page.locator(".verdict button").nth(1)
-        ).first.focus()
+        settled(page, f"Noted that you like {name}. 12 items")  # what was noted is said before the new list is there
+        assert page.locator("#results").evaluate(FOCUSED)
+        page.locator(".verdict button").nth(1).focus()
         page.keyboard.press("Space")
-        settled(page, "Noted that you bought")
+        expect(page.locator("#status")).to_have_text(re.compile("^Noted that you bought .* 12 items for"))
+        assert page.locator("#results").evaluate(FOCUSED)
+
+
+def test_a_list_that_comes_late_moves_nobody_who_has_gone_on(browser, shop, run):
+    """A keyboard stays on its button until the list is there, and where it is by then if that is elsewhere."""
+    user = str(run.dataset().users["user_id"].iloc[6])
+    with visit(browser, f"{shop[1]}/?user={user}", refused="503") as page:
+        settled(page)
+        held: list[Route] = []
+        page.route("**/v1/recommend", lambda route: held.append(route))
+
+        def like(goes_on: bool) -> None:
+            button = page.locator(".verdict button").first
+            button.focus()
+            with page.expect_request("**/v1/recommend"):
+                page.keyboard.press("Enter")
+            while not held:
+                page.wait_for_timeout(10)
+            assert button.evaluate(FOCUSED)
+            if goes_on:
+                page.get_by_label("Variety").focus()
+            held.pop().continue_()
+            settled(page, "12 items for")
+
+        like(goes_on=False)
+        assert page.locator("#results").evaluate(FOCUSED)
+        like(goes_on=True)
+        assert page.get_by_label("Variety").evaluate(FOCUSED)
+        page.unroute("**/v1/recommend")
+
+        page.get_by_label("Search", exact=True).fill(titles(page)[3])
+        page.keyboard.press("Enter")
+        settled(page, "Found for")
+        button = page.locator(".verdict button").first
+        button.focus()
+        page.keyboard.press("Enter")  # the list stays, and so does who likes one of it
+        expect(button).to_have_attribute("aria-pressed", "true")
+        assert button.evaluate(FOCUSED)
+        page.route("**/v1/feedback", lambda route: route.fulfill(status=503, json={"error": "the disk is full"}))
+        page.keyboard.press("Enter")
+        settled(page, "That was not noted: the disk is full")
+        assert button.evaluate(FOCUSED)
+        page.get_by_role("button", name="Back to the recommendations").press("Enter")
+        settled(page)
+        assert page.locator("#results").evaluate(FOCUSED)
 
 
 def test_the_page_for_engineers(browser, shop):
@@ -241,7 +288,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser, shop, run, tmp_path):
             assert page.locator("#examples button").count() == 1  # and what it does not has not
             name = titles(page)[0]
             page.get_by_role("button", name=f"Not for me {name}", exact=True).first.click()
-            settled(page, f"No more of {name}")
+            settled(page, f"No more of {name}. 12 items")
             page.reload()
             settled(page)
             assert titles(page) and name not in titles(page)
