@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev $(VENV)/.browser  ## Lint, import contract, types a
 	@echo "mypy: types"
 	@$(BIN)/mypy --no-error-summary || $(call hint,mend the types above)
 	@echo "pytest: tests and the examples in docstrings"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 || $(call hint,run one test again: '$(BIN)/python -m pytest -q PATH::NAME')
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 || $(call hint,run one test again: '$(BIN)/python -m pytest -q PATH::NAME')
 
 demo: $(VENV)/.installed  ## The whole path on a generated record shop: train, index, export, serve, answer two requests
 	@$(BIN)/python -m pipeline demo || \

@@ -1,7 +1,54 @@
 """Environment of the whole suite: set before TensorFlow's first import, which happens at most once a run."""
 
+import gc
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# What is compiled here runs a few times: LLVM's optimisations take longer than they save (a quarter of a test on JAX).
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+# Tracing a graph makes objects by the hundred thousand and little garbage: looking for it less often, and not among what
+# TensorFlow's import has left, saves an eighth of a test that trains.
+gc.set_threshold(50_000, 10, 10)
+
+LONGEST = (
+    "tests/test_end_to_end.py",
+    "tests/pipeline/test_job.py",
+    "tests/test_notebooks.py",
+    "tests/pipeline/test_content_run.py",
+    "tests/serving/test_item_encoder.py",
+    "tests/pipeline/test_finetune.py",
+    "tests/serving/test_page.py",
+    "tests/serving/test_search.py",
+    "tests/pipeline/test_peers_towers.py",
+    "tests/towers/test_retrieval_loss.py",
+    "tests/towers/test_sparse_rows.py",
+    "tests/pipeline/test_encode_ray.py",
+    "tests/pipeline/test_train_resume.py",
+    "tests/pipeline/test_side_losses.py",
+    "tests/pipeline/test_train_jax.py",
+)
+"""Files that take longest. They start first, lest one process end with minutes of work and the other with none."""
+
+
+def pytest_collection_modifyitems(config, items):
+    places = {Path(config.rootpath, name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def record_shop(tmp_path_factory):
+    """A finished run of a small record shop, and its dataset; see `tests.record_shop`. Take a `copy` to change it."""
+    from tests.record_shop import shared_record_shop
+
+    return shared_record_shop(tmp_path_factory)

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.world import WorldConfig, generate_world
 from pipeline.config import ServingConfig, load_config
 from pipeline.demo import answer_requests, serving
 from pipeline.forget import forget_user
@@ -31,44 +30,18 @@ from tests.serving.independent import run_capi
 from tests.serving.same_answers import answers_of, assert_same, cases
 
 MODELS = ("retrieval", "ranking", "recommend", "item_encoder", "search", "content_search")
-SETTINGS = [
-    "encoders.text=signal:",
-    "encoders.image=signal:",
-    "encoders.audio=signal:",
-    "retrieval.epochs=3",
-    "retrieval.width=16",
-    "retrieval.history_length=10",
-    "retrieval.batch_size=256",
-    "linear.epochs=3",
-    "linear.width=32",
-    "ranking.epochs=1",
-    "index.recall_floor=0.9",
-]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """A record shop of 220 tracks in which five things are broken."""
-    folder = tmp_path_factory.mktemp("end_to_end") / "world"
-    generate_world(folder, WorldConfig(seed=3, items=220, users=160, events=6000))
-    items = pd.read_parquet(folder / "items.parquet")
-    cover, clip = items["image"].dropna().iloc[0], items["audio"].dropna().iloc[0]
-    picture = next(folder.glob(f"media/**/{Path(cover).name}"))
-    picture.write_bytes(picture.read_bytes()[:100])
-    next(folder.glob(f"media/**/{Path(clip).name}")).write_bytes(b"")
-    items["weird"] = [{"a": 1}] * len(items)
-    items.to_parquet(folder / "items.parquet")
-    events = pd.read_parquet(folder / "interactions.parquet")
-    rated = events.iloc[[0]].assign(event="rating", value=np.nan, timestamp=events["timestamp"].iloc[0] + 1)
-    pd.concat([events, events.iloc[[5]], rated]).to_parquet(folder / "interactions.parquet")
-    return folder
+def source(record_shop) -> Path:
+    return record_shop.source
 
 
 @pytest.fixture(scope="module")
-def finished(source, tmp_path_factory) -> tuple[Run, dict, list[str]]:
+def finished(record_shop, tmp_path_factory) -> tuple[Run, dict, list[str]]:
     lines: list[str] = []
-    run = Run(source, tmp_path_factory.mktemp("end_to_end") / "run", load_config(overrides=SETTINGS), say=lines.append)
-    return run, run.all(), lines
+    run = record_shop.copy(tmp_path_factory.mktemp("end_to_end") / "run", say=lines.append)
+    return run, json.loads((run.folder / "report.json").read_text()), lines
 
 
 def test_report_has_every_figure(finished):
