@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("data", "towers", "ranking", "serving", "pipeline")
 LONGEST_FILE = 300
@@ -102,6 +104,11 @@ def test_files_are_short_enough_to_read():
     bound = {path: 2 * LONGEST_FILE if path.startswith("tests/") else LONGEST_FILE for path in lengths}
     too_long = {path: lines for path, lines in lengths.items() if lines > bound[path]}
     assert not too_long, f"split these by noun, at most {LONGEST_FILE} lines each (tests twice that): {too_long}"
+
+
+def test_the_test_files_that_start_first_are_there():
+    lost = [name for name in LONGEST if not (ROOT / name).is_file()]
+    assert not lost, f"tests/conftest.py names files that are not there: {lost}"
 
 
 def test_no_file_is_a_drawer_for_anything():
