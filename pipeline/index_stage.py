@@ -42,6 +42,4 @@ def write_trade_off(report: Mapping[str, Any], out: Path) -> None:
     pd.DataFrame(report["trade_off"]).to_csv(out / TABLE, index=False)
     plot = plot_index(report)
     if plot is not None:
-        # In a file of its own it needs the namespace, and has no page whose text colour it could take.
-        svg = plot.svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1).replace("currentColor", "#1f2328")
-        (out / PLOT).write_text(svg, encoding="utf-8")
+        (out / PLOT).write_text(plot.document, encoding="utf-8")

@@ -45,6 +45,12 @@ class Plot:
     alt: str
     caption: str
 
+    @property
+    def document(self) -> str:
+        """A plot of one panel as a file of its own, which has no page whose text colour it could take."""
+        svg = self.svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+        return svg.replace("currentColor", "#1f2328")
+
 
 def name_of(key: str) -> str:
     """A key as people read it.

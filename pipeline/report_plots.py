@@ -133,7 +133,8 @@ def plot_ablation(retrieval: Mapping[str, Any]) -> Plot | None:
 
 def plot_index(index: Mapping[str, Any]) -> Plot | None:
     """Recall against latency, one bubble a setting, its area by the bytes of the index."""
-    key = "recall@100_vs_exact"
+    k = index.get("k") or 100  # latency is that of k neighbours
+    key = f"recall@{k}_vs_exact"
     points = [
         point
         for point in index.get("trade_off") or []
@@ -150,23 +151,24 @@ def plot_index(index: Mapping[str, Any]) -> Plot | None:
             chosen = [point for point in points if str(point.get("kind", "index")) == kind]
             areas = [50 + 350 * float(point.get("bytes") or 1) / largest for point in chosen]
             speeds, recalls = [point["p50_ms"] for point in chosen], [point[key] for point in chosen]
+            axis.plot(speeds, recalls, color=colour_of(kind, place), alpha=0.4, lw=1)
             axis.scatter(speeds, recalls, s=areas, color=colour_of(kind, place), alpha=0.6, lw=0)
         lowest = min(float(point[key]) for point in points)
         span = max(1 - lowest, 0.004)
         axis.set_xscale("log")
         axis.margins(x=0.15)
-        axis.set(xlabel="milliseconds a query, median (log scale)", ylabel="recall@100 against exact")
+        axis.set(xlabel="milliseconds a query, median (log scale)", ylabel=f"recall@{k} against exact")
         bottom, top = lowest - 0.25 * span, 1 + 0.25 * span  # room for whole bubbles; no recall is above 1
         axis.set_ylim(bottom, top)
         axis.set_yticks([tick for tick in axis.get_yticks() if bottom <= tick <= 1])
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
         axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%.3f"))
+        axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:.4g}"))
         dots = [
             Line2D([], [], marker="o", ls="", color=colour_of(kind, at), alpha=0.6) for at, kind in enumerate(kinds)
         ]
-        axis.legend(dots, [name_of(kind) for kind in kinds], fontsize=9, loc="lower right")
+        axis.legend(dots, [f"{name_of(kind)}{_size(points, kind)}" for kind in kinds], fontsize=9, loc="lower right")
 
     told = [
         f"{name_of(str(point.get('kind', 'index')))} {point.get('setting') or ''}".rstrip()
@@ -196,6 +198,12 @@ def plot_seconds(seconds: Mapping[str, float]) -> Plot | None:
     caption = f"{sum(seconds.values()):.0f} seconds altogether."
     plot = render_plot("seconds", draw, panels=1, height=0.9 + 0.34 * len(seconds), caption=caption, width=6.4)
     return dataclasses.replace(plot, alt=f"Seconds per stage: {told}.")
+
+
+def _size(points: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """What a kind of index takes, in MB; nothing where that is not known."""
+    most = max((float(point.get("bytes") or 0) for point in points if point.get("kind") == kind), default=0.0)
+    return f", {most / 1e6:.1f} MB" if most else ""
 
 
 def _against(value: float, full: float) -> str:

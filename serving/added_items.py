@@ -82,7 +82,7 @@ class AddedItems:
         table = own[space] if space in own else self.content_vectors.get(space)
         if query is None or table is None or version != self.version or not query.any():
             return ids[:k], scores[:k]
-        there = np.ones(len(table), bool) if space in own else table.any(axis=1)
+        there = np.asarray(table.any(axis=1)) | (space in own)
         free = [place for place, name in enumerate(self.ids) if there[place] and name not in excluded]
         if not free or table.shape[1] != len(query):
             return ids[:k], scores[:k]

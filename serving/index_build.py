@@ -21,8 +21,9 @@ KINDS = ("exact", "partitioned", "scann")
 REPORT = "report.json"
 REPORTED_K = 100
 
-PARTITION_FROM = 10_000
-"""Items from which a partitioned index is built and measured; with fewer, a hundred of them ask for half of its blocks."""
+MEASURED_FROM, PARTITION_FROM = 1_000, 10_000
+"""Items from which a partitioned index is built and measured beside the others, and from which it may be what answers: with
+fewer, a hundred of them ask for half of its blocks."""
 
 EXACT_BELOW = 50_000
 """Items below which `auto` takes exact search without asking further. Medians of exact search and of a partitioned index with
@@ -51,8 +52,8 @@ def build_indexes(
 ) -> dict[str, Any]:
     """Builds, measures and saves the indexes of a run into `<out>/<kind>/`, and `<out>/report.json` last.
 
-    The exact index is always built; the partitioned one where it was asked for, or there are `PARTITION_FROM` items and it
-    is not ruled out; ScaNN's where it is wanted. The effort of an approximate index is the least that reaches
+    The exact index is always built; the partitioned one where it was asked for, or there are `MEASURED_FROM` items; ScaNN's
+    where it is wanted. The effort of an approximate index is the least that reaches
     `recall_target` on one half of the queries; the recall reported is that of the other half. One below the floor is
     refused: it is not saved, and where it was asked for by name nothing is.
 
@@ -109,7 +110,7 @@ def build_indexes(
     gc.collect()
 
     tuners: dict[str, Callable[[], TunedIndex]] = {}
-    if kind == "partitioned" or (kind != "exact" and items >= PARTITION_FROM):
+    if kind == "partitioned" or items >= MEASURED_FROM:
         tuners["partitioned"] = lambda: tune_partitioned(judge, recall_target, vectors, seed)
     if kind == "scann" or scann:
         tuners["scann"] = lambda: tune_scann(judge, recall_target)
@@ -152,10 +153,10 @@ def _stock_kind(kind: str, refused: dict[str, str], items: int, least: int, floo
     """The kind that a stock server gets, and why that one."""
     if kind in ("exact", "partitioned"):
         return kind, "as configured"
-    if "partitioned" in refused:
-        return "exact", refused["partitioned"]
     if items < least:
         return "exact", f"{items} items are fewer than {least}"
+    if "partitioned" in refused:
+        return "exact", refused["partitioned"]
     return "partitioned", f"{items} items are {least} or more, and its recall is no lower than {floor}"
 
 

@@ -175,6 +175,7 @@ def test_report(built):
     assert report["kind"] == "scann" and report["exact"]["recall@100_vs_exact"] == 1.0
     for figures in (report, *report["trade_off"]):
         assert figures["p99_ms"] >= figures["p50_ms"] > 0 and figures["bytes"] > 3_000 * 16 * 4
+    assert [row["kind"] for row in report["trade_off"]][:2] == ["exact", "partitioned"]  # beside whatever answers
     recalls = [row["recall@100_vs_exact"] for row in report["trade_off"] if row["kind"] == "scann"]
     assert len(recalls) >= 3 and recalls == sorted(recalls)
 
