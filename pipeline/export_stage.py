@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +9,21 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.config import Config
 from pipeline.examples import interactions, positive_histories
 from pipeline.policy_facts import policy_tables
 from pipeline.policy_stage import load_policy
-from pipeline.served import Served, load_served
+from pipeline.raw_models import GRAPHS, RawModels, graphs_of, raw_models
+from pipeline.served import load_served
 from pipeline.stage import digest, read_manifest
-from pipeline.store_encoders import store_encoders
+from pipeline.store_encoders import READY_MADE
 from ranking.serving_form import RankingServingForm
-from ranking.stored_rows import Precision
 from serving.export import export_release
-from serving.export_content_search import SEARCHABLE, ContentSearchModule
-from serving.export_item_encoder import ItemEncoderModule
 from serving.export_recommend import RecommendSettings
-from serving.export_search import SearchModule, search_table
 from serving.index_build import load_index
-from serving.raw_encoder import UnsupportedEncoderError
 from serving.release import ReleaseError, list_releases, verify_release
+from serving.release_manifest import read_release
 from serving.request_history import ServingTables
-from towers.search import WEIGHTS, load_search_tower
 
 EVERYTHING = ("train", "valid", "test")
 
@@ -63,6 +57,7 @@ def export_stage(
     search: bool = False,
     first: int = 1,
     releases: Path | None = None,
+    previous: Path | None = None,
 ) -> dict[str, Any]:
     """Publish the next version under `<run>/releases`, unless the newest one already holds exactly these models.
 
@@ -74,6 +69,7 @@ def export_stage(
         search: whether the search stage's tower, if one was trained, is released beside them; needs `store`.
         first: number of the first release of the folder.
         releases: another folder to publish in than the run's own.
+        previous: an earlier release, whose graphs of raw content are taken over where they would be the same.
     """
     releases, served = releases or run / "releases", load_served(run)
     stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
@@ -92,11 +88,13 @@ def export_stage(
         if newest is not None and newest.manifest["details"].get("made_from") == made_from:
             return {"version": newest.version, "fingerprint": newest.fingerprint, "published_before": True}
     ensemble, two_tower = served.ensemble, served.two_tower
-    encoders = {} if store is None else store_encoders(store, config.encoders, run)
-    item_encoder = make_item_encoder(served, encoders)
-    precision = config.serving.precision
-    searching = make_search(run, store, served.items, encoders, precision) if search else None
-    looking = make_content_search(run, store, item_encoder, precision)
+    raw, graphs, encoders = RawModels(), "", {}
+    if store is not None:
+        before = None if previous is None else read_release(previous)
+        raw = raw_models(run, served, store, config, search=search, previous=before)
+        graphs = graphs_of(served, store, run, config.serving.precision)
+        stored = {name: store.info["modalities"][name]["encoder"] for name in store.modalities}
+        encoders = {name: encoder for name, encoder in stored.items() if encoder != READY_MADE}
     release = export_release(
         releases,
         versions[-1] + 1 if versions else first,
@@ -106,69 +104,26 @@ def export_stage(
         index=load_index(run / "index", "stock"),
         approximate_index=load_index(run / "index", "scann") if (run / "index" / "scann").is_dir() else None,
         ranker=RankingServingForm.load(run / "ranking" / "serving_form"),
-        item_encoder=item_encoder,
-        search=searching,
-        content_search=looking,
+        item_encoder=raw.item_encoder,
+        search=raw.search,
+        content_search=raw.content_search,
         recommend=RecommendSettings(
             policy_tables(dataset, config.policy, EVERYTHING),
             load_policy(run, config.policy),
             config.ranking.retrieved,
             now=int(dataset.events["timestamp"].max()) if dataset.schema.has_timestamps else 0,
         ),
-        precision=precision,
+        precision=config.serving.precision,
         prune=config.serving.prune,
-        counts={"raw_modalities": len(item_encoder.encoders)} if item_encoder else {},
-        details={"made_from": made_from, "encoders": {name: encoder.name for name, encoder in encoders.items()}},
+        counts={"raw_modalities": len(raw.item_encoder.encoders)} if raw.item_encoder else {},
+        details={"made_from": made_from, "encoders": encoders, GRAPHS: graphs},
     )
     return {
         "version": release.version,
         "fingerprint": release.fingerprint,
         "published_before": False,
-        "item_encoder": item_encoder is not None,
-        "search": searching is not None,
-        "content_search": looking is not None,
+        "item_encoder": raw.item_encoder is not None,
+        "search": raw.search is not None,
+        "content_search": raw.content_search is not None,
+        "raw_graphs": raw.graphs,
     }
-
-
-def make_item_encoder(served: Served, encoders: Mapping[str, Any]) -> ItemEncoderModule | None:
-    """The graph from raw content to embeddings; None where no modality is encoded from content."""
-    if not encoders:
-        return None
-    module = ItemEncoderModule(
-        served.two_tower.item_tower, served.two_tower.schema.modalities, encoders, served.content_map
-    )
-    return module if module.encoders else None
-
-
-def make_search(
-    run: Path,
-    store: FeatureStore | None,
-    embeddings: np.ndarray,
-    encoders: Mapping[str, Any],
-    precision: Precision = "float32",
-) -> SearchModule | None:
-    """The graph from questions to items; None where no tower was trained or the text encoder has no graph."""
-    if store is None or "text" not in encoders or not (run / "search" / WEIGHTS).is_file():
-        return None
-    tower = load_search_tower(run / "search")
-    present = np.asarray(store.present)[:, MODALITIES.index("text")]
-    table = search_table(tower, embeddings, store.table("text"), present)
-    try:
-        return SearchModule(run / "ingest" / "item_ids.txt", encoders["text"], tower, table, precision)
-    except UnsupportedEncoderError:
-        return None
-
-
-def make_content_search(
-    run: Path, store: FeatureStore | None, item_encoder: ItemEncoderModule | None, precision: Precision = "float32"
-) -> ContentSearchModule | None:
-    """The graph from pictures' and sounds' vectors to items; None where a release could not encode what is asked."""
-    if store is None or item_encoder is None:
-        return None
-    tables = {
-        name: (store.table(name), np.asarray(store.present)[:, MODALITIES.index(name)])
-        for name in SEARCHABLE
-        if name in item_encoder.encoders and name in store.modalities
-    }
-    module = ContentSearchModule(run / "ingest" / "item_ids.txt", tables, precision)
-    return module if module.parts else None

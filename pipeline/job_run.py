@@ -9,6 +9,7 @@ from data.dataset import Dataset
 from data.ingest import IngestOptions, ingest
 from pipeline.content_stages import quarantined
 from pipeline.grow_vocabulary import grow_dataset, split_newest
+from pipeline.job_record import released_folder
 from pipeline.job_training import JobTraining
 from pipeline.progress import progress_bar
 from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint
@@ -84,7 +85,8 @@ class JobRun(JobTraining):
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.job_export import export_apart
 
-            return export_apart(self.source, self.folder, self.config, self.version)
+            previous = None if self.warm is None else released_folder(self.warm)
+            return export_apart(self.source, self.folder, self.config, self.version, previous)
 
         inputs = {
             "search": self.key("search"), "ranking": self.key("ranking"), "policy": self.key("policy"),

@@ -9,6 +9,9 @@ from data.features import FeatureStore
 from pipeline.encoders_config import EncodersConfig
 from towers.encoders import Encoder, make_encoder
 
+READY_MADE = "ready-made"
+"""What the store calls the encoder of vectors that came with the data."""
+
 
 def weights_folder(store: str | Path) -> Path:
     """Where the encoders of a content store keep their converted weights: beside it, shared by the same runs.
@@ -44,7 +47,7 @@ def store_encoders(
     encoders, weights = {}, weights_folder(content_store(config, run))
     for name in store.modalities if modalities is None else modalities:
         stored = store.info["modalities"][name]
-        if stored["encoder"] == "ready-made":
+        if stored["encoder"] == READY_MADE:
             continue
         encoder = make_encoder(name, specs[name], weights)
         if encoder is None or encoder.fingerprint != stored["fingerprint"]:

@@ -20,9 +20,11 @@ from serving.export_retrieval import RetrievalModule
 from serving.export_search import SearchModule
 from serving.index import CandidateIndex, ExactIndex
 from serving.models_config import ModelEntry, write_models_config, write_monitoring_config
+from serving.raw_models_again import ItemEncoderAgain, SearchAgain
 from serving.raw_requests import item_encoder_requests, search_requests
 from serving.recommend_requests import warm_up_requests
-from serving.release import Release, publish, verify_release
+from serving.release import Release, publish
+from serving.release_manifest import read_release
 from serving.request_history import ServingTables
 from serving.score_reference import write_score_reference
 from serving.warmup import write_warmup
@@ -43,8 +45,8 @@ def export_release(
     index: CandidateIndex,
     approximate_index: CandidateIndex | None,
     ranker: Any,
-    item_encoder: ItemEncoderModule | None = None,
-    search: SearchModule | None = None,
+    item_encoder: ItemEncoderModule | ItemEncoderAgain | None = None,
+    search: SearchModule | SearchAgain | None = None,
     content_search: ContentSearchModule | None = None,
     linear_history: np.ndarray | None = None,
     recommend: RecommendSettings | None = None,
@@ -139,7 +141,7 @@ def export_release(
         if RETRIEVAL_SCANN in entries:
             write_models_config(staging / "models_scann.config", list(entries.values()))
         write_monitoring_config(staging / "monitoring.config")
-    return verify_release(Path(releases) / str(version))
+    return read_release(Path(releases) / str(version))
 
 
 def _some_ids(path: Path, count: int) -> list[bytes]:

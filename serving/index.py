@@ -104,7 +104,7 @@ def keep_best(rows: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tens
     return tf.pad(kept, missing), tf.pad(best, missing, constant_values=LOWEST)
 
 
-def known_rows(rows: tf.Tensor, item_rows: int) -> tf.Tensor:
+def known_rows(rows: tf.Tensor, item_rows: int | tf.Tensor) -> tf.Tensor:
     """The same rows, 0 where a row is outside the table."""
     return tf.where((rows > 0) & (rows < item_rows), rows, 0)
 
@@ -157,9 +157,13 @@ class ExactIndex(tf.Module):
         super().__init__(name="exact_index")
         table = checked_table(item_embeddings)
         self.item_rows, self.width = table.shape
-        stored = store_rows(table, precision)
-        self.item_embeddings = tf.Variable(stored, trainable=False, name="index_item_embeddings")
-        self.item_embeddings[0].assign(tf.zeros(stored.shape[1], stored.dtype))
+        stored = np.array(store_rows(table, precision))
+        stored[0] = 0
+        # A graph that does not know how many rows there are is that of every catalogue. Smaller forms are restored a block
+        # of rows at a time, and need to know.
+        rows = None if precision == "float32" else self.item_rows
+        shape = tf.TensorShape((rows, stored.shape[1]))
+        self.item_embeddings = tf.Variable(stored, trainable=False, shape=shape, name="index_item_embeddings")
         self.compiled = Compiled(self._search)
 
     def search(self, queries, k, excluded):
@@ -167,7 +171,8 @@ class ExactIndex(tf.Module):
         return (self._search if tf.inside_function() else self.compiled)(queries, k, excluded)
 
     def _search(self, queries, k, excluded):
-        return exact_search(self.item_embeddings, queries, checked_k(k), known_rows(excluded, self.item_rows))
+        excluded = known_rows(excluded, tf.shape(self.item_embeddings)[0])
+        return exact_search(self.item_embeddings, queries, checked_k(k), excluded)
 
     def embeddings(self, rows):
         """See `CandidateIndex`."""

@@ -78,9 +78,14 @@ def _normalise(folder: Path) -> None:
         meta_graph.graph_def.library.function.sort(key=lambda function: function.signature.name)
     data = saved.SerializeToString(deterministic=True)
     file.write_bytes(data)
-    stamp = fingerprint_pb2.FingerprintDef.FromString(fingerprinting.CreateFingerprintDef(str(folder)))
-    stamp.uuid = str(int(hashlib.sha256(data).hexdigest()[:16], 16))
-    (folder / "fingerprint.pb").write_bytes(stamp.SerializeToString(deterministic=True))
+    stamp(folder, data)
+
+
+def stamp(folder: Path, graph: bytes) -> None:
+    """Write a SavedModel's `fingerprint.pb`, with an UUID that follows from its graph."""
+    print_ = fingerprint_pb2.FingerprintDef.FromString(fingerprinting.CreateFingerprintDef(str(folder)))
+    print_.uuid = str(int(hashlib.sha256(graph).hexdigest()[:16], 16))
+    (folder / "fingerprint.pb").write_bytes(print_.SerializeToString(deterministic=True))
 
 
 def _rename(message: Any, rename: Callable[[str], str]) -> None:

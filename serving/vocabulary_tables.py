@@ -60,13 +60,14 @@ class VocabularyTables(tf.Module):
         ids = data.removesuffix(b"\n").split(b"\n")
         _check(ids, path)
         self.size = len(ids)
-        content = hashlib.sha256(data).hexdigest()[:16]
         # Lives as long as the table, which copies it when it is saved.
         self._folder = tempfile.TemporaryDirectory(prefix="triptych_")
         asset = Path(self._folder.name) / f"{name}.txt"
         asset.write_bytes(data.removeprefix(b"\n"))
-        self.table = tf.lookup.StaticHashTable(_VocabularyFile(asset, f"triptych_{name}_{content}"), UNKNOWN_ROW)
-        self.strings = tf.Variable(np.array(ids, object), trainable=False, name=f"{name}_ids")
+        self.table = tf.lookup.StaticHashTable(_VocabularyFile(asset, table_name(name, data)), UNKNOWN_ROW)
+        strings = np.array(ids, object)
+        # The graph is the same however many ids there are.
+        self.strings = tf.Variable(strings, trainable=False, shape=tf.TensorShape((None,)), name=f"{name}_ids")
 
     def rows(self, ids: Any) -> tf.Tensor:
         """Rows of ids, any shape, int32."""
@@ -75,6 +76,16 @@ class VocabularyTables(tf.Module):
     def ids(self, rows: Any) -> tf.Tensor:
         """Ids of rows, any shape, string."""
         return tf.gather(self.strings, rows)
+
+
+def table_name(name: str, data: bytes) -> str:
+    """Name of a vocabulary's table in a process and in a graph, of one length for any content: the file `data`.
+
+    Example:
+        >>> table_name("items", b"\\nblue\\n")
+        'triptych_items_1440d9250252fe27'
+    """
+    return f"triptych_{name}_{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def _check(ids: list[bytes], path: Path) -> None:

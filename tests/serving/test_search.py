@@ -22,8 +22,9 @@ from serving.export_search import SearchModule, search_table
 from serving.index import LOWEST
 from serving.local import LocalServer
 from serving.models_config import ModelEntry, write_models_config
+from serving.raw_models_again import SearchAgain
 from serving.raw_requests import search_requests
-from serving.saved_model import operations
+from serving.saved_model import operations, read_variables
 from serving.warmup import write_warmup
 from tests.serving.independent import run_capi
 from towers.encoders import PACK, make_encoder
@@ -170,7 +171,9 @@ def test_an_item_outside_the_table_is_scored_as_if_it_stood_there(world):
     """`items` places it and `query` finds it: together the table's own scores."""
     signatures = tf.saved_model.load(str(world.folder)).signatures
     answer = signatures["serving_default"](
-        query=tf.constant(["astronauts among the stars", "?!"]), exclude_item_ids=tf.zeros((2, 0), tf.string), k=tf.constant(3)
+        query=tf.constant(["astronauts among the stars", "?!"]),
+        exclude_item_ids=tf.zeros((2, 0), tf.string),
+        k=tf.constant(3),
     )
     rows = [world.ids.index(name.decode()) for name in answer["item_ids"].numpy()[0]]
     query = answer["query"].numpy()
@@ -199,7 +202,11 @@ def test_server_and_c_api_answer_the_same(world, ask, tmp_path):
             recommender.search("sea", 0)
     assert [item.item_id for item in found] == expected
     np.testing.assert_allclose([item.score for item in found], scores, atol=1e-4)
-    request = {"query": np.array(["狐狸和小熊"]), "exclude_item_ids": np.array([["track 3"]]), "k": np.array(6, np.int32)}
+    request = {
+        "query": np.array(["狐狸和小熊"]),
+        "exclude_item_ids": np.array([["track 3"]]),
+        "k": np.array(6, np.int32),
+    }
     for signature in ("search", "serving_default"):
         (answer,) = run_capi(world.folder, [request], signature)
         assert answer["item_ids"][0].tolist() == expected
@@ -216,6 +223,30 @@ def test_same_bytes_again(world, tmp_path):
     SearchModule(ids, world.encoder, world.tower, world.table).save(tmp_path / "again")
     for name in ("saved_model.pb", "fingerprint.pb", "variables/variables.index"):
         assert (tmp_path / "again" / name).read_bytes() == (world.folder / name).read_bytes(), name
+
+
+def test_other_items_in_the_graph_of_an_earlier_release(world, tmp_path):
+    ids, fewer = world.folder.parent.parent.parent / "item_ids.txt", tmp_path / "item_ids.txt"
+    fewer.write_text("".join(f"{name}\n" for name in world.ids[:-9]))
+    SearchAgain(world.folder, fewer, world.tower, world.table[:-9]).save(tmp_path / "fewer")
+    answer = tf.saved_model.load(str(tmp_path / "fewer")).signatures["search"](
+        query=tf.constant([world.descriptions[3]]),
+        exclude_item_ids=tf.zeros((1, 0), tf.string),
+        k=tf.constant(len(world.ids)),
+    )
+    wanted = [name for name in world.expected(world.descriptions[3], len(world.ids)) if name in world.ids[1:-9]]
+    assert [name.decode() for name in answer["item_ids"].numpy()[0] if name] == wanted
+    SearchAgain(tmp_path / "fewer", ids, world.tower, world.table).save(tmp_path / "back")
+    for name in ("saved_model.pb", "assets/items.txt"):
+        assert (tmp_path / "back" / name).read_bytes() == (world.folder / name).read_bytes(), name
+    back, first = read_variables(tmp_path / "back"), read_variables(world.folder)
+    assert back.keys() == first.keys() and all((back[name] == value).all() for name, value in first.items())
+
+
+def test_a_graph_of_another_form_is_refused(world):
+    ids = world.folder.parent.parent.parent / "item_ids.txt"
+    with pytest.raises(ValueError, match=r"index/item_embeddings was float32 \(None, .*trace the model instead"):
+        SearchAgain(world.folder, ids, world.tower, world.table[:, :-1])
 
 
 def test_tables_of_another_run_are_refused(world):
