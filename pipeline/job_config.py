@@ -22,10 +22,10 @@ class JobSection(Section):
     """Epochs of the two towers over new and replayed events."""
     learning_rate: float = pydantic.Field(0.3, gt=0, le=1)
     """Share of `retrieval.learning_rate`, `linear.*_learning_rate` and `ranking.learning_rate` after a warm start."""
-    linear_epochs: int = pydantic.Field(5, ge=1)
+    linear_epochs: int = pydantic.Field(2, ge=1)
     """Epochs of the linear towers that are trained; those in closed form are fitted again in full."""
     ranking_epochs: int = pydantic.Field(2, ge=1)
-    """Epochs of the ranker over its days."""
+    """Epochs of the ranker over its days, once it is calibrated on the newest of them."""
     lock_seconds: float = pydantic.Field(900.0, ge=3)
     """A lock that its owner has not renewed for so long is nobody's; it is renewed three times as often."""
     keep: int = pydantic.Field(3, ge=1)

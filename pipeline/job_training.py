@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
 from pipeline.job_folder import JobFolder
+from pipeline.policy_stage import POLICY, REPORT
 from pipeline.progress import progress_bar
 from pipeline.retrieval_stages import LINEAR, LOOP, SERVED, TOWERS
 from pipeline.stage import StageError, StageResult, code_fingerprint, read_manifest
@@ -123,8 +125,8 @@ class JobTraining(JobFolder):
         if self.warm is not None:
             # What is held out are the days that the last ranker has not learned from: the newest of the window.
             changed = {
-                "epochs": job.ranking_epochs,
-                "learning_rate": section.learning_rate * job.learning_rate,
+                "catch_up_epochs": job.ranking_epochs,
+                "catch_up_rate": job.learning_rate,
                 "calibration_share": min(max(job.test_days / job.warm_days, 0.05), 0.5),
             }
             section = section.model_copy(update=changed)
@@ -145,6 +147,20 @@ class JobTraining(JobFolder):
             "code": code_fingerprint("ranking", *(f"pipeline/{name}.py" for name in RANKING_FILES), *WARM),
         }
         return self.run("ranking", work, section.model_dump(), inputs)
+
+    def choose_policy(self) -> StageResult:
+        """The last policy; a full job chooses anew. What diversity may cost is a decision, and no matter of a night."""
+        parent = self.warm
+        if parent is None or not (parent / "policy" / POLICY).is_file():
+            return super().choose_policy()
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            for name in (POLICY, REPORT):
+                shutil.copyfile(parent / "policy" / name, out / name)
+            return {**(read_manifest(parent / "policy") or {})["counts"], "kept_from": parent.name}
+
+        inputs = {"ranking": self.key("ranking"), **self.warm_keys("policy")}
+        return self.run("policy", work, {}, inputs)
 
 
 def check_unseen(dataset: Dataset, learned_until: int, parent: Path) -> None:

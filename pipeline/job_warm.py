@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,8 +107,8 @@ class WarmTowers:
 
 def same_components(config: TowerConfig, previous: Path) -> TowerConfig:
     """The config with as many components of content as the towers in `previous` see, however many items there are now."""
-    before = load_two_tower(previous)
-    rank = before.config.content_rank or max(FEWEST_COMPONENTS, before.schema.item_rows // ITEMS_PER_COMPONENT)
+    told = json.loads((previous / "model.json").read_text())
+    rank = told["config"]["content_rank"] or max(FEWEST_COMPONENTS, told["schema"]["item_rows"] // ITEMS_PER_COMPONENT)
     return dataclasses.replace(config, content_rank=rank)
 
 

@@ -101,7 +101,8 @@ def train_history(
         start_history(warm, two_tower)
     steps = section.epochs * len(batches)
     schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=FINAL_RATE * rate)
-    task.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=True)
+    # To compile takes longer than the few steps of a warm start.
+    task.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=warm is None)
     task.optimizer.build(task.trainable_variables)
 
     def tower() -> LinearTower:

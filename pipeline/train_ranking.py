@@ -81,7 +81,8 @@ def train_ranking(
         query_history: history length that `query_fn` is given.
         earlier: a second source of lists; every epoch begins with it.
         baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
-        start: fills the new ranker before it trains, such as from an earlier one.
+        start: fills the new ranker from an earlier one, which knows the days before the hold-out: it is calibrated and
+            weighed as it is, and only then goes on learning, by catching up.
 
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`, and in
         `out/held_out.npz` the held-out requests as the ranker saw them before it learned from them, for the choice of a policy.
@@ -147,7 +148,7 @@ def train_ranking(
     best: dict[str, np.ndarray] = {}
     if (restored := checkpoint.restore()) is not None:
         log, best = restored[0]["log"], restored[1]
-    for epoch in range(len(log), config.epochs):
+    for epoch in range(len(log), config.epochs if start is None else 0):
         if len(log) - 1 - best_epoch(log) >= config.patience:
             break
         begun = time.perf_counter()
@@ -169,7 +170,8 @@ def train_ranking(
         if best_epoch(log) == epoch:
             best = snapshot(ranker.trainable_variables)
         checkpoint.save({"epoch": epoch, "log": log}, best)
-    put_back(ranker.trainable_variables, best)
+    if best:
+        put_back(ranker.trainable_variables, best)
     logits = predict_lists(ranker, judged, config, unique_items, raw=True)
     calibrations, calibrated = calibrate(dataset, logits, judged, config)
     past = RankingServingForm.from_ranker(ranker, calibrations, newest=False)
