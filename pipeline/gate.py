@@ -135,13 +135,15 @@ def calibration_rules(figures: Mapping[str, Any], section: GateSection) -> list[
 
 
 def fairness_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule]:
-    """No group of users falls further behind than the bound, and no group of items loses most of its exposure."""
+    """No group of users falls further behind than the bound for certain, and no group of items loses most of its exposure."""
     rules = []
     gap = figures.get("gap") or {}
     mine, theirs = gap.get(CANDIDATE), gap.get(CURRENT)
     if mine is not None and theirs is not None:
         bound = theirs + section.fairness_gap
-        rules.append(Rule("gap between groups of users", mine <= bound, f"{mine:.3f}", f"at most {bound:.3f}"))
+        passed = mine <= bound or (finite(gap, "low") and gap["low"] <= 0)
+        found = f"{mine:.3f} against {theirs:.3f}" + (f", grown by {gap['low']:+.3f} at least" if finite(gap, "low") else "")
+        rules.append(Rule("gap between groups of users", passed, found, f"not above {bound:.3f} for certain"))
     exposure = figures.get("exposure") or {}
     for name, before in (exposure.get(CURRENT) or {}).items():
         if before < SMALL_SHARE:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data.dataset import Dataset
 from data.features import FeatureStore
+from data.schema import Schema
 from pipeline.bootstrap import bootstrap_means
 from pipeline.config import Config
 from pipeline.epochs import Progress
@@ -43,8 +44,11 @@ def judge_job(
 
     `metrics` and `segments`: {name: {"candidate", "current", "difference", "low", "high", "users"}} with the 95 % interval
     of the paired difference over users; `calibration`: expected calibration error by head; `heads`: those that were
-    trained; `gap`: NDCG of the best less that of the worst group of users, relative to the mean; `exposure`: share of each
-    group of items.
+    trained; `gap`: NDCG of the best less that of the worst group of users, relative to the mean, and the low end of the
+    interval of its growth; `exposure`: share of each group of items.
+
+    A group of items in which none is new is judged among the items that both know: new ones, which the current release
+    cannot recommend, take places in the candidate's lists by right.
 
     Args:
         parent: run folder of the current release; None = there is none, and its figures are left out.
@@ -52,20 +56,21 @@ def judge_job(
     known, settings = config.evaluation.mask_splits, ranking_config(config)
     check_retrieval(dataset, read_records(served_folder(run)), "test")
     lengths = [load_served(folder).history_length for folder in (run, parent) if folder is not None]
-    requests = make_requests(
-        dataset, "test", known_splits=known, history_length=max(*lengths, settings.history_length)
-    )
+    requests = make_requests(dataset, "test", known_splits=known, history_length=max(*lengths, settings.history_length))
     contestants = {CANDIDATE: candidate_of(dataset, run, config.index.kind)}
     if parent is not None:
         contestants[CURRENT] = current_of(dataset, parent)
     groups = {"items": popularity_groups(dataset.counts)}
     if (domains := domain_groups(dataset)) is not None:
         groups["domain"] = domains
-    segments = [segment for segment in find_segments(dataset, requests.users, known, groups) if segment.dimension != "all"]
+    segments = [
+        segment for segment in find_segments(dataset, requests.users, known, groups) if segment.dimension != "all"
+    ]
+    shared = dataset.schema.item_rows if parent is None else Schema.load(parent / "ingest" / "schema.json").item_rows
     found: dict[str, dict[str, Any]] = {}
     for number, (name, contestant) in enumerate(contestants.items()):
         progress(name, number, len(contestants))
-        found[name] = judge(dataset, requests, contestant, settings, segments, known)
+        found[name] = judge(dataset, requests, contestant, settings, segments, known, shared)
         found[name]["exposure"] = judge_exposure(
             {"ranked": found[name].pop("ranked")}, requests.relevant, dataset.counts, groups, None
         )["groups"]
@@ -79,7 +84,8 @@ def judge_job(
         "segments": paired(found, "segments", config.gate.seed),
         "calibration": {name: part["calibration"] for name, part in found.items()},
         "heads": {name: list(contestant.heads) for name, contestant in contestants.items()},
-        "gap": {name: gap_of(part["segments"], column) for name, part in found.items()},
+        "gap": {name: gap_of(part["segments"], column) for name, part in found.items()}
+        | {"low": gap_growth({name: part["segments"] for name, part in found.items()}, column, config.gate.seed)},
         "exposure": {
             name: {
                 f"{dimension}: {group}": shares["ranked"]
@@ -100,9 +106,10 @@ def judge(
     settings: RankingConfig,
     segments: list[Segment],
     known: tuple[str, ...],
+    shared: int,
 ) -> dict[str, Any]:
     """Each user's values of one contestant, {"metrics", "segments"}: {name: [Q]}, the calibration of its heads, and its
-    ranked rows."""
+    ranked rows. `shared`: how many item rows both contestants know."""
     released = dataset.items["created_at"].to_numpy(np.int64)
     length = contestant.history_length
     ask = lambda users, history: contestant.query(users, history[:, :length])  # noqa: E731
@@ -113,14 +120,17 @@ def judge(
     targets = task_targets(dataset, requests, "test")
     metrics: dict[str, NDArray] = {}
     for order, rows in (("retrieval", retrieved), ("ranked", ranked)):
-        metrics |= {f"{order} recall@{k}": recall_at_k(rows, requests.relevant, k) for k in (20, 100) if k <= rows.shape[1]}
+        metrics |= {
+            f"{order} recall@{k}": recall_at_k(rows, requests.relevant, k) for k in (20, 100) if k <= rows.shape[1]
+        }
         for task, wanted in targets.items():
             name = f"{order} NDCG@{CUTOFF}" if task == "click" else f"{order} {task} NDCG@{CUTOFF}"
             metrics[name] = ndcg_at_k(rows, wanted, CUTOFF)
-    values = {}
+    values, places = {}, -np.arange(ranked.shape[1], dtype=np.float64)[None]
     for segment in segments:
         wanted = requests.relevant if segment.items is None else requests.relevant.restrict(segment.items)
-        column = ndcg_at_k(ranked, wanted, CUTOFF)
+        old = segment.items is not None and not segment.items[shared:].any()
+        column = ndcg_at_k(order_by(np.where(ranked < shared, ranked, 0), places) if old else ranked, wanted, CUTOFF)
         values[f"{segment.dimension}: {segment.name}"] = (
             column if segment.users is None else np.where(segment.users[requests.users], column, np.nan)
         )
@@ -168,6 +178,29 @@ def gap_of(segments: Mapping[str, NDArray], column: str) -> float | None:
     told = [mean(values) for name, values in segments.items() if column and name.startswith(f"{column}: ")]
     means = [value for value in told if value is not None]
     return (max(means) - min(means)) / max(float(np.mean(means)), 1e-12) if len(means) > 1 else None
+
+
+def gap_growth(
+    found: Mapping[str, Mapping[str, NDArray]], column: str, seed: int, resamples: int = 1000
+) -> float | None:
+    """The low end of the 95 % interval of the candidate's gap less the current one's, over resamples of the users; None where
+    there are not both. The gap of a dozen small groups moves by half on a day by chance.
+
+    Args:
+        found: {contestant: {segment: [Q]}}.
+    """
+    names = [name for name in found[CANDIDATE] if column and name.startswith(f"{column}: ")]
+    if CURRENT not in found or len(names) < 2:
+        return None
+    rng, gaps = np.random.default_rng(seed), []
+    users = len(found[CANDIDATE][names[0]])
+    weights = rng.multinomial(users, np.full(users, 1 / users), size=resamples).astype(np.float64)
+    for contestant in (CANDIDATE, CURRENT):
+        table = np.stack([found[contestant][name] for name in names], axis=1)
+        defined = ~np.isnan(table)
+        means = (weights @ np.where(defined, table, 0.0)) / np.maximum(weights @ defined, 1.0)
+        gaps.append((means.max(axis=1) - means.min(axis=1)) / np.maximum(means.mean(axis=1), 1e-12))
+    return float(np.quantile(gaps[0] - gaps[1], 0.025))
 
 
 def mean(values: NDArray) -> float | None:

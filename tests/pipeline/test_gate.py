@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from pipeline.gate import (
@@ -19,6 +20,7 @@ from pipeline.gate import (
     size_rule,
 )
 from pipeline.gate_config import GateSection
+from pipeline.gate_figures import gap_growth
 
 SECTION = GateSection()
 LINE = {"candidate": 0.40, "current": 0.40, "difference": 0.0, "low": -0.01, "high": 0.01, "users": 300}
@@ -81,6 +83,8 @@ def test_each_bound_fails_by_itself(figures, failed):
 
 def test_uncertain_losses_of_small_parts_and_worse_current_ones_pass():
     assert all(verdicts(changed("segments", "items: head", {**LINE, "difference": -0.03, "high": 0.001})).values())
+    assert all(verdicts(changed("gap", {"candidate": 0.3, "current": 0.1, "low": -0.1})).values())
+    assert not all(verdicts(changed("gap", {"candidate": 0.3, "current": 0.1, "low": 0.05})).values())
     worse = changed("calibration", {"candidate": {"click": 0.17}, "current": {"click": 0.18}})
     assert all(verdicts(worse).values())
 
@@ -115,6 +119,19 @@ def test_rows_must_begin_with_those_of_the_current_release(tmp_path):
             (tmp_path / name / "ingest" / file).write_text(text)
     assert rows_rule(tmp_path / "same", tmp_path / "old").passed and rows_rule(tmp_path / "same", None).passed
     assert not rows_rule(tmp_path / "moved", tmp_path / "old").passed
+
+
+def test_a_gap_has_grown_for_certain_only_where_many_users_say_so():
+    rng = np.random.default_rng(0)
+    for users, certain in ((2000, True), (20, False)):
+        group = np.arange(users) % 2 == 0
+        current = rng.uniform(0, 0.4, users)
+        better = np.where(group, current + 0.2 * rng.random(users), current)
+        found = {name: {"age: a": np.where(group, value, np.nan), "age: b": np.where(group, np.nan, value)}
+                 for name, value in (("candidate", better), ("current", current))}  # fmt: skip
+        low = gap_growth(found, "age", 0)
+        assert (low > 0) is certain
+    assert gap_growth({"candidate": found["candidate"]}, "age", 0) is None
 
 
 def test_explanation_names_failures_first():
