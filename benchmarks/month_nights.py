@@ -1,0 +1,122 @@
+"""One night of a simulated month: a job as a scheduler starts it, and the record of what it made and cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from data.durable_file import write_durably
+from pipeline.job_record import outcome_of
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINING = ("retrieval", "linear", "served", "search", "index", "ranking", "policy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Night:
+    """What one night's job ended with.
+
+    Attributes:
+        outcome, why: as `outcome.json` says. release: version and fingerprint, where one was published.
+        recall: recall@100 of the candidate's retrieval on the newest day; None where nothing was trained.
+        stages: processor seconds by stage. processor: of the whole process, from its start; None where it was interrupted.
+        ids: whether every id of the release that it went on from has kept its row.
+    """
+
+    outcome: str
+    why: str
+    release: dict[str, Any] | None
+    recall: float | None
+    stages: dict[str, float]
+    processor: float | None
+    ids: bool
+
+    @property
+    def training(self) -> float:
+        """Processor seconds of the stages that train and build."""
+        return sum(self.stages.get(name, 0.0) for name in TRAINING)
+
+    @property
+    def whole(self) -> float:
+        """Processor seconds of the whole process; of its stages alone where it was interrupted."""
+        return self.processor or self.total
+
+    @property
+    def total(self) -> float:
+        """Processor seconds of all stages."""
+        return sum(self.stages.values())
+
+
+def job_command(day: Path, out: Path, config: Path | None, settings: list[str], *more: str) -> list[str]:
+    """The command line of a job."""
+    command = [sys.executable, "-m", "pipeline", "job", "--data", str(day), "--out", str(out), *more]
+    command += ["--config", str(config)] if config else []
+    return command + [part for setting in settings for part in ("--set", setting)]
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen:
+    """A process of its own, what it says added to a file."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("a") as lines:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=lines, stderr=lines)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, float]:
+    """Exit code and processor seconds of a process and its children."""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, used.ru_utime + used.ru_stime
+
+
+def newest_job(out: Path) -> Path:
+    """Folder of the job that was begun last."""
+    return max((out / "jobs").glob("[0-9]*"))
+
+
+def night_of(folder: Path, processor: float | None, before: Path | None) -> Night:
+    """What a finished job's folder says. `before`: folder of the job whose rows this one keeps."""
+    outcome, stages = outcome_of(folder) or {}, {}
+    for file in [*folder.glob("*/manifest.json"), *folder.glob("*/full/manifest.json")]:
+        manifest = json.loads(file.read_text())
+        name = manifest["stage"].split("/")[0]
+        stages[name] = round(stages.get(name, 0.0) + manifest["processor_seconds"], 3)
+    judged, recall = folder / "judge" / "figures.json", None
+    if judged.is_file():
+        recall = json.loads(judged.read_text())["metrics"]["retrieval recall@100"]["candidate"]
+    return Night(
+        outcome.get("outcome", "not finished"), outcome.get("why", ""), outcome.get("release"), recall, stages,
+        processor, before is None or keeps_rows(before, folder),
+    )  # fmt: skip
+
+
+def keeps_rows(before: Path, after: Path) -> bool:
+    """Whether every id that the earlier job's tables hold has the same row in the later one's."""
+    return all(
+        (after / "ingest" / name).read_bytes().startswith((before / "ingest" / name).read_bytes())
+        for name in ("user_ids.txt", "item_ids.txt")
+    )
+
+
+class Ledger:
+    """Nights that are done, in a file of the month's folder: an interrupted month goes on with the next.
+
+    Args:
+        file: of the ledger.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.nights: dict[str, Night] = {}
+        if file.is_file():
+            self.nights = {name: Night(**told) for name, told in json.loads(file.read_text()).items()}
+
+    def add(self, name: str, night: Night) -> Night:
+        self.nights[name] = night
+        told = {key: dataclasses.asdict(value) for key, value in self.nights.items()}
+        write_durably(self.file, [json.dumps(told, indent=1).encode()])
+        return night
