@@ -147,8 +147,8 @@ class Month:
         if options.kills:
             (self.folder / "kills").mkdir(exist_ok=True)
             result["kills"] = killed_nights(
-                self.days[last - KILLED_NIGHTS + 1 :], self.folder / "before-the-kills", self.folder / "kills", options.kills,
-                self.command, options.seed, lambda line: print(line, file=sys.stderr),
+                list(zip(self.days, nights, strict=True))[-KILLED_NIGHTS:], self.folder / "before-the-kills",
+                self.folder / "kills", options.kills, self.command, options.seed, lambda line: print(line, file=sys.stderr),
             )  # fmt: skip
         return result
 

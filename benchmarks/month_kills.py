@@ -6,18 +6,17 @@ import random
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.month_nights import newest_job, start
+from benchmarks.month_nights import Night, newest_job, start
 from pipeline.job_record import outcome_of
 from serving.release import list_releases, verify_release
 
 
 def killed_nights(
-    days: list[Path],
+    nights: list[tuple[Path, Night]],
     first: Path,
     out: Path,
     kills: int,
@@ -25,65 +24,61 @@ def killed_nights(
     seed: int,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Jobs on these days, undisturbed and killed, from the same first release.
+    """The same jobs once more, killed.
 
     Every job is killed until its share of the kills is spent, each time after a while that is drawn evenly from zero to the
     seconds that the undisturbed one took, and then left to end. A job that ends before its share is spent passes the rest on;
     what the last one leaves is spent on another walk from the first release.
 
     Args:
-        first: run folder with the release that the first of the jobs goes on from; stays as it is.
+        nights: day's folder and undisturbed job of each. first: run folder as it was before them; stays as it is.
         out: folder to work in. command: (day, run folder) -> command line of a job.
 
-    Returns: `kills`; `moments`, how often each stage was under way; `walks`; `partial_releases`, how often one was visible that
-        does not verify; `same_releases`, whether versions and fingerprints of every walk are those of the undisturbed one.
+    Returns: `kills`; `moments`, which stage was under way how often; `walks`; `partial_releases`, how often one was visible
+        that does not verify; `releases`, how many the jobs of all walks made; `same_releases`, whether version and
+        fingerprint of each are those of the undisturbed job.
     """
-    calm, log = out / "calm", out / "kills.log"
-    if not calm.is_dir():
-        shutil.copytree(first, out / "copying", dirs_exist_ok=True)
-        (out / "copying").rename(calm)
-    seconds = []
-    for day in days:
-        begun = time.perf_counter()
-        start(command(day, calm), log).wait()
-        seconds.append(time.perf_counter() - begun)
-        say(f"undisturbed {day.name}: {outcome_of(newest_job(calm))['outcome']}, {seconds[-1]:.1f} s")
-    wanted, rng = fingerprints(calm), random.Random(seed)
-    done, walks, partial, same, moments = 0, 0, 0, True, {}
-    while done < kills:
-        disturbed = out / f"walk-{walks}"
-        shutil.rmtree(disturbed, ignore_errors=True)
-        shutil.copytree(first, disturbed)
-        for number, day in enumerate(days):
-            share = (kills - done) // (len(days) - number)
+    rng = random.Random(seed)
+    found: dict[str, Any] = {"kills": 0, "moments": {}, "walks": 0, "partial_releases": 0, "releases": 0,
+                             "same_releases": True}  # fmt: skip
+    while found["kills"] < kills:
+        place = out / f"walk-{found['walks']}"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(first, place)
+        for number, (day, calm) in enumerate(nights):
+            share = (kills - found["kills"]) // (len(nights) - number)
             while True:
-                process = start(command(day, disturbed), log)
+                process = start(command(day, place), out / "kills.log")
                 try:
-                    process.wait(rng.uniform(0, seconds[number]) if share > 0 else None)
+                    process.wait(rng.uniform(0, calm.whole) if share > 0 else None)
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
-                    done, share = done + 1, share - 1
-                    stage = under_way(newest_job(disturbed))
-                    moments[stage] = moments.get(stage, 0) + 1
-                for version in list_releases(disturbed / "releases"):
-                    try:
-                        verify_release(disturbed / "releases" / str(version))
-                    except ValueError:
-                        partial += 1
+                    share -= 1
+                    found["kills"] += 1
+                    stage = under_way(newest_job(place))
+                    found["moments"][stage] = found["moments"].get(stage, 0) + 1
+                found["partial_releases"] += partial_releases(place / "releases")
                 if process.returncode != -signal.SIGKILL:
                     break
-            say(f"walk {walks}, {day.name}: exit {process.returncode}, {done} kills")
-        same &= fingerprints(disturbed) == wanted
-        walks += 1
-    return {"kills": done, "moments": moments, "walks": walks, "releases": len(wanted), "partial_releases": partial,
-            "same_releases": same}  # fmt: skip
+            made = (outcome_of(newest_job(place)) or {}).get("release")
+            found["releases"] += made is not None
+            found["same_releases"] &= made == calm.release and process.returncode in (0, 10)
+            say(f"walk {found['walks']}, {day.name}: exit {process.returncode}, {made}, {found['kills']} kills")
+        shutil.rmtree(place)
+        found["walks"] += 1
+    return found
 
 
-def fingerprints(out: Path) -> dict[int, str]:
-    """Fingerprint of every release that is there, by version, each verified."""
-    releases = out / "releases"
-    return {version: verify_release(releases / str(version)).fingerprint for version in list_releases(releases)}
+def partial_releases(releases: Path) -> int:
+    """How many of the visible releases are not whole."""
+    broken = 0
+    for version in list_releases(releases):
+        try:
+            verify_release(releases / str(version))
+        except ValueError:
+            broken += 1
+    return broken
 
 
 def under_way(job: Path) -> str:

@@ -24,6 +24,8 @@ MEASURED = 30
 """Recommendations that the latency is the median of."""
 SMALL_SHARE = 0.05
 """Of the exposure; what a smaller group gains or loses on one day is chance."""
+ITEM_GROUPS = ("items", "domain")
+"""Dimensions of segments that are groups of items."""
 MODEL_FILES = ("user_ids.txt", "item_ids.txt")
 
 
@@ -104,7 +106,8 @@ def is_rare(name: str) -> bool:
 
 
 def segment_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule]:
-    """No segment loses more than `segment_loss` for certain: a small one proves little, so its whole interval must say so."""
+    """No segment of users loses more than `segment_loss` for certain, none of items more than `item_loss`: a small one proves
+    little, so its whole interval must say so."""
     rules = []
     for name, line in (figures.get("segments") or {}).items():
         if CURRENT not in line:
@@ -112,7 +115,8 @@ def segment_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule
         if not finite(line, CANDIDATE, CURRENT, "difference", "high"):
             rules.append(Rule(f"segment {name}", False, f"a figure is missing: {line}", "figures of both"))
             continue
-        least = -section.segment_loss * line[CURRENT]
+        loss = section.item_loss if name.split(": ")[0] in ITEM_GROUPS else section.segment_loss
+        least = -loss * line[CURRENT]
         passed = not (line["difference"] < least and line["high"] < 0)
         rules.append(Rule(f"segment {name}", passed, told(line), f"not below {least:+.4f} for certain"))
     return rules

@@ -16,7 +16,10 @@ class GateSection(Section):
     """How low the 95 % interval of the difference may reach, relative to the current figure. A slice too small to rule out a
     loss of a tenth is no ground for a release."""
     segment_loss: float = pydantic.Field(0.05, ge=0)
-    """Relative loss in a segment of users or items beyond which it counts, once its whole interval lies below zero."""
+    """Relative loss in a segment of users beyond which it counts, once its whole interval lies below zero."""
+    item_loss: float = pydantic.Field(0.3, ge=0)
+    """The same for a group of items. These share the places of one list: on a day of new items that people want, the head
+    loses a fifth to them, and the figures of the whole say whether that is right."""
     calibration: float = pydantic.Field(0.1, ge=0, le=1)
     """Highest expected calibration error of a probability, unless the current one's is higher still. A well calibrated one has
     .01 over weeks of events, and .03 to .06 on a single day, by chance."""

@@ -27,7 +27,7 @@ LINE = {"candidate": 0.40, "current": 0.40, "difference": 0.0, "low": -0.01, "hi
 FIGURES = {
     "users": 300,
     "metrics": {"ranked NDCG@10": LINE, "ranked purchase NDCG@10": {**LINE, "low": -0.2, "high": 0.2, "difference": -0.05}},
-    "segments": {"items: head": LINE},
+    "segments": {"items: head": LINE, "age: 18-24": LINE},
     "calibration": {"candidate": {"click": 0.02}, "current": {"click": 0.02}},
     "heads": {"candidate": ["click", "like"], "current": ["click"]},
     "gap": {"candidate": 0.1, "current": 0.1},
@@ -67,7 +67,8 @@ def test_an_equal_candidate_passes_all():
         (changed("metrics", {}), "metrics"),
         (changed("metrics", "ranked purchase NDCG@10", {**LINE, "difference": -0.1, "low": -0.2, "high": -0.05}),
          "ranked purchase NDCG@10"),
-        (changed("segments", "items: head", {**LINE, "difference": -0.03, "high": -0.01}), "segment items: head"),
+        (changed("segments", "age: 18-24", {**LINE, "difference": -0.03, "high": -0.01}), "segment age: 18-24"),
+        (changed("segments", "items: head", {**LINE, "difference": -0.13, "high": -0.01}), "segment items: head"),
         (changed("calibration", "candidate", {"click": 0.101}), "calibration of click"),
         (changed("heads", "current", ["click", "purchase"]), "heads of the ranker"),
         (changed("calibration", "candidate", {}), "calibration of click"),
@@ -82,7 +83,8 @@ def test_each_bound_fails_by_itself(figures, failed):
 
 
 def test_uncertain_losses_of_small_parts_and_worse_current_ones_pass():
-    assert all(verdicts(changed("segments", "items: head", {**LINE, "difference": -0.03, "high": 0.001})).values())
+    assert all(verdicts(changed("segments", "age: 18-24", {**LINE, "difference": -0.03, "high": 0.001})).values())
+    assert all(verdicts(changed("segments", "items: head", {**LINE, "difference": -0.1, "high": -0.01})).values())
     assert all(verdicts(changed("gap", {"candidate": 0.3, "current": 0.1, "low": -0.1})).values())
     assert not all(verdicts(changed("gap", {"candidate": 0.3, "current": 0.1, "low": 0.05})).values())
     worse = changed("calibration", {"candidate": {"click": 0.17}, "current": {"click": 0.18}})
