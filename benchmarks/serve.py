@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from benchmarks.serve_recommend import RECOMMENDS, RecommendWorld
 from benchmarks.serve_served import measure_served
 from benchmarks.serve_sessions import SavedSession, breakdown
 from benchmarks.serve_world import kept, make_world
+from pipeline.report_plots import plot_index
 from serving.index import ExactIndex
 from serving.index_measure import folder_bytes, measure_latency, recall_at_k, search_in_blocks
-from serving.index_tuning import recall_key
+from serving.index_tuning import climb, half_octaves, recall_key
 from serving.partitioned_index import PartitionedIndex, fewest_blocks
 from serving.partitioned_layout import default_leaves, lay_out, partition
 from serving.scann_index import ScannIndex
@@ -54,9 +55,13 @@ moment a query was due, at half of what the system's p50 allows; breakdown, mill
 `recommend`, requests a second that a full load gets, client included, and latency at 75 a second. The last line is one JSON
 object, with an entry for every system.
 
+--plot draws recall, latency and bytes of exact, partitioned and ScaNN with several settings each, from the least effort to a
+little more than recall 0.98 asks for: single queries in this process on the same core; `trade_off` has the figures.
+
 examples:
   taskset -c 0 python benchmarks/serve.py --cache /tmp/serve   a million items; vectors and leaves are kept for the next time
   python benchmarks/serve.py --quick                           100,000 items: under 50 s
+  python benchmarks/serve.py --quick --plot trade_off.svg      the same with the picture
 """
 TARGETS = {"": 0.95, "_98": 0.98}
 BATCH = 32
@@ -76,7 +81,9 @@ class Bench:
         pairs = zip(self.near, self.queries, strict=True)
         self.truth = np.stack([self.table[rows] @ query for rows, query in pairs])
         self.systems: dict[str, dict[str, Any]] = {}
+        self.trade_off: list[dict[str, Any]] = []
         self.add("exact", exact, {})
+        self.sweep("exact", exact, "all items", tf.Variable(0), [0])
 
     def recall(self, index: Any, half: int) -> float:
         """Of the even queries, which choose, or of the odd ones."""
@@ -102,6 +109,16 @@ class Bench:
         effort.assign(lowest)
         return lowest
 
+    def sweep(self, kind: str, index: Any, unit: str, effort: tf.Variable, efforts: Iterable[int]) -> None:
+        """Recall and latency at rising efforts, for the plot, until a little beyond the highest target."""
+        if not self.options.plot:
+            return
+        for some, recall in climb(efforts, effort.assign, lambda: self.recall(index, 1), max(TARGETS.values())):
+            effort.assign(some)
+            p50, p99 = measure_latency(index, self.queries, self.k, self.options.repeats)
+            figures = {recall_key(self.k): recall, "p50_ms": p50, "p99_ms": p99, "bytes": self.systems[kind]["bytes"]}
+            self.trade_off.append({"kind": kind, "setting": f"{some} {unit}" if some else unit, **figures})
+
     def partitioned(self) -> None:
         leaves = self.options.leaves or default_leaves(self.options.items)
         start = time.perf_counter()
@@ -109,14 +126,16 @@ class Bench:
         nearest = kept(file, lambda: partition(self.table[1:], leaves))
         index = PartitionedIndex(lay_out(self.table, nearest), budget=1, measured_k=self.k)
         seconds = round(time.perf_counter() - start, 1)
+        least = int(np.ceil(fewest_blocks(self.k)))
         for suffix, target in TARGETS.items():
-            least = int(np.ceil(fewest_blocks(self.k)))
             budget = self.fewest(index, index.budget, least, index.blocks // 2, target)
             settings = {"leaves": index.leaves, "blocks": index.blocks, "budget": budget, "build_seconds": seconds}
             self.add(f"partitioned{suffix}", index, settings)
             if not suffix:
                 self.world = RecommendWorld(self.table, self.near, self.folder / "ids", self.options.seed)
                 self.world.export(index, self.folder / "recommend" / "1", self.k)
+        efforts = half_octaves(max(least, index.blocks // 200), index.blocks // 2)
+        self.sweep("partitioned", index, "blocks", index.budget, efforts)
 
     def scann(self) -> None:
         root, tried = round(self.options.items**0.5), []
@@ -145,6 +164,9 @@ class Bench:
             index.leaves_to_search.assign(best["leaves_to_search"])
             index.reorder.assign(best["reorder"])
             self.add(f"scann{suffix}", index, best)
+            if suffix:
+                efforts = half_octaves(max(1, best["leaves"] // 40), best["leaves"])
+                self.sweep("scann", index, "leaves", index.leaves_to_search, efforts)
             index.release()
 
     def measure(self) -> None:
@@ -208,6 +230,7 @@ def main() -> None:
     parser.add_argument("--cache", help="folder that keeps vectors' leaves and true neighbours")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--no-server", action="store_true")
+    parser.add_argument("--plot", type=Path, help="SVG file for recall against latency and bytes")
     parser.add_argument("--quick", action="store_true", help="100,000 items: under 50 s")
     options = parser.parse_args()
     if options.quick:
@@ -230,6 +253,9 @@ def main() -> None:
         print(name, figures)
     settings = {name: getattr(options, name) for name in ("items", "width", "k", "seed", "queries")}
     seconds = round(time.perf_counter() - begun, 1)
+    if options.plot and (plot := plot_index({"trade_off": bench.trade_off, "k": options.k})):
+        options.plot.write_text(plot.document, encoding="utf-8")
+        settings["trade_off"] = bench.trade_off
     print(json.dumps({"benchmark": "serve", **settings, "cores": 1, "seconds": seconds, **bench.systems}))
 
 
