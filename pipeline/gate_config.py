@@ -17,9 +17,9 @@ class GateSection(Section):
     loss of a tenth is no ground for a release."""
     segment_loss: float = pydantic.Field(0.05, ge=0)
     """Relative loss in a segment of users beyond which it counts, once its whole interval lies below zero."""
-    item_loss: float = pydantic.Field(0.3, ge=0)
-    """The same for a group of items. These share the places of one list: on a day of new items that people want, the head
-    loses a fifth to them, and the figures of the whole say whether that is right."""
+    item_loss: float = pydantic.Field(0.5, ge=0)
+    """The same for a group of items. These share the places of one list: where people want new items the head loses up to a
+    third to them (nights of the demo world), and the figures of the whole say whether that is right."""
     calibration: float = pydantic.Field(0.1, ge=0, le=1)
     """Highest expected calibration error of a probability, unless the current one's is higher still. A well calibrated one has
     .01 over weeks of events, and .03 to .06 on a single day, by chance."""

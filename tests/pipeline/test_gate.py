@@ -68,7 +68,7 @@ def test_an_equal_candidate_passes_all():
         (changed("metrics", "ranked purchase NDCG@10", {**LINE, "difference": -0.1, "low": -0.2, "high": -0.05}),
          "ranked purchase NDCG@10"),
         (changed("segments", "age: 18-24", {**LINE, "difference": -0.03, "high": -0.01}), "segment age: 18-24"),
-        (changed("segments", "items: head", {**LINE, "difference": -0.13, "high": -0.01}), "segment items: head"),
+        (changed("segments", "items: head", {**LINE, "difference": -0.21, "high": -0.01}), "segment items: head"),
         (changed("calibration", "candidate", {"click": 0.101}), "calibration of click"),
         (changed("heads", "current", ["click", "purchase"]), "heads of the ranker"),
         (changed("calibration", "candidate", {}), "calibration of click"),
