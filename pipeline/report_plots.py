@@ -164,7 +164,7 @@ def plot_index(index: Mapping[str, Any]) -> Plot | None:
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
         axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:.4g}"))
+        axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         dots = [
             Line2D([], [], marker="o", ls="", color=colour_of(kind, at), alpha=0.6) for at, kind in enumerate(kinds)
         ]
