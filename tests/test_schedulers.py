@@ -1,0 +1,206 @@
+"""deploy/: what starts the nightly job, and what each scheduler makes of its exit codes."""
+
+from __future__ import annotations
+
+import configparser
+import datetime
+import itertools
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+
+from pipeline.__main__ import app
+from pipeline.deploy import DeployOptions, render_manifests
+from pipeline.job import EXIT_CODES
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+KEPT, STOPPED, LOCKED, FAILED = (EXIT_CODES[name] for name in ("kept", "stopped", "locked", "failed"))
+FIGURES = dict.fromkeys(
+    ("version", "models_mib", "base_mib", "serving_request_mib", "serving_limit_mib", "startup_failures",
+     "gateway_request_mib", "gateway_limit_mib", "release_mib", "releases_kept", "run_mib", "run_storage_gib",
+     "dataset_storage_gib", "canary_replicas"), 1,
+) | {"fingerprint": "f"}  # fmt: skip
+
+
+def test_kubernetes_tries_again_what_may_end_otherwise_and_nothing_else():
+    manifest = yaml.safe_load(render_manifests(FIGURES, DeployOptions())["4-training.yaml"])
+    kubernetes_validate.validate(manifest, "1.33", strict=True)
+    job = manifest["spec"]
+    assert job["concurrencyPolicy"] == "Forbid" and job["startingDeadlineSeconds"] > 0
+    work = job["jobTemplate"]["spec"]
+    assert work["activeDeadlineSeconds"] > 0 and work["template"]["spec"]["restartPolicy"] == "Never"
+    first, second = work["podFailurePolicy"]["rules"]
+    assert (first["action"], first["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert second["action"] == "FailJob" and second["onExitCodes"]["operator"] == "In"
+    assert second["onExitCodes"]["containerName"] in {one["name"] for one in work["template"]["spec"]["containers"]}
+    ending = set(second["onExitCodes"]["values"])
+    assert {KEPT, STOPPED, LOCKED} <= ending and not {0, FAILED, 137} & ending and work["backoffLimit"] > 0
+    # Beside the run folder a job keeps encoded media: that place must be a volume, the container's own disk is read-only.
+    container = work["template"]["spec"]["containers"][0]
+    mounts = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    told = {one["name"]: one["value"] for one in container["env"]}
+    assert any(told["STORE"].startswith(f"{mount}/") for mount in mounts)
+
+
+def night(folder: Path, command: str, code: int) -> subprocess.CompletedProcess[str]:
+    """A scheduler's own shell line, with a nightly job that prints and ends with a code."""
+    (folder / "deploy").mkdir(exist_ok=True)
+    (folder / "deploy" / "nightly.sh").write_text(f"echo at work\nexit {code}\n")
+    environment = {"PATH": os.environ["PATH"], "LOG": str(folder / "nightly.log")}
+    return subprocess.run(
+        ["/bin/sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_cron_mails_what_somebody_must_look_at(tmp_path: Path):
+    lines = [line for line in (DEPLOY / "cron" / "triptych").read_text().split("\n") if line and line[0] != "#"]
+    settings = dict(line.split("=", 1) for line in lines[:-1])
+    assert {"DATA", "OUT", "CONFIG", "PATH", "LOG"} <= settings.keys() and (ROOT / settings["CONFIG"]).is_file()
+    *when, user, command = lines[-1].split(None, 6)
+    assert len(when) == 5 and user == "triptych" and "%" not in command, "cron makes line breaks of %"
+    bounds = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+    assert all(value == "*" or low <= int(value) <= high for value, (low, high) in zip(when, bounds, strict=True))
+    assert "cd /opt/triptych" in command
+    for code in (0, KEPT, LOCKED, STOPPED, FAILED):
+        done = night(tmp_path, command.replace("/opt/triptych", str(tmp_path)), code)
+        mailed = f"nightly job: exit code {code}\nat work\n" if code in (STOPPED, FAILED) else ""
+        assert done.stdout[: len(mailed) or 1] == mailed and done.stderr == "", (code, done)
+
+
+def test_vertex_ai_takes_the_job_and_a_release_that_was_kept_for_success(tmp_path: Path):
+    spec = yaml.safe_load((DEPLOY / "vertex" / "nightly.yaml").read_text())
+    jsonschema.validate(spec, CUSTOM_JOB)
+    with pytest.raises(jsonschema.ValidationError, match="imageURI"):
+        pool = spec["workerPoolSpecs"][0]
+        jsonschema.validate({**spec, "workerPoolSpecs": [{**pool, "containerSpec": {"imageURI": "x"}}]}, CUSTOM_JOB)
+    shell, option, command = spec["workerPoolSpecs"][0]["containerSpec"]["command"]
+    assert (shell, option) == ("/bin/sh", "-c")
+    work = re.search(r"WORKDIR (\S+)", (DEPLOY / "gateway.Dockerfile").read_text())
+    assert work and f"cd {work[1]} " in command
+    for code, seen in ((0, 0), (KEPT, 0), (STOPPED, STOPPED), (LOCKED, LOCKED), (FAILED, FAILED)):
+        assert night(tmp_path, command.replace(work[1], str(tmp_path)), code).returncode == seen
+    mounted = {f"/mnt/nfs/{one['mountPoint']}" for one in spec["workerPoolSpecs"][0]["nfsMounts"]}
+    places = {one["name"]: one["value"] for one in spec["workerPoolSpecs"][0]["containerSpec"]["env"]}
+    assert all(any(places[name].startswith(f"{mount}/") for mount in mounted) for name in ("DATA", "OUT"))
+
+
+STRING = {"type": "string"}
+CUSTOM_JOB: dict[str, Any] = {
+    # `google.cloud.aiplatform.v1.CustomJobSpec`, the fields in use; names outside are refused, as gcloud does.
+    "type": "object", "additionalProperties": False, "required": ["workerPoolSpecs"],
+    "properties": {
+        "scheduling": {
+            "type": "object", "additionalProperties": False,
+            "properties": {
+                "timeout": {"type": "string", "pattern": r"^\d+s$"},
+                "restartJobOnWorkerRestart": {"type": "boolean"}, "disableRetries": {"type": "boolean"},
+            },
+        },
+        "workerPoolSpecs": {"type": "array", "minItems": 1, "items": {
+            "type": "object", "additionalProperties": False, "required": ["machineSpec", "replicaCount", "containerSpec"],
+            "properties": {
+                "machineSpec": {"type": "object", "required": ["machineType"]},
+                "replicaCount": {"type": "integer", "minimum": 1},
+                "diskSpec": {"type": "object"},
+                "nfsMounts": {"type": "array", "items": {
+                    "type": "object", "additionalProperties": False, "required": ["server", "path", "mountPoint"],
+                    "properties": {"server": STRING, "path": STRING, "mountPoint": STRING}}},
+                "containerSpec": {
+                    "type": "object", "additionalProperties": False, "required": ["imageUri"],
+                    "properties": {"imageUri": STRING, "command": {"type": "array"}, "args": {"type": "array"},
+                                   "env": {"type": "array", "items": {"required": ["name", "value"]}}}},
+            }}},
+    },
+}  # fmt: skip
+
+
+class Step:
+    """A task of the DAG, as far as the file uses one."""
+
+    def __init__(self, name: str, after: list[tuple[str, str]]):
+        self.name, self._after = name, after
+
+    def __rshift__(self, other: Step) -> Step:
+        self._after.append((self.name, other.name))
+        return other
+
+
+@pytest.fixture
+def nightly(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The DAG's file, executed with what it takes of Airflow: exceptions of Airflow's names, `dag` and `task`."""
+    told: dict[str, Any] = {"order": []}
+    sdk, exceptions = types.ModuleType("airflow.sdk"), types.ModuleType("airflow.sdk.exceptions")
+    for name in ("AirflowException", "AirflowFailException", "AirflowSkipException"):
+        setattr(exceptions, name, type(name, (Exception,), {}))
+
+    def dag(**settings):
+        told["settings"] = settings
+        return lambda build: lambda: told.update(dag_id=build.__name__, built=build())
+
+    sdk.dag = dag  # type: ignore[attr-defined]
+    sdk.task = lambda task_id: lambda run: lambda *given: Step(task_id, told["order"])  # type: ignore[attr-defined]
+    for module in (types.ModuleType("airflow"), sdk, exceptions):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    told["names"] = runpy.run_path(str(DEPLOY / "airflow" / "triptych_nightly.py"))
+    return told
+
+
+def test_airflow_runs_one_night_at_a_time_in_order(nightly: dict[str, Any]):
+    settings = nightly["settings"]
+    assert nightly["dag_id"] == "triptych_nightly" and settings["max_active_runs"] == 1 and settings["catchup"] is False
+    assert settings["dagrun_timeout"] <= datetime.timedelta(hours=24) and settings["start_date"].tzinfo is not None
+    assert len(settings["schedule"].split()) == 5 and settings["default_args"]["retries"] > 0
+    steps = ["add_feedback", "job", "make_canary", "clear_up"]
+    assert nightly["order"] == list(itertools.pairwise(steps))
+    root = typer.main.get_command(app)
+    for command in nightly["names"]["COMMANDS"].values():  # each is a command that we have, with options that it has
+        group, words = root, list(command)
+        while hasattr(group, "commands"):
+            group = group.commands[words.pop(0)]
+        group.make_context("python -m pipeline", words)
+
+
+def test_airflow_tells_what_to_try_again(nightly: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    run, meant = nightly["names"]["run"], {}
+    for code in (0, KEPT, LOCKED, STOPPED, 2, FAILED, 137):
+        answer = types.SimpleNamespace(returncode=code)
+        monkeypatch.setattr(subprocess, "run", lambda command, answer=answer, **options: answer)
+        try:
+            run("job")
+            meant[code] = "success"
+        except Exception as error:
+            meant[code] = type(error).__name__
+    skipped, failed, again = "AirflowSkipException", "AirflowFailException", "AirflowException"
+    assert meant == {
+        0: "success", KEPT: skipped, LOCKED: skipped, STOPPED: failed, 2: failed, FAILED: again, 137: again,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").iterdir()), ids=lambda unit: unit.name)
+def test_units_of_systemd_are_whole(unit: Path):
+    verify = shutil.which("systemd-analyze")
+    if verify:
+        done = subprocess.run([verify, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and unit.name not in done.stderr, done.stderr
+    parser = configparser.ConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(unit)
+    if unit.suffix == ".service":
+        service = parser["Service"]
+        assert "/var/lib/triptych" in service["ReadWritePaths"] and service["ProtectSystem"] == "strict"
+        assert parser["Unit"]["Description"].startswith("Triptych")
+        command = re.search(r"python -m pipeline (\S+)", service["ExecStart"])
+        assert command is None or command[1] in typer.main.get_command(app).commands
