@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 
 from pipeline.config import ServingConfig, load_config
-from pipeline.demo import answer_requests, serving
+from pipeline.demo import serving
 from pipeline.forget import forget_user
 from pipeline.forget_files import TOMBSTONE
 from pipeline.reproduce_record import finished_record
@@ -212,52 +213,57 @@ def test_export_equals_the_towers_in_python(finished):
         assert [text(value) for value in answer["item_ids"][0]] == expected
 
 
-def test_gateway_answers_known_and_unknown_users(finished, source):
-    run, _, _ = finished
-    known = str(run.dataset().users["user_id"].iloc[1])
+@pytest.fixture(scope="module")
+def gateway(finished, source) -> Iterator[httpx.Client]:
+    """A client of the gateway, in front of the release on a server."""
     ports = ServingConfig(grpc_port=0, rest_port=0, gateway_port=0)
-    answers = answer_requests(source, run.folder, [(known, ()), ("somebody-new", ())], k=8, ports=ports)
+    with serving(source, finished[0].folder, ports) as (_, url), httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def test_gateway_answers_known_and_unknown_users(finished, gateway):
+    run, _, _ = finished
+    users = str(run.dataset().users["user_id"].iloc[1]), "somebody-new"
+    answers = [gateway.post("/v1/recommend", json={"user_id": user, "k": 8}).json() for user in users]
     assert [answer["known_user"] for answer in answers] == [True, False]
     for answer in answers:
         assert len(answer["items"]) == 8 and not answer["fallback"]
         assert len({item["item"]["item_id"] for item in answer["items"]}) == 8
 
 
-def test_the_catalogue_and_the_session_change_while_they_are_served(finished, source):
+def test_the_catalogue_and_the_session_change_while_they_are_served(finished, gateway):
     """Through real models: a new item is found by content alone, a deleted one never, and feedback moves the next list."""
     run, _, _ = finished
     user = str(run.dataset().users["user_id"].iloc[1])
-    ports = ServingConfig(grpc_port=0, rest_port=0, gateway_port=0)
-    with serving(source, run.folder, ports) as (_, url), httpx.Client(base_url=url, timeout=30) as gateway:
 
-        def ids(path: str, **body) -> list[str]:
-            answer = gateway.post(path, json=body).json()
-            assert not answer["fallback"], answer
-            return [entry["item"]["item_id"] for entry in answer["items"]]
+    def ids(path: str, **body) -> list[str]:
+        answer = gateway.post(path, json=body).json()
+        assert not answer["fallback"], answer
+        return [entry["item"]["item_id"] for entry in answer["items"]]
 
-        before = ids("/v1/recommend", user_id=user, k=50)
-        model = gateway.get(f"/v1/items/{before[0]}").json()
-        like = {name: model[name] for name in ("title", "description")} | {"categories": model["categories"].split(", ")}
-        media = {name: model[name].removeprefix("/media/") for name in ("image", "audio") if model[name]}
-        started = time.perf_counter()
-        reply = gateway.post("/v1/items", json={"item_id": "brand-new", **like, **media})
-        assert reply.status_code == 201 and reply.json()["encoded"], reply.text
-        assert set(ids("/v1/search", query=model["description"], k=2)) == {"brand-new", before[0]}
-        after = ids("/v1/recommend", user_id=user, k=50)
-        assert "brand-new" in after and after.index("brand-new") < 40
-        assert [one for one in after if one != "brand-new"] == before[:49]
-        assert before[0] in ids("/v1/similar", item_id="brand-new", k=20)
-        assert "brand-new" in ids("/v1/similar", item_id=before[0], k=20)
-        assert time.perf_counter() - started < 5
-        assert gateway.delete(f"/v1/items/{before[0]}").status_code == 200
-        assert before[0] not in ids("/v1/recommend", user_id=user, k=100)
-        assert before[0] not in ids("/v1/search", query=model["description"], k=100)
-        done = {after[2]: "skip", after[4]: "like"}
-        events = [{"user_id": user, "item_id": item_id, "event": event} for item_id, event in done.items()]
-        assert gateway.post("/v1/feedback", json={"events": events}).json()["accepted"] == 2
-        moved = ids("/v1/recommend", user_id=user, k=50)
-        assert not set(done) & set(moved)
-        assert moved != [one for one in after if one in moved]  # not only shorter: the history has moved the order
+    before = ids("/v1/recommend", user_id=user, k=50)
+    model = gateway.get(f"/v1/items/{before[0]}").json()
+    like = {name: model[name] for name in ("title", "description")} | {"categories": model["categories"].split(", ")}
+    media = {name: model[name].removeprefix("/media/") for name in ("image", "audio") if model[name]}
+    started = time.perf_counter()
+    reply = gateway.post("/v1/items", json={"item_id": "brand-new", **like, **media})
+    assert reply.status_code == 201 and reply.json()["encoded"], reply.text
+    assert set(ids("/v1/search", query=model["description"], k=2)) == {"brand-new", before[0]}
+    after = ids("/v1/recommend", user_id=user, k=50)
+    assert "brand-new" in after and after.index("brand-new") < 40
+    assert [one for one in after if one != "brand-new"] == before[:49]
+    assert before[0] in ids("/v1/similar", item_id="brand-new", k=20)
+    assert "brand-new" in ids("/v1/similar", item_id=before[0], k=20)
+    assert time.perf_counter() - started < 5
+    assert gateway.delete(f"/v1/items/{before[0]}").status_code == 200
+    assert before[0] not in ids("/v1/recommend", user_id=user, k=100)
+    assert before[0] not in ids("/v1/search", query=model["description"], k=100)
+    done = {after[2]: "skip", after[4]: "like"}
+    events = [{"user_id": user, "item_id": item_id, "event": event} for item_id, event in done.items()]
+    assert gateway.post("/v1/feedback", json={"events": events}).json()["accepted"] == 2
+    moved = ids("/v1/recommend", user_id=user, k=50)
+    assert not set(done) & set(moved)
+    assert moved != [one for one in after if one in moved]  # not only shorter: the history has moved the order
 
 
 def test_a_forgotten_user_is_a_stranger_to_the_next_release(finished, source, tmp_path):

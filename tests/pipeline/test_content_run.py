@@ -1,17 +1,15 @@
 """`python -m pipeline run` with a language model that writes and a text encoder that learns, both tiny and random."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from data.enrichment import read_generated
 from data.features import FeatureStore
 from data.world import WorldConfig, generate_world
+from pipeline.__main__ import app
 from pipeline.config import load_config
 from pipeline.stages import Run
 from serving.release import latest_release, verify_release
@@ -19,7 +17,6 @@ from tests.towers.tiny_presets import bert, gpt2
 from towers.encoders import describe_encoder
 
 pytestmark = pytest.mark.timeout(900)  # a walk through every stage; a minute where nobody else is at work
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
     "encoders.image=signal:",
     "encoders.audio=signal:",
@@ -40,6 +37,7 @@ SETTINGS = [
     "retrieval.ablations=false",
     "linear.parts=[]",
     "ranking.epochs=1",
+    "ranking.catch_up_epochs=0",
     "index.recall_floor=0.9",
 ]
 
@@ -53,13 +51,10 @@ def finished(tmp_path_factory):
     bert(folder / "bert")
     gpt2(folder / "gpt2")
     overrides = [*SETTINGS, f"encoders.text.spec=keras_hub:{folder / 'bert'}", f"enrich.preset={folder / 'gpt2'}"]
-    command = [sys.executable, "-m", "pipeline", "run", "--data", str(source), "--out", str(out)]
-    command += [part for setting in overrides for part in ("--set", setting)]
-    result = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=800, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return source, out, overrides, result.stdout + result.stderr
+    words = ["run", "--data", str(source), "--out", str(out)]
+    result = CliRunner().invoke(app, words + [part for setting in overrides for part in ("--set", setting)])
+    assert result.exit_code == 0, result.output[-3000:]
+    return source, out, overrides, result.output
 
 
 def rows_of(run, ids):

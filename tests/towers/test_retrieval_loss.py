@@ -1,5 +1,7 @@
 """Losses by name: each trains, and what they carry from batch to batch does what it should."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from data.batches import RetrievalBatches
 from data.histories import Histories
 from data.loss_columns import LossColumns
 from data.schema import Schema
-from pipeline.feed import feed_of
+from pipeline.feed import as_dataset
 from towers.config import TowerConfig
 from towers.loss_options import LossOptions
 from towers.losses import MASKED_LOGIT
@@ -60,11 +62,10 @@ def test_every_loss_learns_the_checkerboard(name):
     )  # fmt: skip
     task.compile(optimizer=keras.optimizers.Adam(0.02))
     start = float(task.two_tower.scale)
-    losses, feed = [], feed_of(batches)
-    for epoch in range(25):
-        history = task.fit(feed(epoch, 0), steps_per_epoch=len(batches), epochs=1, verbose=0, shuffle=False).history
-        losses.append(history["loss"][0])
-    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    epochs = itertools.chain.from_iterable(map(batches.epoch, range(25)))
+    data = as_dataset(epochs, 25 * len(batches))
+    losses = task.fit(data, steps_per_epoch=len(batches), epochs=25, verbose=0, shuffle=False).history["loss"]
+    assert len(losses) == 25 and np.isfinite(losses).all() and losses[-1] < losses[0]
     assert (float(task.two_tower.scale) == pytest.approx(start)) == (name in ("fixed temperature", "elsa"))
     vectors = task.all_item_embeddings()
     queries, _ = task.two_tower.user_tower(
