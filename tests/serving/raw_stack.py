@@ -79,8 +79,9 @@ def raw_stack() -> RawStack:
     generate_world(world, WorldConfig(seed=5, items=ITEMS, users=30, events=1200))
     ingest(world, folder / "ingest", IngestOptions())
     dataset = Dataset.load(folder / "ingest")
-    store = encode(world, dataset, folder / "encode", specs(), folder / "store", batch_size=25, workers=1)
-    encoders = {name: make_encoder(name, specs()[name]) for name in store.modalities}
+    encoders: dict[str, Any] = {name: make_encoder(name, spec) for name, spec in specs().items() if spec != "none"}
+    options = {"batch_size": 25, "workers": 1, "tuned": encoders}
+    store = encode(world, dataset, folder / "encode", specs(), folder / "store", **options)
     keras.utils.set_random_seed(3)
     two_tower = TwoTower(dataset.schema.with_modalities(store.widths), TowerConfig(width=WIDTH))
     present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in store.modalities]]
