@@ -156,10 +156,11 @@ class Month:
         """The full retraining of a night, unless the ledger has it. `process`: it has begun already."""
         name, out = f"full {number}", self.folder / f"full-{number:02d}"
         if name not in self.ledger.nights:
+            whole = not (out.is_dir() or self.options.quick)  # else it goes on with an interrupted one
             code, used = finish(process or self.retrain(number))
             if code not in (0, 10):
                 raise SystemExit(f"month: {name} ended with exit code {code}; see {self.folder / 'jobs.log'}")
-            night = self.ledger.add(name, night_of(newest_job(out), None if self.options.quick else used, None))
+            night = self.ledger.add(name, night_of(newest_job(out), used if whole else None, None))
             print(f"{name}: {night.outcome} {night.why}, {night.total:.1f} s of a processor", file=sys.stderr)
             shutil.rmtree(out)
         return self.ledger.nights[name]
