@@ -1,4 +1,4 @@
-"""What the towers train on: one device, or several of a machine, under TensorFlow or JAX."""
+"""What the towers train on: one device, or several of one machine or more, under TensorFlow or JAX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import keras
 from data.batches import Batch
 from pipeline.config import RetrievalConfig
 from pipeline.feed import Batches, Feed, feed_of
+from pipeline.workers import ALONE
 from towers.global_negatives import filled_for
 from towers.task import RetrievalTask
 
@@ -22,10 +23,11 @@ class Accelerator:
     """A single device, and what several have to do differently.
 
     Attributes:
-        kind: of the device. replicas: devices that share each batch.
+        kind: of the device. replicas: devices that share each batch. workers: processes that have them.
     """
 
     replicas = 1
+    workers = ALONE
 
     def __init__(self, kind: Kind = "cpu"):
         self.kind = kind
@@ -46,6 +48,10 @@ class Accelerator:
     def static(self) -> bool:
         """Whether batches are all of one shape, as a TPU's compiler wants them."""
         return self.kind == "tpu"
+
+    def agreed(self, value: float) -> float:
+        """A figure that decides how training goes on: the first worker's own, for all of them."""
+        return value
 
     def fitted(self, config: RetrievalConfig) -> RetrievalConfig:
         """The settings with what "auto" means here; large tables are trained by rows on a single device alone.

@@ -8,19 +8,23 @@ import keras
 
 from pipeline.accelerator import Accelerator
 from pipeline.config import RetrievalConfig
+from pipeline.workers import workers_of
 
 
 def accelerator_of(config: RetrievalConfig) -> Accelerator:
     """What `retrieval.accelerator` asks for, on the backend that Keras runs on.
 
     Raises:
-        ValueError: a device that is not there.
+        ValueError: a device that is not there, or several workers on another backend than TensorFlow.
     """
-    if keras.backend.backend() == "jax":
+    backend = keras.backend.backend()
+    if backend != "tensorflow" and (number := workers_of().number) > 1:
+        raise ValueError(f"TF_CONFIG: workers train together on TensorFlow alone, received {number} on {backend}; unset it")
+    if backend == "jax":
         from pipeline.accelerator_jax import jax_accelerator
 
         return jax_accelerator(config.accelerator)
-    if keras.backend.backend() == "tensorflow":
+    if backend == "tensorflow":
         return tensorflow_accelerator(config.accelerator)
     return Accelerator()
 

@@ -1,4 +1,4 @@
-"""Devices under TensorFlow: a strategy of `tf.distribute` for several of a machine, or a TPU."""
+"""Devices under TensorFlow: a strategy of `tf.distribute` for several of a machine, of several machines, or a TPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipeline.accelerator import Accelerator, FilledBatches, Kind, missing
 from pipeline.config import RetrievalConfig
 from pipeline.feed import Batches, Feed, as_dataset
 from pipeline.replicated_task import ReplicatedTask, replicated_feed
+from pipeline.workers import ALONE, Workers, workers_of
 from towers.task import RetrievalTask
 
 UNGATHERED = {"others": 1}
@@ -31,9 +32,9 @@ class TensorflowDevice(Accelerator):
 class TensorflowReplicas(TensorflowDevice):
     """Several devices under a strategy: each takes its part of a batch, see `pipeline.replicated_task`."""
 
-    def __init__(self, kind: Kind, strategy: tf.distribute.Strategy):
+    def __init__(self, kind: Kind, strategy: tf.distribute.Strategy, workers: Workers = ALONE):
         super().__init__(kind)
-        self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
+        self.strategy, self.replicas, self.workers = strategy, strategy.num_replicas_in_sync, workers
 
     def scope(self) -> AbstractContextManager:
         return self.strategy.scope()
@@ -45,6 +46,17 @@ class TensorflowReplicas(TensorflowDevice):
     def static(self) -> bool:
         """A collective of TensorFlow keeps the shape that it was first run with."""
         return True
+
+    def agreed(self, value: float) -> float:
+        """Workers of different processors may disagree in the last digit, and must not on whether to stop."""
+        if self.workers.number == 1:
+            return value
+
+        def own() -> tf.Tensor:
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return tf.where(tf.equal(number, 0), tf.constant(value, tf.float64), tf.constant(0.0, tf.float64))
+
+        return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(own), axis=None))
 
     def feed(self, batches: Batches) -> Feed:
         filled = FilledBatches(batches, self.replicas)
@@ -74,20 +86,36 @@ def make_accelerator(setting: str) -> Accelerator:
     """The accelerator that a setting names: all devices of that kind.
 
     Raises:
-        ValueError: a device that is not there, or several workers.
+        ValueError: a device that is not there; workers that began to compute before they met.
     """
+    workers = workers_of()
+    if workers.number > 1:
+        strategy = _met(setting, workers)
+        return TensorflowReplicas(_kind(setting), strategy, workers)
     kind = _kind(setting)
     if kind == "tpu":
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect("local")
         return TensorflowReplicas(kind, tf.distribute.TPUStrategy(resolver))
-    cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
-    workers = sum(cluster.num_tasks(job) for job in cluster.jobs if job in ("chief", "worker"))
-    if workers > 1:
-        raise ValueError(f"TF_CONFIG: the towers train on the devices of one machine, received {workers} workers; unset it")
     devices = tf.config.list_logical_devices(kind.upper())
     if len(devices) == 1:
         return TensorflowDevice(kind)
     return TensorflowReplicas(kind, tf.distribute.MirroredStrategy([device.name for device in devices]))
+
+
+def _met(setting: str, workers: Workers) -> tf.distribute.Strategy:
+    """The strategy of all workers; waits until each of them is there."""
+    if setting == "tpu" or (setting == "cpu" and tf.config.list_physical_devices("GPU")):
+        raise ValueError(
+            f'retrieval.accelerator: {workers.number} workers train on all GPUs of their machines, or on processors where '
+            f'there are none, received "{setting}"; set "auto", or hide the GPUs (CUDA_VISIBLE_DEVICES=-1)'
+        )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise ValueError(
+            "TF_CONFIG: workers must meet before TensorFlow computes anything in this process; run the other stages first, "
+            "on one machine, and only `python -m pipeline train-retrieval` on all of them"
+        ) from error
 
 
 def _kind(setting: str) -> Kind:

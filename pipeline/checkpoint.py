@@ -23,10 +23,12 @@ class Checkpoint:
     Args:
         folder: created when missing; belongs to this checkpoint alone.
         variables: what to keep, in a fixed order (see `training_variables`).
+        writes: False for a worker beside the first, which restores what that one wrote. It calls `save` like the others,
+            since some variables are counted together by all when they are read.
     """
 
-    def __init__(self, folder: Path, variables: Sequence[keras.Variable]):
-        self.folder, self.variables = folder, list(variables)
+    def __init__(self, folder: Path, variables: Sequence[keras.Variable], writes: bool = True):
+        self.folder, self.variables, self.writes = folder, list(variables), writes
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: dict[str, Any], extra: dict[str, np.ndarray] | None = None) -> None:
@@ -37,12 +39,14 @@ class Checkpoint:
             extra: further arrays (the best weights so far); None keeps those of the last checkpoint, without writing
                 them again.
         """
+        arrays = {f"v{number}": array_of(variable) for number, variable in enumerate(self.variables)}
+        if not self.writes:
+            return
         last = self._last()
         number = int(last.name.removeprefix("save-")) + 1 if last else 0
         writing, final = self.folder / f".save-{number:08d}", self.folder / f"save-{number:08d}"
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir()
-        arrays = {f"v{number}": array_of(variable) for number, variable in enumerate(self.variables)}
         np.savez(writing / VARIABLES, allow_pickle=False, **arrays)
         if extra is not None:
             np.savez(writing / EXTRA, allow_pickle=False, **extra)

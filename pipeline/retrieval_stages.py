@@ -11,7 +11,7 @@ from pipeline.stage import StageResult, code_fingerprint
 
 LOOP = ("data/histories.py", *(f"pipeline/{name}.py" for name in ("epoch_steps", "epochs", "feed", "optimizer")))
 """Code that every training of towers runs through."""
-DEVICES = ("accelerator", "accelerator_choice", "accelerator_jax", "accelerator_tensorflow", "replicated_task")
+DEVICES = ("accelerator", "accelerator_choice", "accelerator_jax", "accelerator_tensorflow", "replicated_task", "workers")
 TOWERS = ("data/batches.py", *(f"pipeline/{name}.py" for name in ("train_retrieval", *DEVICES)))
 """Code that trains the two towers."""
 LINEAR_PARTS = ("linear_stage", "linear_parts", "linear_judge", "train_history", "training_matrix")

@@ -10,7 +10,8 @@ from typing import Any
 from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.config import Config
-from pipeline.stage import StageError, StageResult, read_manifest, run_stage
+from pipeline.stage import StageError, StageResult, follow_stage, read_manifest, run_stage
+from pipeline.workers import workers_of
 
 COMMANDS = {
     "retrieval/full": "train-retrieval",
@@ -21,6 +22,8 @@ COMMANDS = {
     "search": "train-search",
 }
 """The command of a stage, where it has another name than its folder."""
+SHARED = "retrieval/"
+"""Stages that several workers can share."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +84,19 @@ class RunFolder:
         config: dict[str, Any],
         inputs: dict[str, str],
     ) -> StageResult:
-        """Run one stage of this folder, or skip it; see `pipeline.stage.run_stage`."""
-        return run_stage(self.folder, name, work, config=config, inputs=inputs, say=self.say)
+        """Run one stage of this folder, or skip it; see `pipeline.stage.run_stage`.
+
+        Raises:
+            StageError: several workers were told to share a stage that one machine does alone.
+        """
+        workers = workers_of()
+        if workers.number > 1 and not name.startswith(SHARED):
+            raise StageError(
+                f"{name}: one machine runs this stage; the {workers.number} workers of TF_CONFIG share `python -m pipeline "
+                "train-retrieval` alone. Unset TF_CONFIG for the others."
+            )
+        runs = run_stage if workers.first else follow_stage
+        return runs(self.folder, name, work, config=config, inputs=inputs, say=self.say)
 
     def beside(self, setting: str, name: str) -> Path:
         """A folder shared by runs: where a setting says, else `name` beside the run folder."""

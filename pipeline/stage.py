@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -94,13 +95,13 @@ def run_stage(
 
     Returns: the `StageResult`, with `skipped` set when the manifest already there carries the same key.
     """
-    final, key = run / name, digest({"stage": name, "config": dict(config), "inputs": dict(inputs)})
+    final, key = run / name, stage_key(name, config, inputs)
     previous = read_manifest(final)
     if previous is not None and previous["key"] == key:
         say(f"[{name}] unchanged, skipped (took {previous['seconds']:.1f} s when it ran)")
         return StageResult(final, previous, skipped=True)
     flat = name.replace("/", "-")
-    out, checkpoints = run / f".writing-{flat}", run / f".checkpoints-{flat}-{key}"
+    out, checkpoints = run / f".writing-{flat}", checkpoint_folder(run, name, key)
     for stale in run.glob(f".checkpoints-{flat}-*"):
         # Checkpoints of another config must never leak into this one.
         if stale != checkpoints and stale.name[len(f".checkpoints-{flat}-") :].count("-") == 0:
@@ -126,6 +127,39 @@ def run_stage(
     shutil.rmtree(checkpoints)
     say(f"[{name}] done in {seconds:.1f} s")
     return StageResult(final, manifest, skipped=False)
+
+
+def follow_stage(
+    run: Path,
+    name: str,
+    work: Callable[[Path, Path], dict[str, Any]],
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    say: Callable[[str], None] = print,
+) -> StageResult:
+    """The part in `run_stage` of a worker that is not the first: it does the same work and keeps nothing of it.
+
+    It reads the first worker's checkpoints, so `run` lies on a disk that all of them see.
+    """
+    final, key = run / name, stage_key(name, config, inputs)
+    previous = read_manifest(final)
+    if previous is not None and previous["key"] == key:
+        return StageResult(final, previous, skipped=True)
+    say(f"[{name}] helping; the first worker writes it")
+    with tempfile.TemporaryDirectory() as thrown_away:
+        counts = work(Path(thrown_away), checkpoint_folder(run, name, key))
+    return StageResult(final, {"stage": name, "key": key, "counts": counts}, skipped=False)
+
+
+def stage_key(name: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The digest of all that decides a stage's result."""
+    return digest({"stage": name, "config": dict(config), "inputs": dict(inputs)})
+
+
+def checkpoint_folder(run: Path, name: str, key: str) -> Path:
+    """Where a stage under way keeps what outlives a kill."""
+    return run / f".checkpoints-{name.replace('/', '-')}-{key}"
 
 
 def publish(written: Path, final: Path) -> None:

@@ -16,6 +16,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.loss_columns import LossColumns
 from data.schema import MODALITIES, Schema
+from pipeline.accelerator import Accelerator
 from pipeline.accelerator_choice import accelerator_of
 from pipeline.checkpoint import Checkpoint, training_variables
 from pipeline.config import RetrievalConfig
@@ -139,13 +140,14 @@ def train_retrieval(
         optimizer = make_optimizer(config, config.epochs * len(batches))
         task.compile(optimizer=optimizer)
         optimizer.build(task.trainable_variables)
-        checkpoint = Checkpoint(checkpoints, training_variables(task, constant=task.tables.values()))
+        kept = training_variables(task, constant=task.tables.values())
+        checkpoint = Checkpoint(checkpoints, kept, writes=accelerator.workers.first)
         log = train_epochs(
             task,
             batches,
-            lambda: validation_ndcg(task, requests, dataset.profile),
+            lambda: accelerator.agreed(validation_ndcg(task, requests, dataset.profile)),
             checkpoint,
-            loop_settings(config),
+            loop_settings(config, accelerator),
             progress,
             feed=accelerator.feed(batches),
             after_epoch=after_epoch,
@@ -184,14 +186,14 @@ def validation_requests(dataset: Dataset, config: RetrievalConfig) -> Requests:
     return requests
 
 
-def loop_settings(config: RetrievalConfig) -> LoopSettings:
-    """How long to train the towers and how often to save."""
+def loop_settings(config: RetrievalConfig, accelerator: Accelerator) -> LoopSettings:
+    """How long to train the towers and how often to save: several workers by steps alone, which they count alike."""
     return LoopSettings(
         epochs=config.epochs,
         patience=config.patience,
         seed=config.seed * 100_003,
         checkpoint_steps=config.checkpoint_steps,
-        checkpoint_seconds=config.checkpoint_seconds,
+        checkpoint_seconds=config.checkpoint_seconds if accelerator.workers.number == 1 else 0.0,
         steps_a_call=steps_a_call(config.batch_size),
         advice="Lower retrieval.learning_rate, raise retrieval.temperature, or look for infinite values in the feature "
         "tables (`<run>/encode`)",

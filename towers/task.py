@@ -126,6 +126,8 @@ class RetrievalTask(keras.Model):
         return kept + [rows.table for rows in self.sparse_rows.values()]
 
     def _table(self, values, dtype: str, name: str):
+        if not np.size(values):  # nothing to look up; a variable without numbers ends a process among several workers
+            return ops.zeros(np.shape(values), dtype=dtype)
         # An initialiser that returns the values themselves: the table never exists twice on the device.
         return self.add_weight(
             shape=np.shape(values),

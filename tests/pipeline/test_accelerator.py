@@ -1,7 +1,8 @@
-"""Several devices train as one does on the joined batch: two of TensorFlow's, two of JAX's."""
+"""Several devices train as one does on the joined batch: two of TensorFlow's in one process or two, two of JAX's."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 from pipeline.accelerator_choice import accelerator_of
-from pipeline.accelerator_tensorflow import TensorflowReplicas
-from pipeline.config import RetrievalConfig
+from pipeline.accelerator_tensorflow import TensorflowReplicas, make_accelerator
+from pipeline.config import Config, RetrievalConfig
+from pipeline.run_folder import RunFolder
+from pipeline.stage import StageError
 from pipeline.train_retrieval import new_towers, tower_config
+from pipeline.workers import workers_of
 from tests.pipeline.train_on_replicas import CLIPPED, moves, train
 from tests.pipeline.training_world import make_world
 
@@ -68,6 +72,52 @@ def test_two_devices_of_jax_are_one(world, single):
     np.testing.assert_allclose(np.load(world / "jax" / "item_embeddings.npy"), single[2], atol=1e-5)
     # 22 item rows lie half and half, their content too; 31 user rows do not divide, and their 8 columns do.
     assert sorted(step[name].tolist() for name in step if name[:4] == "part") == [[11, 5], [11, 8], [31, 4]]
+
+
+def test_two_workers_are_one_device(world, single):
+    with socket.socket() as one, socket.socket() as other:
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in (one, other)]
+    names = ["first", "second"]
+    processes = [
+        start(world, name, TF_CONFIG=json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": n}}))
+        for n, name in enumerate(names)
+    ]
+    for name, process in zip(names, processes, strict=True):
+        step = ended(world, name, process)
+        assert step["replicas"] == 2
+        same(step, single[0])
+        np.testing.assert_allclose(np.load(world / name / "item_embeddings.npy"), single[2], atol=1e-5)
+    # Both read what the first keeps; the other writes none.
+    assert [any((world / name / "kept").iterdir()) for name in names] == [True, False]
+
+
+def test_workers_share_the_training_of_towers_alone(tmp_path, monkeypatch):
+    cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    assert workers_of({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}})}).place == 2
+    for words, wrong in (("[", "must be a JSON object"), (json.dumps({"cluster": cluster, "task": {"type": "ps"}}), "one of")):
+        with pytest.raises(ValueError, match=f"TF_CONFIG.*{wrong}"):
+            workers_of({"TF_CONFIG": words})
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
+    run, said = RunFolder(tmp_path, tmp_path, Config(), lambda line: said.append(line)), []
+    with pytest.raises(StageError, match="index: one machine runs this stage; the 3 workers"):
+        run.run("index", lambda out, kept: {}, {}, {})
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "chief", "index": 0}}))
+    with pytest.raises(ValueError, match=r'3 workers train on all GPUs.*received "tpu"'):
+        make_accelerator("tpu")
+
+    def work(out, kept):
+        (out / "towers").write_text("made")
+        return {"kept": kept.name}
+
+    for job, index in (("worker", 0), ("chief", 0)):
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": job, "index": index}}))
+        done = run.run("retrieval/full", work, {}, {})
+        assert (tmp_path / "retrieval" / "full" / "towers").is_file() == (job == "chief")
+        assert done.manifest["counts"] == {"kept": f".checkpoints-retrieval-full-{done.key}"}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}}))
+    assert run.run("retrieval/full", work, {}, {}).skipped
 
 
 def test_the_sum_of_the_replicas_gradients_is_clipped(world, single):
