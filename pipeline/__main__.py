@@ -21,6 +21,7 @@ from pipeline.convert_command import convert
 from pipeline.deploy_command import deploy
 from pipeline.features_command import features_app
 from pipeline.feedback_command import add_feedback
+from pipeline.follow_command import follow
 from pipeline.job_command import gate, job
 from pipeline.off_policy_command import off_policy
 from pipeline.privacy_command import forget_user, pseudonym
@@ -41,6 +42,7 @@ app.command("add-feedback")(add_feedback)
 app.command()(compare)
 app.command()(convert)
 app.command()(deploy)
+app.command()(follow)
 app.command("forget-user")(forget_user)
 app.command()(gate)
 app.command()(job)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.content_stages import ContentStages
+from pipeline.follow_journal import drop_followed
 from pipeline.forget_files import forget_in_dataset, forget_in_feedback
 from pipeline.forget_proof import Searched, prove_forgotten
 from pipeline.forget_release import replace_releases
@@ -72,6 +73,7 @@ def forget_user(
     pseudonyms = ContentStages(data or out, out, config, say).pseudonyms()
     ids = frozenset([user] if pseudonyms is None else [user, pseudonyms.of(user)])
     with held(out / JOBS, "forget-user", LOCK_SECONDS):
+        drop_followed(out)
         events = forget_in_feedback(state / "feedback", ids)
         rows = 0 if data is None else forget_in_dataset(data, ids)
         vectors: list[bytes] = []

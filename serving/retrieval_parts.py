@@ -57,7 +57,9 @@ class RetrievalParts(tf.Module):
         self.profile = tf.Variable(tables.profile, dtype=tf.int32, trainable=False, name="user_profile")
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
         self.seen_offsets = tf.Variable(tables.seen_offsets, dtype=tf.int64, trainable=False, name="seen_offsets")
-        self.seen_rows = tf.Variable(tables.seen_rows, dtype=tf.int32, trainable=False, name="seen_rows")
+        # Of any length in the graph: what users did since is written into copies of it (`serving.release_overlay`).
+        any_length = {"shape": tf.TensorShape([None]), "dtype": tf.int32, "trainable": False}
+        self.seen_rows = tf.Variable(tables.seen_rows, name="seen_rows", **any_length)
         half: Precision = "float32" if precision == "float32" else "float16"
         self.user_tower = KerasWeights(user_tower, "user_tower", half, _user_tables(user_tower))
         self.index = index
@@ -71,7 +73,7 @@ class RetrievalParts(tf.Module):
             self.mixture = tuple(user_tower.mixture)
             offsets, rows = tables.chosen
             self.chosen_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False, name="chosen_offsets")
-            self.chosen_rows = tf.Variable(rows, dtype=tf.int32, trainable=False, name="chosen_rows")
+            self.chosen_rows = tf.Variable(rows, name="chosen_rows", **any_length)
             kept = store_rows(linear_history, precision)
             self.linear_history = tf.Variable(kept, trainable=False, name="linear_history")
             self.linear_width = linear_history.shape[1]
