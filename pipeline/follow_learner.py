@@ -90,8 +90,8 @@ class Learner:
         known = (users > 0) & (items > 0) & (kinds >= 0)
         self.unknown += int((~known).sum())
         lines = lines[known].astype(EVENT_COLUMNS)
-        events = self.dataset.events
-        later = events.loc[events["timestamp"] >= lines["timestamp"].min(), SAME_EVENT]
+        learned = self.dataset.events
+        later = learned.loc[learned["timestamp"] >= lines["timestamp"].min(), SAME_EVENT]
         same = pd.concat([later, lines[SAME_EVENT]]).duplicated().to_numpy()
         return lines[~same[len(later) :]].reset_index(drop=True)
 
@@ -104,7 +104,7 @@ class Learner:
     def take_in(self, lines: pd.DataFrame) -> None:
         """The users' states with these events."""
         events = pd.concat([self.dataset.events, lines], ignore_index=True)
-        codes = {name: events[name].fillna(0).astype("int32") for name in events
+        codes = {name: events[name].fillna(0).astype("int32") for name in map(str, events)
                  if name.startswith("context_") or name == "position"}  # fmt: skip
         order = np.lexsort((events["timestamp"].to_numpy(), events["user"].to_numpy()))
         self._new = np.repeat([False, True], [len(self.dataset.events), len(lines)])[order]
