@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -11,35 +12,27 @@ import pytest
 from nbclient import NotebookClient
 
 from serving.release import latest_release, verify_release
+from tests.record_shop import SETTINGS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = ("colab_tpu.ipynb", "fusion.ipynb")
-SMALL = [
-    "encoders.text=signal:",
-    "encoders.image=signal:",
-    "encoders.audio=signal:",
-    "retrieval.ablations=false",
-    "retrieval.epochs=2",
-    "retrieval.width=16",
-    "retrieval.history_length=10",
-    "retrieval.batch_size=256",
-    "linear.parts=['closed_form']",
-    "linear.width=32",
-    "ranking.epochs=1",
-    "index.recall_floor=0.9",
-]
 
 
-def executed(name: str, parameters: dict[str, object], folder: Path) -> nbformat.NotebookNode:
-    """The notebook after a run of all its cells, its parameters overwritten by a cell put behind theirs."""
+def executed(name: str, parameters: dict[str, object], world: str = "") -> nbformat.NotebookNode:
+    """The notebook after a run of all its cells, started in `notebooks/` as Jupyter does, its parameters overwritten by a
+    cell put behind theirs; `world` is put behind the cell that makes one."""
     notebook = nbformat.read(FOLDER / name, as_version=4)
     places = [at for at, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     assert len(places) == 1, f"{name}: one cell is tagged `parameters`, found {len(places)}"
     known = {line.partition(" = ")[0] for line in notebook.cells[places[0]].source.splitlines()}
     assert set(parameters) <= known, f"{name}: {set(parameters) - known} are not among its parameters"
+    if world:
+        makes = [at for at, cell in enumerate(notebook.cells) if 'triptych("world"' in cell.source]
+        assert len(makes) == 1, f"{name}: one cell makes a world, found {len(makes)}"
+        notebook.cells.insert(makes[0] + 1, nbformat.v4.new_code_cell(world))
     source = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
     notebook.cells.insert(places[0] + 1, nbformat.v4.new_code_cell(source))
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": FOLDER}}).execute()
     return notebook
 
 
@@ -55,17 +48,25 @@ def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory) -> tuple[Path, nbformat.NotebookNode]:
-    """The long notebook on a shop of 120 tracks; started in `notebooks/`, as Jupyter does."""
-    run = tmp_path_factory.mktemp("notebooks") / "run"
-    small_world = ["--items", "120", "--users", "100", "--events", "3000"]
-    return run, executed("colab_tpu.ipynb", {"OUT": str(run), "SETTINGS": SMALL, "WORLD": small_world}, FOLDER)
+def walked(record_shop, tmp_path_factory) -> tuple[Path, nbformat.NotebookNode]:
+    """The long notebook: it makes a small world, is then given that of a run which was killed before its evaluation, and
+    goes on from there."""
+    run = record_shop.copy(tmp_path_factory.mktemp("notebooks") / "run").folder
+    shutil.rmtree(run / "evaluate")
+    for report in run.glob("report.*"):
+        report.unlink()
+    tiny = ["--items", "40", "--users", "40", "--events", "600"]
+    parameters = {"OUT": str(run), "SETTINGS": SETTINGS, "WORLD": tiny}
+    other = f"SOURCE = Path({str(record_shop.source)!r})\nitems = pd.read_parquet(SOURCE / 'items.parquet')"
+    return run, executed("colab_tpu.ipynb", parameters, other)
 
 
 def test_the_long_notebook_ends_with_a_release_that_holds(walked):
     run, notebook = walked
     release = verify_release(latest_release(run / "releases"))
     printed = "".join(outputs(notebook, "stdout"))
+    assert "with 40 items" in printed and (run.parent / "run-world" / "interactions.parquet").is_file()
+    assert "[index] unchanged" in printed and "[evaluate] done" in printed
     assert release.fingerprint[:12] in printed
     assert Path(f"{run}-release.zip").stat().st_size > 100_000
     assert "somebody-new (never seen before)" in printed, "the servers answered nobody"
@@ -91,11 +92,11 @@ def test_notebooks_are_valid_and_without_outputs(name):
             assert cell.outputs == [] and cell.execution_count is None, f"{name}: clear the outputs before a commit"
 
 
-def test_the_fusion_notebook_compares_five_kinds(walked):
-    run, _ = walked
-    small = [setting for setting in SMALL if setting.startswith("retrieval.") and "epochs" not in setting]
-    parameters = {"RUN": str(run), "DATA": f"{run}-world", "SETTINGS": [*small, "retrieval.epochs=1"]}
-    notebook = executed("fusion.ipynb", parameters, FOLDER)
+def test_the_fusion_notebook_compares_five_kinds(record_shop, tmp_path):
+    run = record_shop.copy(tmp_path / "run").folder
+    small = [setting for setting in SETTINGS if setting.startswith("retrieval.") and "epochs" not in setting]
+    parameters = {"RUN": str(run), "DATA": str(record_shop.source), "SETTINGS": [*small, "retrieval.epochs=1"]}
+    notebook = executed("fusion.ipynb", parameters)
     printed = "".join(outputs(notebook, "stdout"))
     for kind in ("gated", "concat", "weighted", "attention", "bottleneck"):
         assert re.search(rf"^{kind} +[0-9.]+ s an epoch", printed, flags=re.MULTILINE), printed
