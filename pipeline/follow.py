@@ -34,7 +34,7 @@ class FollowSettings:
     batch: int = 256
     max_staleness: float = 30.0
     replay: float = 4.0
-    rate: float = 1.0
+    rate: float = 0.3
     k: int = 20
     bound: float = 0.05
     window: int = 1_000
@@ -68,6 +68,7 @@ class Follower:
     ) -> None:
         self.out, self.source, self.config, self.settings = out, source, config, settings or FollowSettings()
         self.journal, self.followed, self.clock, self.say = Journal(out), Followed(out, servers), clock, say
+        self.started = clock()
         self.open(base_of(out))
 
     def open(self, base: Base, waiting: Sequence[Event] = ()) -> None:
@@ -146,14 +147,14 @@ class Follower:
             self.cursor = dataclasses.replace(self.cursor, update=number, judged=judged)
             self.journal.move(self.cursor)
         self.followed.clear_up()
-        age = self.batches.published(events, begun, self.clock())
+        age = self.batches.published(events, begun, self.clock(), self.started)
         found = " ".join(f"{name} {share:.3f}" for name, share in shares(judged).items())
         self.say(
             f"[follow] {version}: {len(lines)} of {len(events)} events, {learned} with replay, oldest {age:.1f} s"
             f"{f'; recall@{self.settings.k} {found}' if found else ''}"
         )
         if age > self.settings.max_staleness:
-            self.say(f"[follow] later than {self.settings.max_staleness:g} s: raise --max-staleness, or give it a faster disk")
+            self.say(f"[follow] later than {self.settings.max_staleness:g} s: raise --max-staleness, or follow on a faster machine")
 
     def _stopped(self) -> bool:
         """Whether the release itself is to answer; somebody else may have said so."""

@@ -74,9 +74,11 @@ class EventBatches:
         taken, self.waiting = self.waiting, []
         return taken
 
-    def published(self, events: Iterable[Event], begun: float, now: float) -> float:
-        """Notes that an update is out. Returns: how old its oldest event had become."""
+    def published(self, events: Iterable[Event], begun: float, now: float, since: float = 0.0) -> float:
+        """Notes that an update is out. Returns: how old its oldest event had become, of those received after `since`: what
+        came while nobody followed was late before."""
         self._took.append(now - begun)
-        ages = [now - float(event.get("received") or 0) for event in events]
+        received = [float(event.get("received") or 0) for event in events]
+        ages = [now - moment for moment in received if moment >= since]
         self.late += sum(age > self.max_staleness for age in ages)
         return max(ages, default=0.0)

@@ -32,7 +32,7 @@ def follow(
     replay: Annotated[float, typer.Option(min=0, help="Older events to a new one in the steps of users' vectors.")] = 4.0,
     rate: Annotated[
         float, typer.Option(min=0, help="Rate of these steps, as a share of retrieval.learning_rate; 0 = none.")
-    ] = 1.0,
+    ] = 0.3,
     bound: Annotated[
         float, typer.Option(help="Back to the release where recall@20 on the newest events is lower than its by more.")
     ] = 0.05,
