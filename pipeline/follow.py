@@ -154,7 +154,7 @@ class Follower:
             f"{f'; recall@{self.settings.k} {found}' if found else ''}"
         )
         if age > self.settings.max_staleness:
-            self.say(f"[follow] later than {self.settings.max_staleness:g} s: raise --max-staleness, or follow on a faster machine")
+            self.say(f"[follow] later than {self.settings.max_staleness:g} s: raise --max-staleness, or take a faster machine")
 
     def _stopped(self) -> bool:
         """Whether the release itself is to answer; somebody else may have said so."""
