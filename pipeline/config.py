@@ -18,6 +18,7 @@ from pipeline.index_config import IndexSection
 from pipeline.job_config import JobSection
 from pipeline.linear_config import LinearSection
 from pipeline.policy_config import PolicySection
+from pipeline.privacy_config import check_run
 from pipeline.ranking_config import RankingSection
 from pipeline.retrieval_config import RetrievalConfig
 from pipeline.robustness_config import RobustnessSection
@@ -87,6 +88,12 @@ class Config(Section):
     checks: ChecksSection = ChecksSection()
     gate: GateSection = GateSection()
     tracking: TrackingSection = TrackingSection()
+
+    @pydantic.model_validator(mode="after")
+    def _private_altogether(self) -> Config:
+        if self.retrieval.privacy.epsilon:
+            check_run(self)
+        return self
 
 
 class ConfigError(ValueError):

@@ -39,6 +39,7 @@ class LoopSettings:
         checkpoint_steps, checkpoint_seconds: save inside an epoch too, after so many steps or seconds; 0 = never.
         steps_a_call: steps that TensorFlow takes between two looks of Python's, see `steps_a_call`; on JAX always one. A
             divisor of `checkpoint_steps` is taken, so that it is saved where it says.
+        keep_last: run all epochs and keep the last one's weights, whatever the validation figure says.
         metric: name of the validation figure in the log.
         name: of the training, for messages. advice: what to do when the loss is not finite.
     """
@@ -49,6 +50,7 @@ class LoopSettings:
     checkpoint_steps: int = 0
     checkpoint_seconds: float = 0.0
     steps_a_call: int = 1
+    keep_last: bool = False
     metric: str = "valid_ndcg@20"
     name: str = "retrieval"
     advice: str = "Lower the learning rate"

@@ -59,7 +59,7 @@ def train_epochs(
         state, best = restored
         log, first, step, spent = state["log"], state["epoch"], state["step"], state["seconds"]
     for epoch in range(first, settings.epochs):
-        if stalled([row[settings.metric] for row in log], settings.patience):
+        if not settings.keep_last and stalled([row[settings.metric] for row in log], settings.patience):
             break
         begun = time.perf_counter() - spent
         if step == 0:
@@ -73,7 +73,7 @@ def train_epochs(
             if refresh:
                 refresh()
             quality = validate()
-            better = quality >= max((row[settings.metric] for row in log), default=-math.inf)
+            better = settings.keep_last or quality >= max((row[settings.metric] for row in log), default=-math.inf)
             if better:
                 best = snapshot(weights)
         seconds = time.perf_counter() - begun

@@ -21,6 +21,7 @@ from pipeline import report_plots, report_ranking_plots
 from pipeline.report_examples import make_examples
 from pipeline.report_figure import Plot, name_of
 from pipeline.report_job import job_tables, job_words
+from pipeline.report_privacy import privacy_account, privacy_words
 from pipeline.report_ranking import ranking_figures, ranking_tables
 from pipeline.report_robustness import plot_robustness, robustness_tables, robustness_words
 from pipeline.report_words import format_bytes, headline_figures, summarise
@@ -71,6 +72,7 @@ def assemble(run: Path) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "data": data_counts(run),
         "retrieval": retrieval,
+        "privacy": privacy_account(run),
         "index": index,
         "ranking": ranking_figures(run, _read),
         "robustness": _read(run / "robustness" / "robustness.json"),
@@ -172,7 +174,11 @@ def render(
     environment.filters["bytes"] = format_bytes
     return environment.get_template(TEMPLATE).render(
         report=report,
-        summary=[*filter(None, [job_words(*job)]), *summarise(report), *filter(None, [robustness_words(robustness)])],
+        summary=[
+            *filter(None, [job_words(*job)]),
+            *summarise(report),
+            *filter(None, [privacy_words(report.get("privacy")), robustness_words(robustness)]),
+        ],
         figures=headline_figures(report),
         plots={
             name: {"svg": Markup(plot.svg), "alt": plot.alt, "caption": plot.caption}

@@ -7,6 +7,7 @@ from typing import Literal
 import pydantic
 
 from pipeline.loss_config import LossConfig
+from pipeline.privacy_config import PrivacySection, check_retrieval
 from pipeline.side_losses_config import SideLossesConfig
 from pipeline.towers_config import TowersSection
 from pipeline.training_config import TrainingSection
@@ -43,6 +44,8 @@ class RetrievalConfig(TowersSection, TrainingSection):
     """The main loss."""
     side: SideLossesConfig = SideLossesConfig()
     """Terms beside the main loss."""
+    privacy: PrivacySection = PrivacySection()
+    """Differential privacy for every user; off by default."""
     distill_ranker: str = ""
     """Folder of a finished run made earlier, whose ranker teaches the towers to order a user's candidates as it does, with
     the weight `side.ranker`. It is refused if it has seen the validation or test events."""
@@ -54,6 +57,12 @@ class RetrievalConfig(TowersSection, TrainingSection):
                 "distill_ranker, side.ranker: a run and its weight go together, received "
                 f"{self.distill_ranker!r} and {self.side.ranker}; set both or neither"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _private_altogether(self) -> RetrievalConfig:
+        if self.privacy.epsilon:
+            check_retrieval(self)
         return self
 
     @property

@@ -12,7 +12,12 @@ from pipeline.stage import StageResult, code_fingerprint
 LOOP = ("data/histories.py", *(f"pipeline/{name}.py" for name in ("epoch_steps", "epochs", "feed", "optimizer")))
 """Code that every training of towers runs through."""
 DEVICES = ("accelerator", "accelerator_choice", "accelerator_jax", "accelerator_tensorflow", "replicated_task", "workers")
-TOWERS = ("data/batches.py", *(f"pipeline/{name}.py" for name in ("train_retrieval", *DEVICES)))
+PRIVATE = ("private_task", "private_training", "privacy_budget")
+TOWERS = (
+    "data/batches.py",
+    "data/private_batches.py",
+    *(f"pipeline/{name}.py" for name in ("train_retrieval", *PRIVATE, *DEVICES)),
+)
 """Code that trains the two towers."""
 LINEAR_PARTS = ("linear_stage", "linear_parts", "linear_judge", "train_history", "training_matrix")
 LINEAR = ("data/history_batches.py", *(f"pipeline/{name}.py" for name in LINEAR_PARTS))

@@ -27,6 +27,7 @@ from pipeline.interactions import Interactions
 from pipeline.job_warm import WarmTowers
 from pipeline.metrics import mean_over_users, ndcg_at_k
 from pipeline.optimizer import computing_in, make_optimizer
+from pipeline.private_training import PrivateTraining
 from pipeline.queries import embed_queries
 from pipeline.side_losses import make_side_losses
 from pipeline.top_k import dot_product_scores, top_k
@@ -106,8 +107,11 @@ def train_retrieval(
     """
     accelerator = accelerator_of(config)
     config = accelerator.fitted(config if warm is None else warm.settings(config))
+    private = None
+    if config.privacy.epsilon:
+        private = PrivateTraining(config, dataset, checkpoints, replicas=accelerator.replicas, warm=warm is not None)
     histories = positive_histories(dataset, ("train",), kinds=config.needs_kinds)
-    batches = RetrievalBatches(
+    batches: Any = RetrievalBatches(
         histories,
         item_rows=dataset.schema.item_rows,
         batch_size=config.batch_size,
@@ -126,15 +130,22 @@ def train_retrieval(
         with computing_in(config.precision):
             two_tower = new_towers(dataset, schema, tower_config(config, modalities))
         side = make_side_losses(dataset, two_tower, config.side, config.distill_ranker)
-        task = accelerator.task_class(RetrievalTask)(
-            two_tower,
-            **task_tables(dataset, store, two_tower),
-            side=side,
-            loss=config.loss.options(),
-            batch_size=config.batch_size,
-            item_capacity=batches.capacity,
-            sparse_updates=config.sparse_updates_now,
-        )
+        tables = task_tables(dataset, store, two_tower)
+        settings = loop_settings(config, accelerator)
+        if private is None:
+            task = accelerator.task_class(RetrievalTask)(
+                two_tower,
+                **tables,
+                side=side,
+                loss=config.loss.options(),
+                batch_size=config.batch_size,
+                item_capacity=batches.capacity,
+                sparse_updates=config.sparse_updates_now,
+            )
+            feed = accelerator.feed(batches)
+        else:
+            task, batches = private.make_task(two_tower, tables, histories)
+            feed, settings = private.feed(batches), private.loop(settings)
         if warm is not None:
             warm.start(two_tower, dataset, store)
         optimizer = make_optimizer(config, config.epochs * len(batches))
@@ -147,9 +158,9 @@ def train_retrieval(
             batches,
             lambda: accelerator.agreed(validation_ndcg(task, requests, dataset.profile)),
             checkpoint,
-            loop_settings(config, accelerator),
+            settings,
             progress,
-            feed=accelerator.feed(batches),
+            feed=feed,
             after_epoch=after_epoch,
         )
         task.two_tower.save_to(out)
@@ -157,11 +168,13 @@ def train_retrieval(
         # What is served computes in float32, whatever it was trained in.
         task = build_task(dataset, store, load_two_tower(out))
         task.two_tower.load_weights(out / "weights.weights.h5")  # the task has standardised content anew
+    if private is not None:
+        log = private.told(log)
     write_outputs(task, log, out)
     pairs = Interactions.from_pairs(histories.users, histories.items, dataset.schema.user_rows)
     record = training_record(dataset, pairs, ("train",))
     write_records(out, [record])
-    chosen = max(log, key=lambda row: row["valid_ndcg@20"])
+    chosen = max(log, key=lambda row: row["valid_ndcg@20"]) if private is None else log[-1]
     return {
         "epochs": len(log),
         "best_epoch": chosen["epoch"],
@@ -169,6 +182,7 @@ def train_retrieval(
         "events": len(histories.items),
         "trained_on": record,
         "temperature": 1.0 / float(task.two_tower.scale),
+        **({} if private is None else {"privacy": private.account()}),
     }
 
 
