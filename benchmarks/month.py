@@ -127,10 +127,14 @@ class Month:
             nights.append(self.job(f"night {number}", day, self.out))
             if number in compared:
                 pairs[number] = nights[number], self.full(number, beside)
-        ratios = {number: round(job.recall / full.recall, 4) for number, (job, full) in pairs.items()}
+        ratios = {
+            number: round(job.recall / full.recall, 4)
+            for number, (job, full) in pairs.items()
+            if job.recall and full.recall
+        }
         jobs = nights[1:]
         result: dict[str, Any] = {
-            "recall_ratio_to_full": min(ratios.values()), "recall_ratios": ratios,
+            "recall_ratio_to_full": min(ratios.values(), default=None), "recall_ratios": ratios,
             "speedup_over_full": speedup(pairs.values(), "training"),
             "speedup_of_whole_job": speedup(pairs.values(), "whole"),
             "full_every": every, "nights": len(jobs),

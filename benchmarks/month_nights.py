@@ -23,7 +23,7 @@ class Night:
 
     Attributes:
         outcome, why: as `outcome.json` says. release: version and fingerprint, where one was published.
-        recall: recall@100 of the candidate's retrieval on the newest day; None where nothing was trained.
+        recall: recall@100 of the candidate's retrieval on the newest day; None where it was not measured.
         stages: processor seconds by stage. processor: of the whole process, from its start; None where it was interrupted.
         ids: whether every id of the release that it went on from has kept its row.
     """
@@ -87,7 +87,7 @@ def night_of(folder: Path, processor: float | None, before: Path | None) -> Nigh
         stages[name] = round(stages.get(name, 0.0) + manifest["processor_seconds"], 3)
     judged, recall = folder / "judge" / "figures.json", None
     if judged.is_file():
-        recall = json.loads(judged.read_text())["metrics"]["retrieval recall@100"]["candidate"]
+        recall = json.loads(judged.read_text())["metrics"].get("retrieval recall@100", {}).get("candidate")
     return Night(
         outcome.get("outcome", "not finished"), outcome.get("why", ""), outcome.get("release"), recall, stages,
         processor, before is None or keeps_rows(before, folder),
