@@ -15,7 +15,8 @@ Relevance is the score over its range within the request (`score`), over its mea
 the place it would have (`discounted`), the logit of the click, or the place alone (`rank`). What a page costs is told by what
 was chosen in the visit, with the standard error of that loss, and `expected` by the calibrated click probabilities, which is
 exact for a ranker that is. Distance is the mean over pairs of 1 - likeness, in the space the page was chosen by; `tokens` and
-`content` tell it in two common ones. Nothing here chooses the default policy; the stage `policy` does. The last line is one JSON object.
+`content` tell it in two common ones. Nothing here chooses the default policy; the stage `policy` does. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
