@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.month_nights import Night, newest_job, start
+from benchmarks.month_nights import Night, candidate_of, newest_job, stage_seconds, start
 from pipeline.job_record import outcome_of
 from serving.release import list_releases, verify_release
 
@@ -27,16 +27,16 @@ def killed_nights(
     """The same jobs once more, killed.
 
     Every job is killed until its share of the kills is spent, each time after a while that is drawn evenly from zero to the
-    seconds that the undisturbed one took, and then left to end. A job that ends before its share is spent passes the rest on;
-    what the last one leaves is spent on another walk from the first release.
+    seconds that it has still to go, by what the undisturbed one took, and then left to end. A job that ends before its share
+    is spent passes the rest on; what the last one leaves is spent on another walk from the first release.
 
     Args:
         nights: day's folder and undisturbed job of each. first: run folder as it was before them; stays as it is.
         out: folder to work in. command: (day, run folder) -> command line of a job.
 
     Returns: `kills`; `moments`, which stage was under way how often; `walks`; `partial_releases`, how often one was visible
-        that does not verify; `releases`, how many the jobs of all walks made; `same_releases`, whether version and
-        fingerprint of each are those of the undisturbed job.
+        that does not verify; `releases`, how many the jobs of all walks made; `same_releases`, whether version,
+        fingerprint and outcome of each, published or kept back, are those of the undisturbed job.
     """
     rng = random.Random(seed)
     found: dict[str, Any] = {"kills": 0, "moments": {}, "walks": 0, "partial_releases": 0, "releases": 0,
@@ -48,9 +48,10 @@ def killed_nights(
         for number, (day, calm) in enumerate(nights):
             share = (kills - found["kills"]) // (len(nights) - number)
             while True:
+                left = max(calm.whole - seconds_done(place, calm.job), 1.0)
                 process = start(command(day, place), out / "kills.log")
                 try:
-                    process.wait(rng.uniform(0, calm.whole) if share > 0 else None)
+                    process.wait(rng.uniform(0, left) if share > 0 else None)
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
@@ -61,13 +62,24 @@ def killed_nights(
                 found["partial_releases"] += partial_releases(place / "releases")
                 if process.returncode != -signal.SIGKILL:
                     break
-            made = (outcome_of(newest_job(place)) or {}).get("release")
+            job = newest_job(place)
+            made, outcome = candidate_of(job), outcome_of(job) or {}
             found["releases"] += made is not None
-            found["same_releases"] &= made == calm.release and process.returncode in (0, 10)
+            same = (made, outcome.get("release"), outcome.get("outcome")) == (
+                calm.candidate,
+                calm.release,
+                calm.outcome,
+            )
+            found["same_releases"] &= same
             say(f"walk {found['walks']}, {day.name}: exit {process.returncode}, {made}, {found['kills']} kills")
         shutil.rmtree(place)
         found["walks"] += 1
     return found
+
+
+def seconds_done(out: Path, number: int) -> float:
+    """Processor seconds of the stages that the job of that number has behind it."""
+    return sum(stage_seconds(out / "jobs" / f"{number:04d}").values())
 
 
 def partial_releases(releases: Path) -> int:

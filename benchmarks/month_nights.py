@@ -12,6 +12,7 @@ from typing import Any
 
 from data.durable_file import write_durably
 from pipeline.job_record import outcome_of
+from pipeline.stage import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = ("retrieval", "linear", "served", "search", "index", "ranking", "policy")
@@ -26,6 +27,7 @@ class Night:
         recall: recall@100 of the candidate's retrieval on the newest day; None where it was not measured.
         stages: processor seconds by stage. processor: of the whole process, from its start; None where it was interrupted.
         ids: whether every id of the release that it went on from has kept its row.
+        candidate: fingerprint of what was exported, published or not. job: number of the job.
     """
 
     outcome: str
@@ -35,6 +37,8 @@ class Night:
     stages: dict[str, float]
     processor: float | None
     ids: bool
+    candidate: str | None = None
+    job: int = 0
 
     @property
     def training(self) -> float:
@@ -80,18 +84,30 @@ def newest_job(out: Path) -> Path:
 
 def night_of(folder: Path, processor: float | None, before: Path | None) -> Night:
     """What a finished job's folder says. `before`: folder of the job whose rows this one keeps."""
-    outcome, stages = outcome_of(folder) or {}, {}
-    for file in [*folder.glob("*/manifest.json"), *folder.glob("*/full/manifest.json")]:
-        manifest = json.loads(file.read_text())
-        name = manifest["stage"].split("/")[0]
-        stages[name] = round(stages.get(name, 0.0) + manifest["processor_seconds"], 3)
+    outcome, stages = outcome_of(folder) or {}, stage_seconds(folder)
     judged, recall = folder / "judge" / "figures.json", None
     if judged.is_file():
         recall = json.loads(judged.read_text())["metrics"].get("retrieval recall@100", {}).get("candidate")
     return Night(
         outcome.get("outcome", "not finished"), outcome.get("why", ""), outcome.get("release"), recall, stages,
-        processor, before is None or keeps_rows(before, folder),
+        processor, before is None or keeps_rows(before, folder), candidate_of(folder),
+        int(folder.name),
     )  # fmt: skip
+
+
+def stage_seconds(folder: Path) -> dict[str, float]:
+    """Processor seconds of a job's finished stages."""
+    stages: dict[str, float] = {}
+    for file in [*folder.glob("*/manifest.json"), *folder.glob("*/full/manifest.json")]:
+        manifest = json.loads(file.read_text())
+        name = manifest["stage"].split("/")[0]
+        stages[name] = round(stages.get(name, 0.0) + manifest["processor_seconds"], 3)
+    return stages
+
+
+def candidate_of(folder: Path) -> str | None:
+    """Fingerprint of what a job has exported."""
+    return ((read_manifest(folder / "export") or {}).get("counts") or {}).get("fingerprint")
 
 
 def keeps_rows(before: Path, after: Path) -> bool:

@@ -48,12 +48,13 @@ class RawModels:
 
 def graphs_of(served: Served, store: FeatureStore, run: Path, precision: Precision) -> str:
     """Digest of what the graphs of raw content follow from: code, encoders, and the form of the towers; no weights."""
-    tower = run / "search" / WEIGHTS
+    tower, towers = run / "search" / WEIGHTS, dataclasses.asdict(served.two_tower.config)
+    towers.pop("content_rank")  # a warm start names what was derived before; shapes are compared one by one
     return digest({
         "code": code_fingerprint("data", "towers", "ranking", "serving"),
         "libraries": [tf.__version__, keras.__version__],
         "encoders": {name: store.info["modalities"][name].get("fingerprint") for name in store.modalities},
-        "towers": dataclasses.asdict(served.two_tower.config),
+        "towers": towers,
         "modalities": [served.two_tower.schema.modalities, served.two_tower.schema.frames],
         "search": dataclasses.asdict(load_search_tower(tower.parent).config) if tower.is_file() else None,
         "precision": precision,

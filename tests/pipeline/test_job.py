@@ -21,6 +21,7 @@ from pipeline.job import gate_lines, run_job
 from pipeline.job_lock import held
 from pipeline.job_record import current_run, outcome_of
 from pipeline.job_run import JobRun
+from pipeline.stage import read_manifest
 from serving.release import latest_release, list_releases, verify_release
 
 pytestmark = pytest.mark.timeout(600)
@@ -79,6 +80,18 @@ def test_the_first_job_trains_in_full_and_the_second_goes_on(night):
     assert made["release"] == first["release"] and made["parent"] == "jobs/0001"
     assert {"ingest", "encode", "retrieval/full", "ranking", "gate"} <= second["keys"].keys()
     assert current_run(folder / "second") == folder / "second" / "jobs" / "0002"
+
+
+def test_what_has_not_changed_is_taken_over(night):
+    folder, *_ = night
+    first, second = (folder / "second" / "jobs" / job for job in ("0001", "0002"))
+    graphs = [read_manifest(job / "export")["counts"]["raw_graphs"] for job in (first, second)]
+    assert graphs == ["traced: there is no release before", "those of release 1"]
+    one, two = (folder / "second" / "releases" / number / "item_encoder" / number for number in ("1", "2"))
+    assert (two / "saved_model.pb").read_bytes() == (one / "saved_model.pb").read_bytes()
+    variables = [(model / "variables" / "variables.data-00000-of-00001").read_bytes() for model in (one, two)]
+    assert variables[0] != variables[1]
+    assert (second / "policy" / "policy.json").read_bytes() == (first / "policy" / "policy.json").read_bytes()
 
 
 def test_ids_keep_their_rows_in_the_releases_themselves(night):
