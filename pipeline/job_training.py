@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,15 @@ class JobTraining(JobFolder):
 
         inputs = {"served": self.key("served/full"), **self.warm_keys("served/full", "search")}
         return self.run("search", work, {}, {**inputs, "code": code_fingerprint("towers/search.py", *WARM)})
+
+    def index(self) -> StageResult:
+        """The index again; where exact search answers now, whether another kind would is for a full job to measure."""
+        section, parent = self.config.index, self.warm
+        made = {} if parent is None else (read_manifest(parent / "index") or {})["counts"]
+        if section.kind != "auto" or made.get("stock_kind") != "exact":
+            return super().index()
+        config = self.config.model_copy(update={"index": section.model_copy(update={"kind": "exact"})})
+        return dataclasses.replace(self, config=config).index()
 
     def train_ranking(self) -> StageResult:
         """The ranker on the validation days: from nothing, or from the last one."""
