@@ -52,9 +52,9 @@ def build_indexes(
 ) -> dict[str, Any]:
     """Builds, measures and saves the indexes of a run into `<out>/<kind>/`, and `<out>/report.json` last.
 
-    The exact index is always built; the partitioned one where it was asked for, or there are `MEASURED_FROM` items; ScaNN's
-    where it is wanted. The effort of an approximate index is the least that reaches
-    `recall_target` on one half of the queries; the recall reported is that of the other half. One below the floor is
+    The exact index is always built; the partitioned one where it was asked for, or there are `MEASURED_FROM` items and the
+    exact one was not asked for by name; ScaNN's where it is wanted. The effort of an approximate index is the least that
+    reaches `recall_target` on one half of the queries; the recall reported is that of the other half. One below the floor is
     refused: it is not saved, and where it was asked for by name nothing is.
 
     Args:
@@ -110,7 +110,7 @@ def build_indexes(
     gc.collect()
 
     tuners: dict[str, Callable[[], TunedIndex]] = {}
-    if kind == "partitioned" or items >= MEASURED_FROM:
+    if kind == "partitioned" or (kind != "exact" and items >= MEASURED_FROM):
         tuners["partitioned"] = lambda: tune_partitioned(judge, recall_target, vectors, seed)
     if kind == "scann" or scann:
         tuners["scann"] = lambda: tune_scann(judge, recall_target)
