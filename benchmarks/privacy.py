@@ -5,7 +5,7 @@
 
 All have the towers and the loss of `--config`. `untrained` is them before the first step, content alone; `not private` is
 trained by the ordinary steps, batches of events with early stopping, and knows which items were chosen. The unit of privacy
-is a user: see `pipeline/privacy_config.py`. Judged on the validation split, or with `--split test` on the test split, by
+is a user: see `pipeline/privacy_limits.py`. Judged on the validation split, or with `--split test` on the test split, by
 which nothing was chosen; recall over the full catalogue, seen items left out, means over seeds with their range. With
 `--out`, what has been trained is kept and not trained again. The last line is one JSON object.
 """

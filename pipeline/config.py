@@ -18,7 +18,7 @@ from pipeline.index_config import IndexSection
 from pipeline.job_config import JobSection
 from pipeline.linear_config import LinearSection
 from pipeline.policy_config import PolicySection
-from pipeline.privacy_config import check_run
+from pipeline.privacy_limits import check_retrieval, check_run
 from pipeline.ranking_config import RankingSection
 from pipeline.retrieval_config import RetrievalConfig
 from pipeline.robustness_config import RobustnessSection
@@ -92,7 +92,8 @@ class Config(Section):
     @pydantic.model_validator(mode="after")
     def _private_altogether(self) -> Config:
         if self.retrieval.privacy.epsilon:
-            check_run(self)
+            check_retrieval(self.retrieval)
+            check_run(self.data, self.encoders, self.linear)
         return self
 
 

@@ -17,7 +17,7 @@ from data.private_batches import RAGGED_USERS, PrivateBatches
 from pipeline.epoch_steps import LoopSettings
 from pipeline.feed import Feed, as_dataset
 from pipeline.privacy_budget import delta_of, epsilon_spent, noise_multiplier
-from pipeline.privacy_config import check_retrieval
+from pipeline.privacy_limits import check_retrieval
 from pipeline.retrieval_config import RetrievalConfig
 from towers.two_tower import TwoTower
 

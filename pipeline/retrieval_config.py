@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 
 from pipeline.loss_config import LossConfig
-from pipeline.privacy_config import PrivacySection, check_retrieval
+from pipeline.privacy_config import PrivacySection
 from pipeline.side_losses_config import SideLossesConfig
 from pipeline.towers_config import TowersSection
 from pipeline.training_config import TrainingSection
@@ -57,12 +57,6 @@ class RetrievalConfig(TowersSection, TrainingSection):
                 "distill_ranker, side.ranker: a run and its weight go together, received "
                 f"{self.distill_ranker!r} and {self.side.ranker}; set both or neither"
             )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _private_altogether(self) -> RetrievalConfig:
-        if self.privacy.epsilon:
-            check_retrieval(self)
         return self
 
     @property
