@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from serving.feedback_events import COLUMNS
 from serving.feedback_tail import Event
@@ -32,7 +32,7 @@ class Consumer(Protocol):
     def consume(self, num_messages: int, timeout: float) -> list[Any]:
         """Messages that have come, each with `value()` and `error()`."""
 
-    def commit(self, *, asynchronous: bool) -> Any:
+    def commit(self, *, asynchronous: Literal[False]) -> Any:
         """The group has everything that was consumed."""
 
 
