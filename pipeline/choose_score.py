@@ -35,8 +35,8 @@ def choose_score(
 ) -> tuple[dict[str, float], float, dict[str, float]]:
     """Weights and blend with the best NDCG@10 over held-out requests, each judged by what was chosen in it.
 
-    The search starts from the clicks alone, or the retrieval order alone, whichever is better, so that what is chosen loses to
-    neither on these requests; then it tries the blend, each head in turn, and the blend again (see `search_weights`).
+    The search starts from the clicks alone, and from the retrieval order alone, so that what is chosen loses to neither on
+    these requests; then it tries the blend, each head in turn, and the blend again (see `search_weights`).
 
     Args:
         asked: see `choosing_requests`. told: the ranker's calibrated probabilities, {head: [R, T]}.
@@ -47,18 +47,18 @@ def choose_score(
         return dict(config.score_weights) or {"click": 1.0}, config.score_blend, {}
     rows, relevant = asked.rows, wanted_items(asked.requests)
 
-    def quality(score: np.ndarray) -> np.ndarray:
-        return ndcg_at_k(order_by(rows, score)[:, :CUTOFF], relevant, CUTOFF)
+    def quality(score: np.ndarray) -> float:
+        return mean_over_users(ndcg_at_k(order_by(rows, score)[:, :CUTOFF], relevant, CUTOFF))
 
     standardised = standardised_scores(spec, rows, asked.scores)
     probabilities = {head: told[head].astype(np.float64) for head in spec.heads}
     weights, blend = search_weights(probabilities, standardised, rows > 0, quality)
-    scores = {
-        "score": weighted_score(probabilities, weights, blend, standardised),
-        "click": probabilities["click"],
-        "retrieval_order": standardised,
+    figures = {
+        "score": quality(weighted_score(probabilities, weights, blend, standardised)),
+        "click": quality(probabilities["click"]),
+        "retrieval_order": quality(standardised),
     }
-    return weights, blend, {name: mean_over_users(quality(score)) for name, score in scores.items()}
+    return weights, blend, figures
 
 
 def score_of(
@@ -79,30 +79,26 @@ def search_weights(
     probabilities: dict[str, np.ndarray],
     standardised: np.ndarray,
     exists: np.ndarray,
-    quality: Callable[[np.ndarray], np.ndarray],
+    quality: Callable[[np.ndarray], float],
 ) -> tuple[dict[str, float], float]:
     """Coordinate search over weights that are measured by the spread they give to the score.
 
-    Some thirty scores are compared on a thousand requests, and the best of thirty equals looks better than it is. The blend is
-    one knob, and the best of its tried values is taken; a head joins only if it gains, request by request, more than one
-    standard error of that gain.
-
     Args:
         probabilities: {head: [Q, T]}, with `click`. standardised: retrieval scores [Q, T]. exists: bool [Q, T].
-        quality: of a score [Q, T], request by request [Q], larger is better, NaN where there is nothing to judge.
+        quality: of a score [Q, T], larger is better.
 
-    Returns: weights and blend.
+    Returns: weights and blend. An equal of what was found before never replaces it, so that simpler scores win ties.
     """
     spread = lambda values: float(values[exists].std()) or 1.0  # noqa: E731
     unit = spread(probabilities["click"])
     heads = [head for head in probabilities if head != "click" and probabilities[head][exists].std() > 0]
-    best: dict[str, Any] = {}
+    best: dict[str, Any] = {"quality": -np.inf}
 
-    def try_out(weights: dict[str, float], ratio: float, errors: float = 0.0) -> None:
+    def try_out(weights: dict[str, float], ratio: float) -> None:
         parts = weighted_score(probabilities, weights, 0.0, standardised)
         blend = _rounded(ratio * spread(parts) / spread(standardised)) if weights else ratio
         found = quality(weighted_score(probabilities, weights, blend, standardised))
-        if not best or _gains(found - best["quality"], errors):
+        if found > best["quality"]:
             best.update(quality=found, weights=weights, ratio=ratio, blend=blend)
 
     try_out({}, 0.1)
@@ -119,14 +115,8 @@ def search_weights(
             start = dict(best["weights"]) or {"click": 1.0}
             for share in SHARES:
                 weight = _rounded(sign * share * unit / spread(probabilities[head]))
-                try_out({**start, head: weight}, best["ratio"] if best["weights"] else BLENDS[-1], errors=1.0)
+                try_out({**start, head: weight}, best["ratio"] if best["weights"] else BLENDS[-1])
     return dict(best["weights"]), float(best["blend"])
-
-
-def _gains(differences: np.ndarray, errors: float) -> bool:
-    """Whether the mean of the differences that are defined is above so many of its standard errors."""
-    defined = differences[~np.isnan(differences)]
-    return len(defined) > 1 and float(defined.mean()) > errors * float(defined.std(ddof=1)) / math.sqrt(len(defined))
 
 
 def _rounded(value: float) -> float:
