@@ -10,7 +10,7 @@ from typing import Any
 from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.config import Config
-from pipeline.stage import StageError, StageResult, follow_stage, read_manifest, run_stage
+from pipeline.stage import StageError, StageResult, read_manifest, run_stage
 from pipeline.workers import workers_of
 
 COMMANDS = {
@@ -95,8 +95,7 @@ class RunFolder:
                 f"{name}: one machine runs this stage; the {workers.number} workers of TF_CONFIG share `python -m pipeline "
                 "train-retrieval` alone. Unset TF_CONFIG for the others."
             )
-        runs = run_stage if workers.first else follow_stage
-        return runs(self.folder, name, work, config=config, inputs=inputs, say=self.say)
+        return run_stage(self.folder, name, work, config=config, inputs=inputs, say=self.say, keeps=workers.first)
 
     def beside(self, setting: str, name: str) -> Path:
         """A folder shared by runs: where a setting says, else `name` beside the run folder."""

@@ -80,6 +80,7 @@ def run_stage(
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
     say: Callable[[str], None] = print,
+    keeps: bool = True,
 ) -> StageResult:
     """Run `work(out, checkpoints)` into `<run>/<name>`, or skip it.
 
@@ -92,16 +93,23 @@ def run_stage(
         run: the run folder. name: may contain slashes (`retrieval/full`).
         work: does the job and returns counts for the manifest.
         config: everything that decides the result. inputs: keys of the stages and sources it reads.
+        keeps: False for a worker that is not the first of several: it does the same work, reads the first one's
+            checkpoints (`run` lies on a disk that all of them see), and leaves nothing behind.
 
     Returns: the `StageResult`, with `skipped` set when the manifest already there carries the same key.
     """
-    final, key = run / name, stage_key(name, config, inputs)
+    final, key = run / name, digest({"stage": name, "config": dict(config), "inputs": dict(inputs)})
     previous = read_manifest(final)
     if previous is not None and previous["key"] == key:
         say(f"[{name}] unchanged, skipped (took {previous['seconds']:.1f} s when it ran)")
         return StageResult(final, previous, skipped=True)
     flat = name.replace("/", "-")
-    out, checkpoints = run / f".writing-{flat}", checkpoint_folder(run, name, key)
+    out, checkpoints = run / f".writing-{flat}", run / f".checkpoints-{flat}-{key}"
+    if not keeps:
+        say(f"[{name}] helping; the first worker writes it")
+        with tempfile.TemporaryDirectory() as thrown_away:
+            counts = work(Path(thrown_away), checkpoints)
+        return StageResult(final, {"stage": name, "key": key, "counts": counts}, skipped=False)
     for stale in run.glob(f".checkpoints-{flat}-*"):
         # Checkpoints of another config must never leak into this one.
         if stale != checkpoints and stale.name[len(f".checkpoints-{flat}-") :].count("-") == 0:
@@ -127,39 +135,6 @@ def run_stage(
     shutil.rmtree(checkpoints)
     say(f"[{name}] done in {seconds:.1f} s")
     return StageResult(final, manifest, skipped=False)
-
-
-def follow_stage(
-    run: Path,
-    name: str,
-    work: Callable[[Path, Path], dict[str, Any]],
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    say: Callable[[str], None] = print,
-) -> StageResult:
-    """The part in `run_stage` of a worker that is not the first: it does the same work and keeps nothing of it.
-
-    It reads the first worker's checkpoints, so `run` lies on a disk that all of them see.
-    """
-    final, key = run / name, stage_key(name, config, inputs)
-    previous = read_manifest(final)
-    if previous is not None and previous["key"] == key:
-        return StageResult(final, previous, skipped=True)
-    say(f"[{name}] helping; the first worker writes it")
-    with tempfile.TemporaryDirectory() as thrown_away:
-        counts = work(Path(thrown_away), checkpoint_folder(run, name, key))
-    return StageResult(final, {"stage": name, "key": key, "counts": counts}, skipped=False)
-
-
-def stage_key(name: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The digest of all that decides a stage's result."""
-    return digest({"stage": name, "config": dict(config), "inputs": dict(inputs)})
-
-
-def checkpoint_folder(run: Path, name: str, key: str) -> Path:
-    """Where a stage under way keeps what outlives a kill."""
-    return run / f".checkpoints-{name.replace('/', '-')}-{key}"
 
 
 def publish(written: Path, final: Path) -> None:

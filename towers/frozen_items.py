@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from towers.constant_table import constant_table
 from towers.loss_options import LossOptions
-from towers.retrieval_loss import RetrievalLoss
+from towers.retrieval_loss import RetrievalLoss, log_shares
 from towers.user import UserTower
 
 
@@ -43,25 +44,14 @@ class FrozenItemsTask(keras.Model):
         self.user_tower, self.scale = user_tower, float(scale)
         for layer in user_tower._flatten_layers(include_self=False, recursive=False):
             layer.trainable = layer is user_tower.id_embedding
-        counts = np.asarray(counts, np.float64)
-        log_q = np.log(np.maximum(counts, 1.0) / max(counts.sum(), 1.0)).astype(np.float32)
         self.retrieval_loss = RetrievalLoss(LossOptions(), item_rows=len(items), width=np.shape(items)[1])
         self.tables: Mapping[str, keras.Variable] = {
-            name: self._table(values, kind, name)
+            name: constant_table(self, values, kind, name)
             for name, values, kind in (
-                ("items", items, "float32"), ("profile", profile, "int32"), ("log_q", log_q, "float32")
+                ("items", items, "float32"), ("profile", profile, "int32"), ("log_q", log_shares(counts), "float32")
             )
         }  # fmt: skip
         self.built = True
-
-    def _table(self, values, dtype: str, name: str):
-        return self.add_weight(
-            shape=np.shape(values),
-            dtype=dtype,
-            trainable=False,
-            name=name,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype),
-        )
 
     def call(self, batch, training=False):
         embeddings = ops.take(self.tables["items"], batch["items"], axis=0)

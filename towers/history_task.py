@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from towers.constant_table import constant_table
 from towers.fusion import unit_length
 from towers.losses import MASKED_LOGIT
 from towers.task import RetrievalTask
@@ -71,7 +72,7 @@ class HistoryTask(RetrievalTask):
         two_tower.user_tower.trainable = False
         two_tower.log_scale.trainable = loss == "softmax"
         self.loss_kind, self.drop = loss, dropout
-        self.tables["candidate_rows"] = self._table(np.asarray(rows, np.int32), "int32", "candidate_rows")
+        self.tables["candidate_rows"] = constant_table(self, np.asarray(rows, np.int32), "int32", "candidate_rows")
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, batch, training=False):

@@ -107,3 +107,15 @@ def column_bias(copies, log_q):
         [1.3863, -1000000000.0]
     """
     return ops.where(copies > 0, ops.log(ops.maximum(copies, 1.0)) - log_q, MASKED_LOGIT)
+
+
+def log_shares(counts) -> np.ndarray:
+    """log Q of every item by its training events. An item that was never drawn is never an in-batch negative, so its
+    share is never read: any finite value will do. [N + 1] -> float32 [N + 1].
+
+    Example:
+        >>> np.exp(log_shares([0, 3, 1])).round(4).tolist()
+        [0.25, 0.75, 0.25]
+    """
+    counts = np.asarray(counts, np.float64)
+    return np.log(np.maximum(counts, 1.0) / max(counts.sum(), 1.0)).astype(np.float32)

@@ -13,6 +13,7 @@ from keras import ops
 from data.schema import Schema
 from towers.adversarial import adversarial_loss
 from towers.alignment import info_nce_loss, inner_product_loss, masked_mean, reconstruction_loss
+from towers.constant_table import constant_table
 from towers.distillation import Teacher, distillation_loss
 from towers.fusion import unit_length
 from towers.item_heads import category_loss, sentiment_loss
@@ -101,13 +102,7 @@ class SideLosses(keras.layers.Layer):
         return head
 
     def _table(self, name: str, values: Any, dtype: str) -> None:
-        self.tables[name] = self.add_weight(
-            shape=np.shape(values),
-            dtype=dtype,
-            trainable=False,
-            name=name,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype),
-        )
+        self.tables[name] = constant_table(self, values, dtype, name)
 
     def _add_teacher(self, teacher: Teacher | None, schema: Schema) -> None:
         sizes = None if teacher is None else (len(teacher.items), len(teacher.users))

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from towers.constant_table import constant_table
 from towers.loss_options import LossOptions
-from towers.retrieval_loss import RetrievalLoss
+from towers.retrieval_loss import RetrievalLoss, log_shares
 from towers.side_losses import SideLosses
 from towers.side_step import side_loss
 from towers.sparse_rows import LARGE_TABLE, SparseRows, train_rows, train_rows_of_state
@@ -57,17 +58,15 @@ class RetrievalTask(keras.Model):
         self.side = side
         self.modalities = tuple(two_tower.schema.modalities)
         counts = np.asarray(counts, np.float64)
-        # An item that was never drawn is never an in-batch negative, so its log Q is never read: any finite value will do.
-        log_q = np.log(np.maximum(counts, 1.0) / max(counts.sum(), 1.0)).astype(np.float32)
         self.retrieval_loss = RetrievalLoss(
             loss or LossOptions(), item_rows=len(counts), width=two_tower.config.width, batch_size=batch_size
         )
         self.tables = {
-            "present": self._table(present, "bool", "present"),
-            "profile": self._table(profile, "int32", "profile"),
-            "log_q": self._table(log_q, "float32", "log_q"),
+            "present": constant_table(self, present, "bool", "present"),
+            "profile": constant_table(self, profile, "int32", "profile"),
+            "log_q": constant_table(self, log_shares(counts), "float32", "log_q"),
             **{
-                f"features_{name}": self._table(features[name], "float16", f"features_{name}")
+                f"features_{name}": constant_table(self, features[name], "float16", f"features_{name}")
                 for name in self.modalities
             },
             **({} if side is None else side.tables),
@@ -124,18 +123,6 @@ class RetrievalTask(keras.Model):
         passing = {id(rows.active) for rows in self.sparse_rows.values()}
         kept = [variable for variable in self.trainable_variables if id(variable) not in passing]
         return kept + [rows.table for rows in self.sparse_rows.values()]
-
-    def _table(self, values, dtype: str, name: str):
-        if not np.size(values):  # nothing to look up; a variable without numbers ends a process among several workers
-            return ops.zeros(np.shape(values), dtype=dtype)
-        # An initialiser that returns the values themselves: the table never exists twice on the device.
-        return self.add_weight(
-            shape=np.shape(values),
-            dtype=dtype,
-            trainable=False,
-            name=name,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype),
-        )
 
     def features_of(self, rows):
         """Content features of catalogue rows. [U] -> {modality: [U, F_m]}."""
