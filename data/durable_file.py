@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import uuid
 from collections.abc import Iterable
@@ -47,3 +48,11 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name; a copy on a file system without hard links, or across two."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from data.durable_file import sync
+from data.durable_file import link_or_copy, sync
 
 STATE, VARIABLES, EXTRA = "state.json", "variables.npz", "extra.npz"
 
@@ -51,7 +51,7 @@ class Checkpoint:
         if extra is not None:
             np.savez(writing / EXTRA, allow_pickle=False, **extra)
         elif last and (last / EXTRA).is_file():
-            _link_or_copy(last / EXTRA, writing / EXTRA)
+            link_or_copy(last / EXTRA, writing / EXTRA)
         (writing / STATE).write_text(json.dumps(state))
         for path in writing.iterdir():
             sync(path)
@@ -91,13 +91,6 @@ class Checkpoint:
 
     def _last(self) -> Path | None:
         return max(self.folder.glob("save-*"), default=None)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def training_variables(task: keras.Model, constant: Iterable[keras.Variable] = ()) -> list[keras.Variable]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
-from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
-from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
+from tensorflow.core.protobuf import saved_model_pb2
 
+from data.durable_file import link_or_copy
 from serving.export import RANKING, RECOMMEND, RETRIEVAL, RETRIEVAL_SCANN
 from serving.models_config import read_models_config
 from serving.release import publish
 from serving.release_manifest import Release, ReleaseError, read_release
-from serving.saved_model import SUFFIX
+from serving.saved_model import SUFFIX, stamp
 
 OVERLAID = (RETRIEVAL, RETRIEVAL_SCANN, RANKING, RECOMMEND)
 """Models that hold what is known of users; every other model of the release stays as it is."""
@@ -60,14 +58,6 @@ def publish_overlay(
     return read_release(releases / str(version))
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """The same file under another name; a copy on a file system without hard links, or across two."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def replace_variables(folder: Path, values: Mapping[str, np.ndarray]) -> list[str]:
     """Writes new values into a SavedModel, whose graph stays as it is; returns the names of those that it has.
 
@@ -102,7 +92,8 @@ def replace_variables(folder: Path, values: Mapping[str, np.ndarray]) -> list[st
         for file in sorted(fresh.iterdir()):
             file.replace(folder / "variables" / file.name)
         fresh.rmdir()
-        _stamp(folder)
+        (folder / "fingerprint.pb").unlink()  # it may be a link to the base's
+        stamp(folder, (folder / "saved_model.pb").read_bytes())
     return replaced
 
 
@@ -121,16 +112,6 @@ def _declared_shapes(folder: Path) -> dict[str, tf.TensorShape]:
                 seen.add(child.node_id)
                 waiting.append((f"{path}/{child.local_name}".lstrip("/"), child.node_id))
     return shapes
-
-
-def _stamp(folder: Path) -> None:
-    """The fingerprint of a SavedModel that TensorFlow shows people, of the variables that it has now."""
-    file = folder / "fingerprint.pb"
-    before = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
-    stamp = fingerprint_pb2.FingerprintDef.FromString(fingerprinting.CreateFingerprintDef(str(folder)))
-    stamp.uuid = before.uuid
-    file.unlink()  # it may be a link to the base's
-    file.write_bytes(stamp.SerializeToString(deterministic=True))
 
 
 def _renumber(source: Path, target: Path, before: int, after: int) -> None:
