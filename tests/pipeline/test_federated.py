@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -26,6 +27,7 @@ def events(users=5, seed=0):
 def training():
     from pipeline.federated_client import UserTraining
 
+    keras.utils.set_random_seed(3)  # layers without a seed of their own begin where this says, whatever ran before
     schema = Schema(user_rows=6, item_rows=ITEMS + 1)
     config = TowerConfig(width=WIDTH, history_length=LENGTH, user_id=False, dropout=0.0, seed=3)
     items = np.random.default_rng(1).normal(size=(ITEMS + 1, WIDTH)).astype(np.float32)
