@@ -41,11 +41,18 @@ def serving_tables(
         user_ids=ingested / "user_ids.txt",
         item_ids=ingested / "item_ids.txt",
         profile=dataset.profile,
+        profile_words=_profile_words(dataset),
         history=positive_histories(dataset, splits).latest(users, history_length),
         seen_offsets=seen.offsets.astype(np.int64),
         seen_rows=seen.rows.astype(np.int32),
         chosen=(chosen.offsets.astype(np.int64), chosen.rows.astype(np.int32)),
     )
+
+
+def _profile_words(dataset: Dataset) -> dict[str, list[str]]:
+    """The words of every profile column; nothing where a dataset came with codes alone."""
+    words = {name: list(dataset.profile_vocabulary.get(name, [])) for name in dataset.schema.profile}
+    return words if all(len(words[name]) == size for name, size in dataset.schema.profile.items()) else {}
 
 
 def export_stage(

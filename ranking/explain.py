@@ -24,6 +24,7 @@ def explain(
     retrieval_ranks,
     timestamp,
     context=None,
+    profile=None,
     *,
     method: str = METHOD,
 ):
@@ -50,7 +51,7 @@ def explain(
     Args:
         form: the ranker as it is served.
         user_row [B], history_rows [B, L], candidate_rows [B, K], retrieval_scores [B, K], timestamp [B], context [B, C]
-            or None: as the form takes them.
+            or None, profile [B, P] or None: as the form takes them.
         retrieval_ranks: [B, K], since the candidates shown are not all that was retrieved; 0 = unknown, beyond them all.
         method: see `ranking.attribution`.
 
@@ -62,7 +63,8 @@ def explain(
     exists = candidate_rows > 0
     beyond = ops.zeros_like(retrieval_ranks) + (form.config.retrieved + 1.0)
     ranks = ops.where(ops.logical_and(exists, retrieval_ranks > 0), retrieval_ranks, beyond)
-    inputs = form.request_inputs(user_row, history_rows, candidate_rows, retrieval_scores, timestamp, ranks, context)
+    given = (user_row, history_rows, candidate_rows, retrieval_scores, timestamp, ranks, context, profile)
+    inputs = form.request_inputs(*given)
     plan = attribution_plan(method, len(group_names(form)))
     x = pair_features(form, inputs)
     contributions = attribute(masked_scores(form, x, inputs, reference(form, inputs), plan.masks), plan)

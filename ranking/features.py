@@ -85,7 +85,8 @@ class PairFeatures(keras.layers.Layer):
             tokens [U, M, D], present [U, M]: of the items that the positions below point to.
             items [U]: rows of those items, or None when positions are rows.
             inputs: `user` [B] rows; `history` [B, L], `candidates` [B, K] positions; `retrieval_scores`,
-                `retrieval_ranks` [B, K]; `timestamp` [B] UTC seconds, 0 = unknown; `context` [B, C] codes, if C > 0.
+                `retrieval_ranks` [B, K]; `timestamp` [B] UTC seconds, 0 = unknown; `context` [B, C] codes, if C > 0;
+                `profile` [B, P] codes, not 0 where they stand for the user's own, or None, or left out.
             id_kept: {"user": [B], "item": [B, K]} of 0 and 1 in training; a dropped id uses row 0.
             group_mask: [G] or [B, G] in the order of `groups`: 1 = as it is, 0 = what a user and an item have of whom
                 nothing is known.
@@ -101,7 +102,7 @@ class PairFeatures(keras.layers.Layer):
         shape = ops.shape(rows)
         across = lambda x: ops.broadcast_to(ops.expand_dims(x, 1), (shape[0], shape[1], x.shape[-1]))  # noqa: E731
         parts = self._content(tokens, present, history, candidates, exists)
-        parts |= self._identities(inputs["user"], rows, history_rows, exists, across, id_kept)
+        parts |= self._identities(inputs, rows, history_rows, exists, across, id_kept)
         parts |= self._numbers(inputs, rows, history_rows, exists, inputs["timestamp"] if as_of is None else as_of)
         parts["context"] = self._context(inputs, exists, across)
         x0 = ops.concatenate([column for group in self.groups for column in parts[group]], axis=-1)
@@ -158,8 +159,8 @@ class PairFeatures(keras.layers.Layer):
         joined = ops.concatenate([similar, theirs * scale, attended * scale, theirs * attended * scale**2], axis=-1)
         return {name: [joined[:, :, place]] for place, name in enumerate(self.spec.modalities)}
 
-    def _identities(self, user, rows, history_rows, exists, across, id_kept):
-        schema = self.spec.schema
+    def _identities(self, inputs, rows, history_rows, exists, across, id_kept):
+        schema, user, said = self.spec.schema, inputs["user"], inputs.get("profile")
         user_id = user * ops.cast(self.side.take("user_known", user), user.dtype)
         item_id = rows * ops.cast(self.side.take("item_known", rows), rows.dtype)
         if id_kept is not None:
@@ -167,7 +168,8 @@ class PairFeatures(keras.layers.Layer):
             item_id = item_id * ops.cast(id_kept["item"], rows.dtype)
         ids = [across(take_rows(self.embeddings["user_id"], user_id))]
         ids.append(take_rows(self.embeddings["item_id"], item_id))
-        profile, attributes = self.side.take("profile", user), self.side.take("attributes", rows)
+        stored, attributes = self.side.take("profile", user), self.side.take("attributes", rows)
+        profile = stored if said is None else ops.where(said > 0, ops.cast(said, stored.dtype), stored)
         sides = [
             across(ops.take(self.embeddings[f"profile_{name}"], profile[..., place], axis=0))
             for place, name in enumerate(schema.profile)

@@ -36,10 +36,11 @@ class RankingServingForm(keras.Model):
         blend: weight of the standardised retrieval score; not negative.
 
     Shapes: `call(user_row [B], history_rows [B, L'], candidate_rows [B, K], retrieval_scores [B, K], timestamp [B],
-    retrieval_ranks [B, K] or None, context [B, C] or None)` returns {every head of `HEADS`, "score"}, each f32 [B, K]; K
-    free, any L' (the first `history_length` count), row 0 is padding (probabilities 0, score -1, below any other).
-    Without ranks they are taken among the given candidates, so a request that sends all that it retrieved sees the
-    ranks of training. Without `context` all of it is unknown.
+    retrieval_ranks [B, K] or None, context [B, C] or None, profile [B, P] or None)` returns {every head of `HEADS`,
+    "score"}, each f32 [B, K]; K free, any L' (the first `history_length` count), row 0 is padding (probabilities 0, score
+    -1, below any other). Without ranks they are taken among the given candidates, so a request that sends all that it
+    retrieved sees the ranks of training. Without `context` all of it is unknown. A code of `profile` that is not 0 stands
+    for the one that is known of the user.
 
     Raises:
         ValueError: at construction, if a head has no calibration, or neither the weights nor the blend weigh anything.
@@ -84,10 +85,11 @@ class RankingServingForm(keras.Model):
         timestamp,
         retrieval_ranks=None,
         context=None,
+        profile=None,
         group_mask=None,
     ):
         inputs = self.request_inputs(
-            user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks, context
+            user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks, context, profile
         )
         x0 = self.network.features(self.tokens, self.present, None, inputs, group_mask=group_mask)
         standardised = self.standardised(inputs)
@@ -105,6 +107,7 @@ class RankingServingForm(keras.Model):
         timestamp,
         retrieval_ranks=None,
         context=None,
+        profile=None,
     ) -> dict:
         """The arguments of `call` as the features take them, with what was not given filled in."""
         # A server sends all candidates of a request, so their ranks follow from their scores. A list that is only a
@@ -125,6 +128,7 @@ class RankingServingForm(keras.Model):
             "retrieval_ranks": ops.minimum(retrieval_ranks, self.config.retrieved + 1.0),
             "timestamp": timestamp,
             "context": context,
+            "profile": profile,
         }
 
     def standardised(self, inputs: dict):

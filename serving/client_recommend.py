@@ -11,7 +11,7 @@ import grpc
 
 from ranking.config import HEADS
 from serving.model_client import ModelClient
-from serving.page_request import PageRequest
+from serving.page_request import PageRequest, words_of
 from serving.recommend_requests import recommend_inputs
 from serving.recommendation import RankedItem, Recommendation
 from serving.status import ServingError
@@ -63,11 +63,14 @@ class OneCall:
             recent_item_ids=[request.recent_item_ids],
             exclude_item_ids=[request.never],
             allow_item_ids=[request.allow_item_ids],
-            context=[request.context_pairs],
+            context=[words_of(request.context)],
+            profile=[words_of(request.profile)] if request.profile else (),
             policy=request.policy,
             timestamps=[request.timestamp or 0],
             seeds=[secrets.randbits(63) if request.seed is None else request.seed],
         )
+        if not request.profile:  # releases from before it was an input would refuse it
+            del inputs["profile"]
         started = time.perf_counter()
         try:
             answer, version = self._client.predict_version(

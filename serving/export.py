@@ -107,7 +107,7 @@ def export_release(
         ids = (_some_ids(tables.user_ids, most), _some_ids(tables.item_ids, most * length))
         models[RECOMMEND] = (
             lambda: RecommendModule(tables, user_tower, index, ranker, recommend, linear_history, precision),
-            warm_up_requests(WARM_UP_SIZES, *ids, length, recommend.k),
+            warm_up_requests(WARM_UP_SIZES, *ids, length, recommend.k, _some_words(tables)),
         )
     if item_encoder is not None:
         widths = {name: item_encoder.widths[name] for name in item_encoder.vector_inputs}
@@ -128,7 +128,8 @@ def export_release(
                 for signature, asked in content_search_requests(module.widths, WARM_UP_SIZES, k).items():
                     write_warmup(folder, name, asked, signature, append=True)
             if isinstance(module, RankingModule) and module.explain is not None:
-                asked = explain_requests(_some_ids(tables.user_ids, 1)[0], _some_ids(tables.item_ids, max(SHOWN)))
+                somebody, shown = _some_ids(tables.user_ids, 1)[0], _some_ids(tables.item_ids, max(SHOWN))
+                asked = explain_requests(somebody, shown, _some_words(tables))
                 write_warmup(folder, name, asked, EXPLAIN, append=True)
             if isinstance(module, RecommendModule) and recommend is not None:
                 write_score_reference(staging, module, tables.user_ids, recommend.k, recommend.now)
@@ -152,6 +153,12 @@ def _some_ids(path: Path, count: int) -> list[bytes]:
     return [ids[place % len(ids)] for place in range(count)]
 
 
+def _some_words(tables: ServingTables) -> list[bytes]:
+    """A profile that a request may bring: the first word of every column."""
+    known = {column: [word for word in words if word] for column, words in tables.profile_words.items()}
+    return [f"{column}={words[0]}".encode() for column, words in known.items() if words]
+
+
 def _strings(values: list[bytes], *shape: int) -> np.ndarray:
     array = np.empty(len(values), object)
     array[:] = values
@@ -159,35 +166,36 @@ def _strings(values: list[bytes], *shape: int) -> np.ndarray:
 
 
 def retrieval_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarray]]:
-    """Warm-up requests at real shapes: stored history, given history with exclusions, and an unknown user with
-    nothing."""
-    length = tables.history.shape[1]
+    """Warm-up requests at real shapes: stored history, given history with exclusions, and an unknown user with nothing but
+    a profile."""
+    length, words = tables.history.shape[1], _some_words(tables)
     requests = []
     for size in WARM_UP_SIZES:
         known = _strings(_some_ids(tables.user_ids, size), size)
         unknown = _strings([b""] * size, size)
         recent = _strings(_some_ids(tables.item_ids, size * length), size, length)
         nothing = _strings([], size, 0)
-        for user, history, excluded in (
-            (known, nothing, nothing),
-            (known, recent, recent),
-            (unknown, nothing, nothing),
+        for user, history, excluded, profile in (
+            (known, nothing, nothing, nothing),
+            (known, recent, recent, nothing),
+            (unknown, nothing, nothing, _strings(words * size, size, len(words))),
         ):
-            inputs = {"user_id": user, "recent_item_ids": history, "exclude_item_ids": excluded}
+            inputs = {"user_id": user, "recent_item_ids": history, "exclude_item_ids": excluded, "profile": profile}
             requests.append({**inputs, "k": np.array(k, np.int32)})
     return requests
 
 
 def ranking_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarray]]:
-    """Warm-up requests at real shapes: k candidates for known and unknown users, with stored and given history."""
-    length = tables.history.shape[1]
+    """Warm-up requests at real shapes: k candidates for known users with stored history, and for unknown ones with history
+    and profile given."""
+    length, words = tables.history.shape[1], _some_words(tables)
     requests = []
     for size in WARM_UP_SIZES:
         candidates = _strings(_some_ids(tables.item_ids, size * k), size, k)
         scores = np.tile(np.linspace(1, 0, k, dtype=np.float32), (size, 1))
-        for users, width in ((_some_ids(tables.user_ids, size), 0), ([b""] * size, length)):
+        for users, width, said in ((_some_ids(tables.user_ids, size), 0, []), ([b""] * size, length, words)):
             recent = _strings(_some_ids(tables.item_ids, size * width), size, width)
             inputs = {"user_id": _strings(users, size), "recent_item_ids": recent, "candidate_ids": candidates}
-            inputs["context"] = _strings([], size, 0)
+            inputs |= {"context": _strings([], size, 0), "profile": _strings(said * size, size, len(said))}
             requests.append({**inputs, "retrieval_scores": scores, "timestamp": np.full(size, 1_700_000_000, np.int64)})
     return requests

@@ -14,7 +14,7 @@ from ranking.stored_rows import Precision
 from serving.export_explain import EXPLAIN, explain_signature
 from serving.keras_weights import KerasWeights
 from serving.request_history import ServingTables, choose_history
-from serving.request_policy import no_context, optional_context_codes
+from serving.request_words import Vocabulary, frozen, no_words, word_codes
 from serving.saved_model import write_saved_model
 from serving.vocabulary_tables import VocabularyTables
 
@@ -30,7 +30,8 @@ class RankingModule(tf.Module):
             [B, K], timestamp [B]) -> {"click", "purchase", "score"}`, each [B, K].
         precision: how its tables and weights are kept, see `serving.keras_weights`.
         context: column -> its words, index 0 is "", in the order of the ranker's context columns; where there are any, the
-            ranker also takes `retrieval_ranks` (None) and codes [B, C].
+            ranker also takes `retrieval_ranks` (None) and codes [B, C]. A `RankingServingForm` takes what a request says of
+            a profile beside them.
 
     Attributes:
         rank: the signature `serving_default`.
@@ -57,18 +58,18 @@ class RankingModule(tf.Module):
             )
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
         self.ranker = KerasWeights(ranker, "ranker", precision)
-        words = {name: tuple(values) for name, values in (context or {}).items()}
-        self.rank = self._rank_signature(words)
-        is_form = isinstance(ranker, RankingServingForm)
-        self.explain = explain_signature(self, ranker, words) if is_form else None
+        form = ranker if isinstance(ranker, RankingServingForm) else None
+        moment, person = frozen(context or {}), frozen(tables.profile_words if form else {})
+        self.rank = self._rank_signature(moment, person)
+        self.explain = None if form is None else explain_signature(self, form, moment, person)
 
-    def _rank_signature(self, vocabulary: Mapping[str, tuple[str, ...]]) -> Callable:
+    def _rank_signature(self, moment: Vocabulary, person: Vocabulary) -> Callable:
         """`serving_default`.
 
         Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; candidate_ids string
-        [B, K]; retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds; context string [B, W], each "column=word",
-        may be left out -> {every head of `HEADS` that the ranker answers, "score"}, f32 [B, K]. A candidate that is empty
-        or unknown has probability 0 and score -1, and counts for nothing in the others' answers.
+        [B, K]; retrieval_scores f32 [B, K]; timestamp int64 [B], UTC seconds; context and profile string [B, W], each
+        "column=word", may be left out -> {every head of `HEADS` that the ranker answers, "score"}, f32 [B, K]. A candidate
+        that is empty or unknown has probability 0 and score -1, and counts for nothing in the others' answers.
         """
 
         @tf.function(
@@ -80,16 +81,27 @@ class RankingModule(tf.Module):
                 tf.TensorSpec((None, None), tf.float32, "retrieval_scores"),
                 tf.TensorSpec((None,), tf.int64, "timestamp"),
                 tf.TensorSpec((None, None), tf.string, "context"),
+                tf.TensorSpec((None, None), tf.string, "profile"),
             ],
         )
-        def rank(user_id, recent_item_ids, candidate_ids, retrieval_scores, timestamp, context=no_context()):  # noqa: B008
+        def rank(
+            user_id,
+            recent_item_ids,
+            candidate_ids,
+            retrieval_scores,
+            timestamp,
+            context=no_words(),  # noqa: B008
+            profile=no_words(),  # noqa: B008
+        ):
             user, candidates = self.users.rows(user_id), self.items.rows(candidate_ids)
             history = choose_history(self.items.rows(recent_item_ids), tf.gather(self.history, user))
             known = candidates > 0
             # Padding carries the lowest float, which must not meet arithmetic.
             inputs = [user, history, candidates, tf.where(known, retrieval_scores, 0.0), timestamp]
-            if vocabulary:
-                inputs += [None, optional_context_codes(context, vocabulary, tf.size(user))]
+            if moment or person:
+                inputs += [None, word_codes(context, moment, tf.size(user)) if moment else None]
+            if person:
+                inputs.append(word_codes(profile, person, tf.size(user)))
             answer = self.ranker(*inputs)
             probabilities = {head: tf.where(known, answer[head], 0.0) for head in HEADS if head in answer}
             return {**probabilities, "score": tf.where(known, answer["score"], -1.0)}

@@ -23,7 +23,8 @@ from serving.index import CandidateIndex, checked_k
 from serving.keras_weights import KerasWeights
 from serving.policy_tables import ITEM_CODES, PolicyTables
 from serving.request_history import ServingTables
-from serving.request_policy import chosen_weights, context_codes, names_weight, uniforms
+from serving.request_policy import chosen_weights, names_weight, uniforms
+from serving.request_words import frozen, no_words, word_codes
 from serving.retrieval_parts import RetrievalParts
 from serving.saved_model import write_saved_model
 
@@ -101,7 +102,7 @@ class RecommendModule(RetrievalParts):
             self.user_group = tf.Variable(facts.user_group, dtype=tf.int32, trainable=False, name="user_group")
         floors = None if facts.group_floors is None else tuple(map(float, facts.group_floors))
         # Held by a function, since a module would track them.
-        context = {name: tuple(words) for name, words in facts.context.items()}
+        context = frozen(facts.context)
         self._constants = lambda: (settings, floors, context, facts.bucket_prior())
 
     @tf.function(
@@ -118,6 +119,7 @@ class RecommendModule(RetrievalParts):
             tf.TensorSpec((None,), tf.float32, "policy_values"),
             tf.TensorSpec((None,), tf.int64, "timestamp"),
             tf.TensorSpec((None,), tf.int64, "seed"),
+            tf.TensorSpec(STRINGS.shape, tf.string, "profile"),
         ],
     )
     def recommend(
@@ -133,6 +135,7 @@ class RecommendModule(RetrievalParts):
         policy_values,
         timestamp,
         seed,
+        profile=no_words(),  # noqa: B008
     ):
         """`serving_default`.
 
@@ -141,7 +144,8 @@ class RecommendModule(RetrievalParts):
         many are ranked, 0 = the release's own number, at least k; exclude_item_ids string [B, E], "" = none;
         allow_item_ids string [B, A], the only items that may be answered, a line of "" = all; policy_names string [P] and
         policy_values f32 [P], weights of `ranking.policy.Policy` that differ from the release's; timestamp int64 [B], UTC
-        seconds, 0 = unknown; seed int64 [B], what a line's exploration follows from.
+        seconds, 0 = unknown; seed int64 [B], what a line's exploration follows from; profile string [B, W], each
+        "column=word", may be left out.
 
         Answer, each [B, k], in the order of the page: item_ids string, "" where fewer items are left; scores f32, of the
         ranker with the policy's adjustments, -1 there; every head of `HEADS` f32, 0 where it was not trained;
@@ -156,9 +160,9 @@ class RecommendModule(RetrievalParts):
             excluded = self.items.rows(exclude_item_ids)
             k = checked_k(k)
             count = tf.maximum(tf.where(candidates > 0, candidates, settings.candidates), k)
-            history = self.chosen_history(user, recent)
+            history, said = self.chosen_history(user, recent), self.said_profile(user, profile)
         with tf.name_scope("query"):
-            queries = self.queries(user, recent)
+            queries = self.queries(user, recent, said)
         with tf.name_scope("retrieve"):
             with tf.name_scope("filter"):
                 hidden = self.hidden_rows(user, recent, excluded)
@@ -166,10 +170,11 @@ class RecommendModule(RetrievalParts):
         with tf.name_scope("rank"):
             known = rows > 0
             inputs = [user, history, rows, tf.where(known, scores, 0.0), timestamp]
-            if self.takes_ranks or vocabulary:
-                inputs.append(sorted_ranks(scores) if self.takes_ranks else None)
-            if vocabulary:
-                inputs.append(context_codes(context, vocabulary))
+            words = word_codes(context, vocabulary, tf.size(user)) if vocabulary else None
+            if self.takes_ranks:
+                inputs += [sorted_ranks(scores), words, said]
+            elif vocabulary:
+                inputs += [None, words]
             answer = self.ranker(*inputs)
         with tf.name_scope("policy"):
             if self.user_group is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from serving.index import LOWEST
+from serving.request_words import no_words
 from serving.retrieval_parts import RetrievalParts
 from serving.saved_model import write_saved_model
 
@@ -23,18 +24,20 @@ class RetrievalModule(RetrievalParts):
             tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
             tf.TensorSpec((None, None), tf.string, "exclude_item_ids"),
             tf.TensorSpec((), tf.int32, "k"),
+            tf.TensorSpec((None, None), tf.string, "profile"),
         ],
     )
-    def retrieve(self, user_id, recent_item_ids, exclude_item_ids, k):
+    def retrieve(self, user_id, recent_item_ids, exclude_item_ids, k, profile=no_words()):  # noqa: B008
         """`serving_default`.
 
         Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; exclude_item_ids string
-        [B, E], "" = none; k int32 scalar -> {"item_ids": string [B, k], "scores": f32 [B, k], "query": f32 [B, D]}, best
-        first; where fewer items are left, "" and the lowest float. A score is the dot product of the query and an
-        item's embedding, so that a caller can place items beside these that are younger than the release.
+        [B, E], "" = none; k int32 scalar; profile string [B, W], each "column=word", may be left out -> {"item_ids": string
+        [B, k], "scores": f32 [B, k], "query": f32 [B, D]}, best first; where fewer items are left, "" and the lowest float.
+        A score is the dot product of the query and an item's embedding, so that a caller can place items beside these that
+        are younger than the release.
         """
         user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
-        queries = self.queries(user, recent)
+        queries = self.queries(user, recent, self.said_profile(user, profile))
         hidden = self.hidden_rows(user, recent, self.items.rows(exclude_item_ids))
         rows, scores = self.index.search(queries, k, hidden)
         return {"item_ids": self.items.ids(rows), "scores": scores, "query": queries}

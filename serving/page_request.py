@@ -28,7 +28,8 @@ class PageRequest:
             take the score of what was retrieved about as well, and NaN for every head.
         allow_item_ids: the only items that may be answered; empty = all. policy: weights of `ranking.policy.Policy`
             that differ from the release's. Both need `recommend`.
-        context: column -> word; a release too old for it in its ranking refuses a request that has any.
+        context, profile: column -> word, of the moment and of the user, whose stored profile holds where this says nothing;
+            a release too old for them refuses a request that has any.
         seed: what the exploration of a policy follows from; None = drawn anew.
 
     Raises:
@@ -51,6 +52,7 @@ class PageRequest:
     allow_item_ids: Sequence[str] = ()
     policy: Mapping[str, float] | None = None
     context: Mapping[str, str] | None = None
+    profile: Mapping[str, str] | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -66,11 +68,6 @@ class PageRequest:
         """Ids that the release must not answer itself."""
         return [*self.exclude_item_ids, *(self.added.hidden if self.added else ())]
 
-    @property
-    def context_pairs(self) -> list[str]:
-        """The context as models take it: "column=word"."""
-        return [f"{column}={word}" for column, word in (self.context or {}).items()]
-
     def retrieval_inputs(self) -> dict[str, np.ndarray]:
         """Inputs of `retrieval`."""
         return {
@@ -78,6 +75,7 @@ class PageRequest:
             "recent_item_ids": string_line(self.recent_item_ids),
             "exclude_item_ids": string_line(self.never),
             "k": np.array(self.candidates, np.int32),
+            **({"profile": string_line(words_of(self.profile))} if self.profile else {}),
         }
 
     def ranking_inputs(self, item_ids: np.ndarray, retrieval_scores: np.ndarray) -> dict[str, np.ndarray]:
@@ -89,5 +87,16 @@ class PageRequest:
             "retrieval_scores": np.asarray(retrieval_scores, np.float32)[None, :],
             "timestamp": np.array([self.timestamp], np.int64),
             # Only where there is one: a release from before it was asked for would refuse it.
-            **({"context": string_line(self.context_pairs)} if self.context else {}),
+            **({"context": string_line(words_of(self.context))} if self.context else {}),
+            **({"profile": string_line(words_of(self.profile))} if self.profile else {}),
         }
+
+
+def words_of(columns: Mapping[str, str] | None) -> list[str]:
+    """Columns and words as models take them.
+
+    Example:
+        >>> words_of({"device": "phone"})
+        ['device=phone']
+    """
+    return [f"{column}={word}" for column, word in (columns or {}).items()]

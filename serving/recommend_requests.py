@@ -30,6 +30,7 @@ def recommend_inputs(
     exclude_item_ids: Sequence[Sequence[bytes | str]] = (),
     allow_item_ids: Sequence[Sequence[bytes | str]] = (),
     context: Sequence[Sequence[bytes | str]] = (),
+    profile: Sequence[Sequence[bytes | str]] = (),
     policy: Mapping[str, float] | None = None,
     timestamps: Sequence[int] = (),
     seeds: Sequence[int] = (),
@@ -57,17 +58,23 @@ def recommend_inputs(
         "policy_values": np.array(list(weights.values()), np.float32),
         "timestamp": np.array(timestamps or [0] * count, np.int64),
         "seed": np.array(seeds or [0] * count, np.int64),
+        "profile": _table(profile, count),
     }
 
 
 def warm_up_requests(
-    sizes: Sequence[int], user_ids: Sequence[bytes], item_ids: Sequence[bytes], length: int, k: int
+    sizes: Sequence[int],
+    user_ids: Sequence[bytes],
+    item_ids: Sequence[bytes],
+    length: int,
+    k: int,
+    words: Sequence[bytes] = (),
 ) -> list[dict[str, np.ndarray]]:
     """Requests at real shapes: known users and strangers, with and without recent items, lists and policies.
 
     Args:
         sizes: batch sizes. user_ids, item_ids: at least as many as the largest batch, and as `length` items for each.
-        length: of the history that is read. k: of a page.
+        length: of the history that is read. k: of a page. words: a profile, "column=word", that strangers bring.
     """
     requests = []
     for size in sizes:
@@ -76,7 +83,7 @@ def warm_up_requests(
         lists: dict[str, Any] = {"recent_item_ids": recent, "exclude_item_ids": recent}
         requests.append(recommend_inputs(users, k=k, timestamps=times))
         requests.append(recommend_inputs(users, k=k, timestamps=times, policy=EVERY_POLICY, **lists))
-        requests.append(recommend_inputs([b""] * size, k=k, allow_item_ids=[item_ids] * size))
+        requests.append(recommend_inputs([b""] * size, k=k, allow_item_ids=[item_ids] * size, profile=[words] * size))
     return requests
 
 

@@ -4,6 +4,7 @@ share it."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ class ServingTables:
 
     Attributes:
         user_ids, item_ids: vocabulary files of the ingested run.
-        profile: int32 [U + 1, P] codes.
+        profile: int32 [U + 1, P] codes. profile_words: column -> the words behind its codes, in the order of the columns,
+            index 0 is ""; by them a request brings a profile of its own. None at all = no request can.
         history: int32 [U + 1, L] item rows, most recent first, filled with 0; row 0 all 0.
         seen_offsets, seen_rows: user u must not be offered `seen_rows[seen_offsets[u]:seen_offsets[u + 1]]`; int64 [U
             + 2] and int32.
@@ -26,8 +28,8 @@ class ServingTables:
             linear tower sums. None where none is served.
 
     Raises:
-        ValueError: at construction, where the number of users differs between tables, or the unknown user has a
-            history.
+        ValueError: at construction, where the number of users or of columns differs between tables, or the unknown user
+            has a history.
     """
 
     user_ids: Path
@@ -37,6 +39,7 @@ class ServingTables:
     seen_offsets: np.ndarray
     seen_rows: np.ndarray
     chosen: tuple[np.ndarray, np.ndarray] | None = None
+    profile_words: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = {
@@ -49,6 +52,11 @@ class ServingTables:
         if len(set(counts.values())) != 1:
             raise ValueError(
                 f"profile, history, seen_offsets: need one line a user row, received {counts}; use one ingested run"
+            )
+        if self.profile_words and len(self.profile_words) != self.profile.shape[1]:
+            raise ValueError(
+                f"profile_words: need one entry a profile column ({self.profile.shape[1]}), received "
+                f"{', '.join(self.profile_words)}; use one ingested run"
             )
         if self.history.shape[1] < 1 or self.history[UNKNOWN_ROW].any() or self.seen_offsets[1] != 0:
             raise ValueError(

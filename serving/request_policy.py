@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import tensorflow as tf
 
 from ranking.policy import BOUNDS, Policy
@@ -76,38 +74,3 @@ def _mixed(state: tf.Tensor) -> tf.Tensor:
         state = tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64)))
         state = state * tf.constant(factor, tf.uint64)
     return state
-
-
-def context_codes(words: tf.Tensor, vocabulary: Mapping[str, tuple[str, ...]]) -> tf.Tensor:
-    """Codes of a request's context, 0 = unknown; columns and words that nobody knows say nothing.
-
-    Shapes: words string [B, W], each "column=word" in any order -> int32 [B, C], in the order of the vocabulary.
-
-    Example:
-        >>> vocabulary = {"device": ("", "tv", "phone"), "hour": ("", "1")}
-        >>> context_codes(tf.constant([["hour=1", "device=phone"], ["device=fridge", ""]]), vocabulary).numpy().tolist()
-        [[2, 1], [0, 0]]
-    """
-    codes = []
-    for column, values in vocabulary.items():
-        known = tf.constant([f"{column}={value}" for value in values])
-        same = words[:, :, None] == known[None, None, :]
-        places = tf.where(same, tf.range(len(values))[None, None, :], 0)
-        codes.append(tf.reduce_max(tf.pad(tf.reshape(places, (tf.shape(words)[0], -1)), [[0, 0], [0, 1]]), axis=1))
-    return tf.stack(codes, axis=1) if codes else tf.zeros((tf.shape(words)[0], 0), tf.int32)
-
-
-def optional_context_codes(words: tf.Tensor, vocabulary: Mapping[str, tuple[str, ...]], batch: tf.Tensor) -> tf.Tensor:
-    """As `context_codes`, for words of every line of a batch, or of no line: then all is unknown. int32 [B, C].
-
-    Raises (in the graph, as InvalidArgumentError): another number of lines.
-    """
-    lines = tf.shape(words)[0]
-    message = "context: need one line a user or none, received"
-    with tf.control_dependencies([tf.debugging.Assert((lines == batch) | (lines == 0), [message, lines])]):
-        return tf.pad(context_codes(words, vocabulary), [[0, batch - lines], [0, 0]])
-
-
-def no_context() -> tf.Tensor:
-    """What a signature reads where a request leaves its context out: words of no line."""
-    return tf.zeros((0, 0), tf.string)

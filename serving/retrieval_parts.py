@@ -11,6 +11,7 @@ from ranking.stored_rows import Precision, store_rows, take_rows
 from serving.index import CandidateIndex
 from serving.keras_weights import KerasWeights
 from serving.request_history import ServingTables, choose_history, choose_whole_history, users_rows
+from serving.request_words import frozen, word_codes
 from serving.vocabulary_tables import VocabularyTables
 
 
@@ -18,7 +19,8 @@ class RetrievalParts(tf.Module):
     """The variables of retrieval, held once by each model that retrieves, and what is done with them.
 
     A request without known recent items gets the history stored for its user; an unknown user without history gets
-    what the tower thinks of nobody in particular. Never found: the request's recent items, its excluded items, and
+    what the tower thinks of nobody in particular. What a request says of its user's profile counts before the profile
+    that is stored, column by column. Never found: the request's recent items, its excluded items, and
     the items that a known user had seen when the release was made.
 
     Args:
@@ -55,6 +57,8 @@ class RetrievalParts(tf.Module):
                 f"index {index.item_rows}; take all from one run"
             )
         self.profile = tf.Variable(tables.profile, dtype=tf.int32, trainable=False, name="user_profile")
+        words = frozen(tables.profile_words)
+        self._profile_words = lambda: words  # held by a function, since a module would track them
         self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
         self.seen_offsets = tf.Variable(tables.seen_offsets, dtype=tf.int64, trainable=False, name="seen_offsets")
         # Of any length in the graph: what users did since is written into copies of it (`serving.release_overlay`).
@@ -82,9 +86,16 @@ class RetrievalParts(tf.Module):
         """The history that counts, int32 [B, L]: see `serving.request_history.choose_history`."""
         return choose_history(recent, tf.gather(self.history, user))
 
-    def queries(self, user: tf.Tensor, recent: tf.Tensor) -> tf.Tensor:
-        """Query vectors f32 [B, D] of user rows int32 [B] and recent item rows int32 [B, H]."""
-        history, profile = self.chosen_history(user, recent), tf.gather(self.profile, user)
+    def said_profile(self, user: tf.Tensor, words: tf.Tensor) -> tf.Tensor | None:
+        """What a request says of its users, int32 [B, P], 0 = nothing; words string [B, W] or of no line. None where a
+        release knows no words."""
+        vocabulary = self._profile_words()
+        return word_codes(words, vocabulary, tf.size(user)) if vocabulary else None
+
+    def queries(self, user: tf.Tensor, recent: tf.Tensor, said: tf.Tensor | None) -> tf.Tensor:
+        """Query vectors f32 [B, D] of user rows int32 [B], recent item rows int32 [B, H] and their `said_profile`."""
+        history, stored = self.chosen_history(user, recent), tf.gather(self.profile, user)
+        profile = stored if said is None else tf.where(said > 0, said, stored)
         vectors, mask = self.index.embeddings(history), history > 0
         if self.linear_history is None:
             return self.user_tower(user, profile, vectors, mask)[0]

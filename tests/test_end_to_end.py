@@ -119,7 +119,10 @@ def test_every_signature_answers_the_same_by_every_way(finished):
     users, ids = run.dataset().users["user_id"], run.dataset().items["item_id"]
     some = ids.iloc[1:4].tolist()
     two, recent = np.array([users.iloc[1], "nobody"], object), strings(["", ""], [some[0], "zz"])
+    column, words = next(iter(run.dataset().profile_vocabulary.items()))
+    said = strings(["", ""], [f"{column}={words[1]}", "shoe=44"])
     retrieve = {"user_id": two, "recent_item_ids": recent, "exclude_item_ids": strings([some[1]], [some[2]])}
+    retrieve["profile"] = said
     rank = {
         "user_id": two,
         "recent_item_ids": recent,
@@ -127,6 +130,7 @@ def test_every_signature_answers_the_same_by_every_way(finished):
         "retrieval_scores": np.array([[0.5, 0.3, 0.0], [0.4, 0.2, 0.1]], np.float32),
         "timestamp": np.array([1_767_000_000, 1_767_000_000], np.int64),
         "context": strings([""], [""]),
+        "profile": said,
     }
     own = [("retrieval", {**retrieve, "k": np.array(7, np.int32)}), ("ranking", rank)]
     asked = cases(release, MODELS, own)

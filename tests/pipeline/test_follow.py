@@ -63,7 +63,7 @@ def ask(folder: Path, user: str, k: int = 10) -> list[int]:
     model = tf.saved_model.load(str(next((folder / "retrieval").iterdir())))
     nothing = tf.zeros((1, 0), tf.string)
     answer = model.signatures["serving_default"](
-        user_id=tf.constant([user]), recent_item_ids=nothing, exclude_item_ids=nothing, k=tf.constant(k)
+        user_id=tf.constant([user]), recent_item_ids=nothing, exclude_item_ids=nothing, k=tf.constant(k), profile=nothing
     )
     return [int(name.decode()[1:]) for name in answer["item_ids"].numpy()[0] if name]
 

@@ -181,6 +181,19 @@ def test_context_codes_have_an_embedding_each(world):
         np.testing.assert_allclose(found[line, :, 5:], [expected] * 12, atol=1e-6)
 
 
+def test_a_profile_that_is_said_stands_for_the_users_own(world, ranker):
+    start, end = ranker.network.features.groups["profile"][0]
+    table = np.asarray(ranker.network.features.embeddings["profile_age"])
+    plain = features_of(world, ranker)
+    said = np.where(np.arange(64) % 2, 3, 0)[:, None]
+    found = features_of(world, ranker, inputs={"profile": said})
+    np.testing.assert_allclose(found[1::2, :, start:end], np.broadcast_to(table[3], (32, 12, end - start)), atol=1e-6)
+    np.testing.assert_array_equal(found[::2], plain[::2])
+    others = np.delete(np.arange(plain.shape[2]), np.arange(start, end))
+    np.testing.assert_array_equal(found[..., others], plain[..., others])
+    assert np.abs(found - plain).max() > 0
+
+
 def test_training_starts_from_the_retrieval_order(world):
     start = logits(world.ranker(SMALL), inputs_of(world))
     # Nearly: the crosses start small, not at zero.

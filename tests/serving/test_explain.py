@@ -26,6 +26,7 @@ from tests.serving.independent import run_capi
 from tests.serving.models import write_recommender
 
 USERS, ITEMS = 20, 60
+TOWNS = ["", "Rome", "Oslo", "Lima"]
 
 
 @dataclasses.dataclass
@@ -54,7 +55,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     history = np.concatenate([np.zeros((1, world.history.shape[1]), np.int32), world.history])
     tables = ServingTables(
         store / "user_ids.txt", store / "item_ids.txt", np.zeros((USERS + 1, 1), np.int32), history,
-        np.zeros(USERS + 2, np.int64), np.zeros(0, np.int32),
+        np.zeros(USERS + 2, np.int64), np.zeros(0, np.int32), profile_words={"town": TOWNS},
     )  # fmt: skip
     write_recommender(store, 7, ITEMS)
     tf.io.gfile.rmtree(str(store / "ranking"))
@@ -75,6 +76,7 @@ def request(world: PlantedWorld) -> dict[str, np.ndarray]:
         "retrieval_ranks": np.array([[1, 7, 30, 0], [2, 3, 4, 5]], np.float32),
         "timestamp": np.array([1_700_000_000, 0], np.int64),
         "context": np.full((2, 1), "", object),
+        "profile": np.array([[""], ["town=Lima"]], object),
     }
 
 
@@ -85,9 +87,13 @@ def in_python(exported: Exported) -> dict[str, np.ndarray]:
     candidates = np.stack([rows, [rows[0], 0, 0, rows[1]]]).astype(np.int32)
     answer = explain(
         exported.form, np.array([4, 0], np.int32), history, candidates, asked["retrieval_scores"],
-        asked["retrieval_ranks"], asked["timestamp"],
+        asked["retrieval_ranks"], asked["timestamp"], None, np.array([[0], [TOWNS.index("Lima")]], np.int32),
     )  # fmt: skip
     return {name: np.asarray(values) for name, values in answer.items()}
+
+
+def warm_ups() -> list[dict[str, np.ndarray]]:
+    return explain_requests(b"u1", [b"i%d" % row for row in range(1, 11)], [b"town=Lima"])
 
 
 def texts(values: Any) -> list:
@@ -98,7 +104,7 @@ def test_python_server_and_c_api_agree(exported: Exported):
     expected, asked = in_python(exported), request(exported.world)
     by_c = run_capi(exported.folder, [asked], EXPLAIN)[0]
     config = write_models_config(exported.store / "one.config", [ModelEntry("ranking", versions=(7,))])
-    write_warmup(exported.folder, "ranking", explain_requests(b"u1", [b"i%d" % row for row in range(1, 11)]), EXPLAIN)
+    write_warmup(exported.folder, "ranking", warm_ups(), EXPLAIN)
     with LocalServer(config) as server:
         client = Recommender(server.target).client
         by_grpc = client.predict("ranking", asked, signature_name=EXPLAIN)
@@ -136,7 +142,7 @@ def test_scores_are_those_of_ranking_and_one_set_of_weights_serves_both(exported
 
 
 def test_warm_up_records_are_answerable(exported: Exported, tmp_path: Path):
-    write_warmup(tmp_path, "ranking", explain_requests(b"u1", [b"i%d" % row for row in range(1, 11)]), EXPLAIN)
+    write_warmup(tmp_path, "ranking", warm_ups(), EXPLAIN)
     explained = tf.saved_model.load(str(exported.folder)).signatures[EXPLAIN]
     logs = list(read_warmup(tmp_path))
     assert len(logs) == 4

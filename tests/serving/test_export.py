@@ -14,15 +14,19 @@ from keras import ops
 from serving.export import RANKING, RETRIEVAL, RETRIEVAL_SCANN, export_release
 from serving.export_retrieval import RetrievalModule
 from serving.index import LOWEST, ExactIndex
+from serving.inference import predict_arrays
 from serving.partitioned_index import PartitionedIndex
 from serving.release import ReleaseError, verify_release
 from serving.request_history import ServingTables
 from serving.saved_model import operations
 from serving.scann_index import ScannIndex
+from serving.servable import Servable
+from serving.status import ServingError
 from serving.vocabulary_tables import VocabularyTables
 from serving.warmup import read_warmup
 
 USERS, ITEMS, WIDTH, LENGTH = 30, 1_200, 8, 4
+TOWNS = ["", "Rome", "Oslo", "Lima", "Bern"]
 
 
 class MeanUserTower(keras.layers.Layer):
@@ -66,17 +70,19 @@ class World:
     ranker: CountingRanker
     folder: object
 
-    def query(self, user: int, history: list[int]) -> np.ndarray:
+    def query(self, user: int, history: list[int], town: int | None = None) -> np.ndarray:
         rows = [row for row in history if row]
         mean = self.items[rows].mean(axis=0) if rows else 0.0
         user_vectors, profiles = (
             keras.ops.convert_to_numpy(weight) for weight in (self.tower.user, self.tower.profile)
         )
-        vector = user_vectors[user] + profiles[self.tables.profile[user, 0]] + mean
+        vector = user_vectors[user] + profiles[self.tables.profile[user, 0] if town is None else town] + mean
         return vector / np.linalg.norm(vector)
 
-    def expected(self, user: int, history: list[int], excluded: set[int], k: int) -> list[bytes]:
-        scores = self.items @ self.query(user, history)
+    def expected(
+        self, user: int, history: list[int], excluded: set[int], k: int, town: int | None = None
+    ) -> list[bytes]:
+        scores = self.items @ self.query(user, history, town)
         allowed = [row for row in range(1, ITEMS + 1) if row not in excluded]
         return [f"item {row}".encode() for row in sorted(allowed, key=lambda row: -scores[row])[:k]]
 
@@ -103,7 +109,9 @@ def world(tmp_path_factory):
     offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in seen])]).astype(np.int64)
     profile = np.concatenate([[[0]], rng.integers(0, 5, (USERS, 1))]).astype(np.int32)
     rows = np.array([row for line in seen for row in line], np.int32)
-    tables = ServingTables(folder / "user_ids.txt", folder / "item_ids.txt", profile, history, offsets, rows)
+    tables = ServingTables(
+        folder / "user_ids.txt", folder / "item_ids.txt", profile, history, offsets, rows, profile_words={"town": TOWNS}
+    )
     return World(tables, items, MeanUserTower(), CountingRanker(), folder)
 
 
@@ -133,9 +141,10 @@ def strings(lines: list[list[str]]) -> np.ndarray:
     return array
 
 
-def request(users, recent=None, excluded=None, k=10):
-    size = len(users)
-    inputs = {"recent_item_ids": recent or [[]] * size, "exclude_item_ids": excluded or [[]] * size}
+def request(users, recent=None, excluded=None, k=10, profile=None):
+    nothing = [[]] * len(users)
+    lists = (recent or nothing, excluded or nothing, profile or nothing)
+    inputs = dict(zip(("recent_item_ids", "exclude_item_ids", "profile"), lists, strict=True))
     arrays = {name: strings(lines) for name, lines in inputs.items()}
     return {"user_id": np.array([user.encode() for user in users], object), **arrays, "k": np.int32(k)}
 
@@ -186,6 +195,34 @@ def test_unknown_user_gets_items(world, models, name):
 
 
 @pytest.mark.parametrize("name", [RETRIEVAL, RETRIEVAL_SCANN])
+def test_a_profile_in_the_request_counts_before_the_stored_one(world, models, name):
+    said = [["town=Lima"], ["town=Bern", "shoe=44"], ["town=Atlantis"], ["Lima"], []]
+    answer = ask(models[name], request(["who?", "user 6", "user 6", "user 6", "who?"], profile=said))
+    history, seen = world.tables.history[6].tolist(), world.seen(6)
+    assert answer["item_ids"][0].tolist() == world.expected(0, [], set(), 10, town=3)
+    assert answer["item_ids"][1].tolist() == world.expected(6, history, seen, 10, town=4)
+    for line in (2, 3):
+        assert answer["item_ids"][line].tolist() == world.expected(6, history, seen, 10)
+    assert answer["item_ids"][4].tolist() == world.expected(0, [], set(), 10)
+    np.testing.assert_allclose(answer["query"][1], world.query(6, history, town=4), atol=1e-6)
+    assert len({tuple(answer["item_ids"][line]) for line in (1, 2)}) == 2
+
+
+def test_a_server_lets_a_request_leave_its_profile_out(release, models):
+    served, inputs = Servable(RETRIEVAL, 7, release.folder / RETRIEVAL / "7"), request(["user 6", "who?"])
+    whole = predict_arrays(served, "", inputs)
+    without = predict_arrays(served, "", {name: inputs[name] for name in inputs if name != "profile"})
+    assert without["item_ids"].tolist() == whole["item_ids"].tolist()
+    with pytest.raises(ServingError, match=r"need words of one line a user or of none, received lines\] \[3\]"):
+        predict_arrays(served, "", {**inputs, "profile": strings([["town=Rome"]] * 3)})
+
+
+def test_words_of_another_number_of_columns_are_refused(world):
+    with pytest.raises(ValueError, match=r"profile_words: need one entry a profile column \(1\), received town, age"):
+        dataclasses.replace(world.tables, profile_words={"town": TOWNS, "age": ["", "9"]})
+
+
+@pytest.mark.parametrize("name", [RETRIEVAL, RETRIEVAL_SCANN])
 def test_exclusions(world, models, name):
     first = ask(models[name], request(["user 6"]))["item_ids"][0]
     excluded = [one.decode() for one in first[:5]]
@@ -221,6 +258,7 @@ def rank_request(users, candidates, recent=None, scores=None):
         "retrieval_scores": given,
         "timestamp": np.arange(len(users), dtype=np.int64),
         "context": strings([[]] * len(users)),
+        "profile": strings([[]] * len(users)),
     }
 
 

@@ -194,6 +194,7 @@ def test_files_are_smaller_and_of_core_operations(world: World, tmp_path: Path):
         sizes[precision] = sum(path.stat().st_size for path in folder.rglob("variables.data*"))
         loaded = tf.saved_model.load(str(folder)).signatures["serving_default"]
         given = {"user_id": ["u3"], "recent_item_ids": [["i5"]], "exclude_item_ids": [["i6"]], "k": 10}
+        given["profile"] = np.empty((1, 0), str)
         found = loaded(**{name: tf.constant(value) for name, value in given.items()})
         expected = answers(module, ["u3"], [["i5"]])
         np.testing.assert_allclose(found["query"], expected["query"], rtol=1e-5, atol=1e-6)
@@ -218,6 +219,7 @@ def test_a_release_of_a_pruned_ranker_is_smaller_and_answers_as_it_does_in_pytho
     given = {
         "user_id": ["u4"], "recent_item_ids": np.empty((1, 0), str), "candidate_ids": [["i1", "i2", "i3"]],
         "retrieval_scores": [[0.5, 0.1, -1.0]], "timestamp": np.array([1_700_000_000]), "context": np.empty((1, 0), str),
+        "profile": np.empty((1, 0), str),
     }  # fmt: skip
     answer = loaded(**{name: tf.constant(value) for name, value in given.items()})
     rows, scores = np.array([[1, 2, 3]], np.int32), np.array([[0.5, 0.1, -1.0]], np.float32)

@@ -274,7 +274,7 @@ def test_ranking_reads_context_too_and_may_do_without(world, ranker, tmp_path):
     words = strings([["place=home", "device=phone"], ["device=fridge", ""]])
     assert predict_arrays(served, "", {**asked, "context": words})["like"].tolist() == [[12] * 2, [0] * 2]
     assert predict_arrays(served, "", asked)["like"].tolist() == [[0] * 2, [0] * 2]
-    with pytest.raises(ServingError, match="need one line a user or none, received"):
+    with pytest.raises(ServingError, match="need words of one line a user or of none"):
         predict_arrays(served, "", {**asked, "context": words[:1]})
 
 
