@@ -182,6 +182,17 @@ class Catalogue:
                 words[column] = str(vocabulary[code])
         return words
 
+    def profile_choices(self, users: int = 5, words: int = 50) -> dict[str, list[str]]:
+        """What a visitor may say of themselves: the words of each profile column that at least some users share, the most
+        frequent first; columns of more words than people can look through are left out."""
+        choices: dict[str, list[str]] = {}
+        for column, vocabulary in self._profile_words.items():
+            counts = np.bincount(self._users[f"profile_{column}"].to_numpy(), minlength=len(vocabulary))
+            shared = [code for code, word in enumerate(vocabulary) if word and counts[code] >= users]
+            if 0 < len(shared) <= words:
+                choices[column] = [str(vocabulary[code]) for code in sorted(shared, key=lambda code: -counts[code])]
+        return choices
+
     def popular(self, k: int, exclude: Iterable[str] = ()) -> list[str]:
         """Ids of the k items with the most positive training events, without the excluded ones.
 

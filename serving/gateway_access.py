@@ -21,6 +21,7 @@ SCOPES: tuple[tuple[str, frozenset[str] | None, Scope], ...] = (
     ("/v1/similar", None, "recommend"),
     ("/v1/explain", None, "recommend"),
     ("/v1/domains", None, "recommend"),
+    ("/v1/profile", None, "recommend"),
     ("/v1/items", frozenset({"GET", "HEAD"}), "recommend"),
     ("/v1/items", None, "items"),
     ("/v1/feedback", None, "feedback"),

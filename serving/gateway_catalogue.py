@@ -1,4 +1,4 @@
-"""The gateway's routes that need no model: items, domains, users, histories and media."""
+"""The gateway's routes that need no model: items, domains, profiles, users, histories and media."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from serving.gateway_messages import (
     HistoryEntry,
     HistoryReply,
     ItemReply,
+    ProfileReply,
     UserReply,
     UsersReply,
 )
@@ -24,7 +25,7 @@ from serving.live_catalogue import LiveCatalogue
 
 
 def add_catalogue_routes(app: FastAPI, catalogue: LiveCatalogue) -> None:
-    """`/v1/items/{item_id}`, `/v1/domains`, `/v1/users`, `/v1/history/{user_id}` and `/media/{path}`."""
+    """`/v1/items/{item_id}`, `/v1/domains`, `/v1/profile`, `/v1/users`, `/v1/history/{user_id}` and `/media/{path}`."""
 
     @app.get("/v1/items/{item_id:path}", summary="One item", responses={404: {"model": ErrorReply}})
     def item(item_id: str) -> ItemReply:
@@ -37,6 +38,10 @@ def add_catalogue_routes(app: FastAPI, catalogue: LiveCatalogue) -> None:
         return DomainsReply(
             domains=[DomainReply(domain=name, items=len(ids)) for name, ids in catalogue.domains.items()]
         )
+
+    @app.get("/v1/profile", summary="What a visitor may say of themselves")
+    def profile() -> ProfileReply:
+        return ProfileReply(columns=catalogue.profile_choices())
 
     @app.get("/v1/users", summary="A few users to look at")
     def users(count: Annotated[int, Query(ge=1, le=50)] = 8) -> UsersReply:

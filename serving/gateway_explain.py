@@ -14,6 +14,7 @@ from serving.gateway_errors import shown
 from serving.gateway_messages import (
     MAX_CANDIDATES,
     MAX_CONTEXT,
+    MAX_PROFILE,
     MAX_RECENT,
     ErrorReply,
     Id,
@@ -45,6 +46,7 @@ class ExplainRequest(BaseModel):
     retrieval_score: float | None = Field(None, allow_inf_nan=False, description="As the recommendation answered it.")
     retrieval_rank: int | None = Field(None, ge=1, le=MAX_CANDIDATES, description="As the recommendation answered it.")
     context: list[Pair] = Field([], max_length=MAX_CONTEXT, description="As in the recommendation.")
+    profile: list[Pair] = Field([], max_length=MAX_PROFILE, description="As in the recommendation.")
     candidates: int = Field(200, ge=1, le=MAX_CANDIDATES, description="How many items are retrieved to find it again.")
     timestamp: int | None = Field(None, ge=0, lt=2**40, description="Time of the request in UTC seconds; null = now.")
 
@@ -119,6 +121,7 @@ def add_explain_route(app: FastAPI, parts: GatewayParts) -> None:
                 candidates=request.candidates,
                 timestamp=timestamp,
                 context=dict(pairs(request.context)),
+                profile=dict(pairs(request.profile)),
                 retrieval_model=settings.retrieval_model,
                 ranking_model=settings.ranking_model,
             )

@@ -18,6 +18,7 @@ MAX_K = 100
 MAX_CANDIDATES = 1000
 MAX_ALLOWED = 1000
 MAX_CONTEXT = 32
+MAX_PROFILE = 32
 
 Id = Annotated[str, Field(max_length=MAX_ID_LENGTH)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
@@ -103,6 +104,11 @@ class RecommendRequest(BaseModel):
     context: list[Pair] = Field(
         [], max_length=MAX_CONTEXT, description="What is known of the moment, as in 'device=phone'."
     )
+    profile: list[Pair] = Field(
+        [],
+        max_length=MAX_PROFILE,
+        description="Who asks, as in 'country=DE'; counts before what is stored of the user, column by column.",
+    )
     k: int = Field(10, ge=1, le=MAX_K, description="Length of the list.")
     candidates: int = Field(200, ge=1, le=MAX_CANDIDATES, description="How many items are retrieved and then ranked.")
     timestamp: int | None = Field(None, ge=0, lt=2**40, description="Time of the request in UTC seconds; null = now.")
@@ -172,6 +178,12 @@ class DomainsReply(BaseModel):
     """The parts of the catalogue that its items name as their domain, the largest first."""
 
     domains: list[DomainReply]
+
+
+class ProfileReply(BaseModel):
+    """What a visitor may say of themselves: the words of each profile column that several users share."""
+
+    columns: dict[str, list[str]]
 
 
 class HistoryEntry(BaseModel):

@@ -91,6 +91,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
             allow_item_ids=allowed,
             policy={name: float(value) for name, value in pairs(request.policy)},
             context=dict(pairs(request.context)),
+            profile=dict(pairs(request.profile)),
         )
     except ServingError as error:
         reason = error.code.name

@@ -122,6 +122,9 @@ class LiveCatalogue:
     def profile(self, user_id: str) -> dict[str, str]:
         return self._base.profile(user_id)
 
+    def profile_choices(self) -> dict[str, list[str]]:
+        return self._base.profile_choices()
+
     def popular(self, k: int, exclude: Iterable[str] = ()) -> list[str]:
         """As `Catalogue.popular`, without deleted items. Nothing is known of how popular an added one is."""
         return self._base.popular(k, {*exclude, *self._deleted})

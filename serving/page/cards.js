@@ -100,6 +100,7 @@ function why(entry, user) {
     part.dataset.asked = "yes";
     body.replaceChildren(make("p", {}, "Asking the model…"));
     const asked = new URLSearchParams({ user, session_id: SESSION, item: entry.item.item_id, retrieval_score: entry.retrieval_score, retrieval_rank: entry.retrieval_rank });
+    for (const word of saidProfile(user)) asked.append("profile", word);
     try {
       body.replaceChildren(...reasons(await ask(`/v1/explain?${asked}`)), ...figures(entry));
     } catch (error) {

@@ -3,7 +3,7 @@ const NEW_VISITOR = "a-new-visitor";
 const SESSION = kept("session", () => String(Math.random()).slice(2) + Date.now());
 const VARIETY = ["as released", "a little more", "more", "much more", "wide", "as wide as can be"];
 const LARGEST_FILE = 16 * 2 ** 20;
-let turn = 0, before = null, sampled = null;
+let turn = 0, before = null, sampled = null, stranger = null;
 
 const say = (text) => { find("status").textContent = text; };
 const pageLength = () => Number(find("count").value);
@@ -12,7 +12,24 @@ const chosenDomain = () => document.querySelector("#domains input:checked")?.val
 
 function request(user) {
   const step = Number(find("variety").value);
-  return { user_id: user, session_id: SESSION, k: pageLength(), domain: chosenDomain(), policy: step ? [`mmr_lambda=${(1 - 0.13 * step).toFixed(2)}`] : [] };
+  return { user_id: user, session_id: SESSION, k: pageLength(), domain: chosenDomain(), profile: saidProfile(user), policy: step ? [`mmr_lambda=${(1 - 0.13 * step).toFixed(2)}`] : [] };
+}
+
+/* Only whom nobody knows is asked who they are: of the others it is known. */
+const saidProfile = (user) => stranger !== user ? [] : [...document.querySelectorAll("#profile select")]
+  .filter((select) => select.value).map((select) => `${select.name}=${select.value}`);
+
+function profileChoice(column, words) {
+  const select = make("select", { name: column, id: `profile-${column}` }, make("option", { value: "" }, "not said"), ...words.map((word) => make("option", { value: word }, word)));
+  select.addEventListener("change", () => show(userId()));
+  return make("div", { className: "count" }, make("label", { htmlFor: select.id }, column.replaceAll("_", " ")), select);
+}
+
+function askWho(answer, user) {
+  if (answer.fallback) return;
+  if (stranger !== user) for (const select of document.querySelectorAll("#profile select")) select.value = "";
+  stranger = answer.known_user ? null : user;
+  find("profile").hidden = stranger === null || !find("profile").querySelector("select");
 }
 
 function showHistory(history) {
@@ -58,10 +75,12 @@ function showRecommended(answer, user) {
   showNotice(answer);
   showTiming(answer);
   showSample();
+  askWho(answer, user);
   find("back").hidden = true;
   find("results-title").textContent = "Recommended";
   find("results-note").textContent = answer.fallback ? "Popular items stand in for the model."
     : answer.known_user ? "Chosen for this user. A like, a purchase or a skip changes the list at once."
+    : saidProfile(user).length ? "This user was never seen: what suits someone who says this of themselves."
     : "This user was never seen, so this is a cold start: what suits someone unknown.";
 }
 
@@ -156,8 +175,10 @@ function sayVariety() {
 
 /* What a key does not open stays away: users need more rights than recommendations do. */
 async function choices() {
-  const [{ users }, { domains }] = await Promise.all([
-    ask("/v1/users?count=6").catch(() => ({ users: [] })), ask("/v1/domains").catch(() => ({ domains: [] }))]);
+  const [{ users }, { domains }, { columns }] = await Promise.all([
+    ask("/v1/users?count=6").catch(() => ({ users: [] })), ask("/v1/domains").catch(() => ({ domains: [] })),
+    ask("/v1/profile").catch(() => ({ columns: {} }))]);
+  find("profile").replaceChildren(find("profile").firstElementChild, ...Object.entries(columns).map((each) => profileChoice(...each)));
   find("domains").hidden = domains.length < 2;
   find("domains").replaceChildren(find("domains").firstElementChild, domainChoice("", "all"),
     ...domains.map((each) => domainChoice(each.domain, each.domain)));

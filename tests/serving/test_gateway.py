@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
+import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving.catalogue import Catalogue
 from serving.gateway import GatewaySettings, create_app
 from serving.gateway_messages import MAX_EXCLUDED
 from serving.status import ServingError
@@ -344,6 +347,29 @@ def test_lists_policies_and_context_reach_the_models(client: TestClient, fake: F
     ):
         refused = client.post("/v1/recommend", json={field: [value]})
         assert refused.status_code == 422 and words in refused.json()["error"], refused.json()
+
+
+def test_a_visitor_may_say_who_they_are(client: TestClient, fake: FakeRecommender) -> None:
+    for body, told in (({"profile": ["tier=plus", "age=31"]}, {"tier": "plus", "age": "31"}), ({}, {})):
+        assert client.post("/v1/recommend", json={"user_id": "nobody", **body}).status_code == 200
+        assert fake.calls[-1]["profile"] == told
+        client.get("/v1/explain", params={"user": "nobody", "item": "i3", **body})
+        assert fake.calls[-1]["profile"] == told
+    refused = client.post("/v1/recommend", json={"profile": ["plus"]})
+    assert refused.status_code == 422 and "must be 'name=value'" in refused.json()["error"]
+    assert client.get("/v1/profile").json() == {"columns": {}}, "what one user alone says would tell who they are"
+
+
+def test_profile_words_that_several_users_share_are_offered(tmp_path: Path) -> None:
+    run_folder = write_folders(tmp_path)[0] / "ingest"
+    users = pd.DataFrame({"user_id": ["", *(f"u{row}" for row in range(1, 20))]})
+    codes = np.array([0, *[1] * 5, *[2] * 9, *[3] * 4, 0], np.int32)
+    users.assign(profile_tier=codes, profile_town=codes).to_parquet(run_folder / "users.parquet")
+    words = {"tier": ["", "plus", "free", "rare"], "town": ["", *(f"town {row}" for row in range(60))]}
+    (run_folder / "profile_vocabulary.json").write_text(json.dumps(words))
+    catalogue = Catalogue(run_folder, None)
+    assert catalogue.profile_choices() == {"tier": ["free", "plus"], "town": ["town 1", "town 0"]}
+    assert catalogue.profile_choices(users=1, words=2) == {}
 
 
 def test_popular_items_keep_to_the_list_too(client: TestClient, fake: FakeRecommender) -> None:

@@ -29,6 +29,8 @@ PICTURES = Path(__file__).resolve().parents[2] / "runs" / "test-pages"
 """Where screenshots go."""
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
 FOCUSED = "element => element === document.activeElement"
+SCORES = """async (profile) => (await ask("/v1/recommend", { user_id: NEW_VISITOR, k: 12, profile })).items
+  .map((entry) => [entry.item.item_id, entry.score])"""
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,28 @@ def test_similar_items_domains_and_variety(browser, shop, run):
             "names => [...document.querySelectorAll('#items h3')].some((node, place) => node.innerText !== names[place])",
             arg=first,
         )
+
+
+def test_a_new_visitor_may_say_who_they_are(browser, shop):
+    with visit(browser, shop[1], "phone") as page:
+        settled(page)
+        assert page.locator("#profile").is_hidden(), "of a user it is known"
+        page.get_by_role("button", name="A new visitor never seen").click()
+        settled(page, "items for a-new-visitor")
+        scores = page.evaluate(SCORES, [])
+        choice = page.get_by_label("country")
+        country = choice.locator("option").nth(1).inner_text()
+        with page.expect_request(lambda request: request.url.endswith("/v1/recommend")) as sent:
+            choice.select_option(country)
+        assert sent.value.post_data_json["profile"] == [f"country={country}"]
+        expect(page.locator("#results-note")).to_contain_text("someone who says this of themselves")
+        assert page.evaluate(SCORES, [f"country={country}"]) != scores
+        check(page, "visitor-phone")
+        with page.expect_request(lambda request: "/v1/explain" in request.url) as asked:
+            page.locator("#items summary").first.click()
+        assert httpx.URL(asked.value.url).params.get_list("profile") == [f"country={country}"]
+        page.locator("#examples button").first.click()
+        expect(page.locator("#profile")).to_be_hidden()
 
 
 def test_a_keyboard_is_enough(browser, shop, run):
