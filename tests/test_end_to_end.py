@@ -192,7 +192,7 @@ def text(value) -> str:
 
 
 def test_export_equals_the_towers_in_python(finished):
-    """The release answers for a request's own recent items what the towers say before any export."""
+    """The release answers for a request's own recent items and profile what the towers say before any export."""
     from pipeline.served import load_served
 
     run, _, _ = finished
@@ -200,7 +200,11 @@ def test_export_equals_the_towers_in_python(finished):
     assert served.ensemble is not None
     history = np.zeros((1, served.history_length), np.int32)
     history[0, :3] = [5, 9, 2]
-    query = served.queries(dataset.profile, np.array([0], np.int32), history)
+    profile = dataset.profile.copy()
+    profile[0] = profile[5]  # somebody who says that they are as user 5 is
+    codes = zip(dataset.schema.profile, profile[5], strict=True)
+    said = [f"{column}={dataset.profile_vocabulary[column][code]}" for column, code in codes]
+    query = served.queries(profile, np.array([0], np.int32), history)
     scores = (query @ served.items.T)[0]
     scores[[0, 5, 9, 2]] = -np.inf
     expected = dataset.items["item_id"].to_numpy()[np.argsort(-scores, kind="stable")[:10]].tolist()
@@ -211,6 +215,7 @@ def test_export_equals_the_towers_in_python(finished):
         "recent_item_ids": strings([ids.iloc[row] for row in (5, 9, 2)]),
         "exclude_item_ids": np.empty((1, 0), object),
         "k": np.array(10, np.int32),
+        "profile": strings(said),
     }
     for name in ("retrieval", "retrieval_scann"):
         answer = run_capi(release.folder / name / "1", [request])[0]
@@ -281,7 +286,7 @@ def test_a_forgotten_user_is_a_stranger_to_the_next_release(finished, source, tm
     user, other = str(users.iloc[7]), str(users.iloc[8])
     request = {
         "user_id": np.array([user, other, "nobody"], object), "recent_item_ids": strings([""], [""], [""]),
-        "exclude_item_ids": strings([""], [""], [""]), "k": np.array(9, np.int32),
+        "exclude_item_ids": strings([""], [""], [""]), "k": np.array(9, np.int32), "profile": strings([""], [""], [""]),
     }  # fmt: skip
     before = run_capi(out / "releases/1/retrieval/1", [request])[0]
     assert before["item_ids"][0].tolist() != before["item_ids"][2].tolist()
