@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from serving.gateway_messages import Id, ItemId, KeptId
+from serving.request_fields import Id, ItemId, KeptId
 
 MAX_EVENTS = 500
 FUTURE_SECONDS = 300

@@ -11,20 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from serving.explanation import Explanation
 from serving.gateway_catalogue import item_reply
 from serving.gateway_errors import shown
-from serving.gateway_messages import (
-    MAX_CANDIDATES,
-    MAX_CONTEXT,
-    MAX_PROFILE,
-    MAX_RECENT,
-    ErrorReply,
-    Id,
-    ItemId,
-    ItemReply,
-    Pair,
-    RecommendRequest,
-)
+from serving.gateway_messages import ErrorReply, ItemReply, RecommendRequest
 from serving.gateway_parts import GatewayParts
 from serving.gateway_recommend import pairs, recent_items
+from serving.request_fields import MAX_CANDIDATES, MAX_CONTEXT, MAX_PROFILE, MAX_RECENT, Id, ItemId, Pair
 from serving.status import ServingError
 
 

@@ -15,11 +15,12 @@ from data.durable_file import ContentStoreError
 from data.media import MediaError
 from serving.gateway_errors import shown
 from serving.gateway_log import note
-from serving.gateway_messages import Base64, ErrorReply, KeptId
+from serving.gateway_messages import ErrorReply
 from serving.gateway_parts import GatewayParts
 from serving.live_items import TooManyItemsError
 from serving.live_items_content import media_suffix
 from serving.live_items_log import LiveItem
+from serving.request_fields import Base64, KeptId
 from serving.status import ServingError
 
 MODALITIES = ("image", "audio", "video")

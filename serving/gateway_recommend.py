@@ -12,10 +12,11 @@ from fastapi import FastAPI, Query
 
 from serving.gateway_catalogue import item_reply
 from serving.gateway_log import FIELDS, note
-from serving.gateway_messages import MAX_EXCLUDED, RankedReply, RecommendReply, RecommendRequest
+from serving.gateway_messages import RankedReply, RecommendReply, RecommendRequest
 from serving.gateway_parts import GatewayParts, owners
 from serving.gateway_session import Session
 from serving.live_catalogue import LiveCatalogue
+from serving.request_fields import MAX_EXCLUDED
 from serving.status import ServingError
 
 logger = logging.getLogger(__name__)

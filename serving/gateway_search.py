@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving.gateway_catalogue import item_reply
 from serving.gateway_errors import shown
 from serving.gateway_log import FIELDS, note
-from serving.gateway_messages import MAX_EXCLUDED, MAX_K, ErrorReply, ItemId, ItemReply
+from serving.gateway_messages import ErrorReply, ItemReply
 from serving.gateway_parts import GatewayParts
+from serving.request_fields import MAX_EXCLUDED, MAX_K, ItemId
 from serving.status import ServingError
 
 logger = logging.getLogger(__name__)

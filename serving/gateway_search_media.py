@@ -16,11 +16,12 @@ from data.image_decoder import decode_image
 from data.media import MediaError
 from serving.gateway_errors import shown
 from serving.gateway_guard import MEDIA_SEARCH_PATH
-from serving.gateway_messages import MAX_EXCLUDED, MAX_K, Base64, ErrorReply, ItemId
+from serving.gateway_messages import ErrorReply
 from serving.gateway_parts import GatewayParts
 from serving.gateway_search import FoundItemsReply, found_items, popular_items
 from serving.live_items_content import read_clip
 from serving.new_items import NewItem
+from serving.request_fields import MAX_EXCLUDED, MAX_K, Base64, ItemId
 from serving.status import ServingError
 
 PIXELS = 512

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from serving.catalogue import Catalogue
 from serving.gateway import GatewaySettings, create_app
-from serving.gateway_messages import MAX_EXCLUDED
+from serving.request_fields import MAX_EXCLUDED
 from serving.status import ServingError
 from tests.serving.fake_recommender import FakeRecommender
 from tests.serving.gateway_folders import CLIP, ITEMS, write_folders
