@@ -205,7 +205,9 @@ def _new_file(folder: Path) -> IO[bytes]:
     """A new log file, held by this process."""
     (folder / WRITTEN).mkdir(parents=True, exist_ok=True)
     while True:
-        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:12]}.jsonl"
+        # To the nanosecond: whoever sends files on, the oldest first, goes by their names.
+        seconds, part = divmod(time.time_ns(), 10**9)
+        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}{part:09d}-{uuid.uuid4().hex[:12]}.jsonl"
         file = open(folder / WRITTEN / name, "xb", buffering=0)  # noqa: SIM115 - stays open as long as it is written
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:  # nobody took it over before it was locked
