@@ -59,7 +59,8 @@ def night(tmp_path_factory):
 def fresh_process(day, out, settings):
     """A job in a process that has done nothing before but import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.job", "pipeline.stages", "serving.export", "pipeline.export_stage"])
+    # Not what `serving.export` imports: that makes tensors, and TensorFlow, once in use, does not survive a fork.
+    context.set_forkserver_preload(["pipeline.job", "pipeline.job_training"])
     process = context.Process(target=run_in_process, args=(day, out, settings))
     process.start()
     return process
