@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from serving.export import RANKING, RECOMMEND, RETRIEVAL, RETRIEVAL_SCANN
 from serving.models_config import read_models_config
 from serving.release import publish
 from serving.release_manifest import Release, ReleaseError, read_release
-from serving.saved_model import SUFFIX, stamp
+from serving.saved_model import stamp
+from serving.saved_model_again import VARIABLES, declared_variables, write_variables
 
 OVERLAID = (RETRIEVAL, RETRIEVAL_SCANN, RANKING, RECOMMEND)
 """Models that hold what is known of users; every other model of the release stays as it is."""
-VARIABLES = Path("variables") / "variables"
 
 
 def publish_overlay(
@@ -67,51 +66,27 @@ def replace_variables(folder: Path, values: Mapping[str, np.ndarray]) -> list[st
     Raises:
         ReleaseError: a value of a shape that the graph does not take.
     """
-    reader = tf.train.load_checkpoint(str(folder / VARIABLES))
-    types, shapes = reader.get_variable_to_dtype_map(), _declared_shapes(folder)
-    names, tensors, replaced = sorted(types), [], []
-    for name in names:
-        path = name.removesuffix(SUFFIX)
-        if path not in values:
-            tensors.append(tf.convert_to_tensor(reader.get_tensor(name)))
-            continue
-        value = np.asarray(values[path], types[name].as_numpy_dtype)
-        if not shapes[path].is_compatible_with(value.shape):
+    graph = (folder / "saved_model.pb").read_bytes()
+    declared = declared_variables(saved_model_pb2.SavedModel.FromString(graph))
+    replaced = {path: np.asarray(values[path], tf.as_dtype(declared[path].dtype).as_numpy_dtype)
+                for path in sorted(values) if path in declared}  # fmt: skip
+    for path, value in replaced.items():
+        shape = tf.TensorShape(declared[path].shape)
+        if not shape.is_compatible_with(value.shape):
             raise ReleaseError(
-                f"{folder}: {path} must have the shape {shapes[path]}, received {value.shape}; export the release again, "
+                f"{folder}: {path} must have the shape {shape}, received {value.shape}; export the release again, "
                 f"with the present code and from the same run"
             )
-        tensors.append(tf.constant(value))
-        replaced.append(path)
     if replaced:
         fresh = folder / "variables" / ".new"
         fresh.mkdir()
-        tf.raw_ops.SaveV2(
-            prefix=str(fresh / VARIABLES.name), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
-        )
+        write_variables(folder / VARIABLES, fresh / VARIABLES.name, replaced)
         for file in sorted(fresh.iterdir()):
             file.replace(folder / "variables" / file.name)
         fresh.rmdir()
         (folder / "fingerprint.pb").unlink()  # it may be a link to the base's
-        stamp(folder, (folder / "saved_model.pb").read_bytes())
-    return replaced
-
-
-def _declared_shapes(folder: Path) -> dict[str, tf.TensorShape]:
-    """The shape that the graph gives each variable, by its path; None along an axis that may be of any length."""
-    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    nodes = saved.meta_graphs[0].object_graph_def.nodes
-    shapes: dict[str, tf.TensorShape] = {}
-    waiting, seen = collections.deque([("", 0)]), {0}
-    while waiting:  # breadth first, as TensorFlow names what can be reached in two ways
-        path, place = waiting.popleft()
-        if nodes[place].WhichOneof("kind") == "variable":
-            shapes[path] = tf.TensorShape(nodes[place].variable.shape)
-        for child in nodes[place].children:
-            if child.node_id not in seen or nodes[child.node_id].WhichOneof("kind") == "variable":
-                seen.add(child.node_id)
-                waiting.append((f"{path}/{child.local_name}".lstrip("/"), child.node_id))
-    return shapes
+        stamp(folder, graph)
+    return list(replaced)
 
 
 def _renumber(source: Path, target: Path, before: int, after: int) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import saved_model_pb2, saved_object_graph_pb2
 
 from serving.saved_model import SUFFIX, stamp
+
+VARIABLES = Path("variables") / "variables"
+"""Of a SavedModel: what the names of the files with its variables begin with."""
 
 
 def write_again(
@@ -42,10 +46,6 @@ def write_again(
         raise FileExistsError(f"folder: must not exist yet, received {folder}; remove it or take another")
     graph = (previous / "saved_model.pb").read_bytes()
     check_variables(saved_model_pb2.SavedModel.FromString(graph), values)
-    reader = tf.train.load_checkpoint(str(previous / "variables" / "variables"))
-    names = sorted(reader.get_variable_to_shape_map())
-    tensors = [tf.constant(values[path] if (path := name.removesuffix(SUFFIX)) in values else reader.get_tensor(name))
-               for name in names]  # fmt: skip
     for before, after in renamed.items():
         if len(before) != len(after) or before not in graph:
             raise ValueError(
@@ -60,13 +60,37 @@ def write_again(
         (folder / "assets").mkdir()
         for file in (previous / "assets").iterdir():
             (folder / "assets" / file.name).write_bytes(assets.get(file.name) or file.read_bytes())
-        prefix = str(folder / "variables" / "variables")
-        tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+        write_variables(previous / VARIABLES, folder / VARIABLES, values)
         (folder / "saved_model.pb").write_bytes(graph)
         stamp(folder, graph)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def write_variables(source: Path, prefix: Path, values: Mapping[str, np.ndarray]) -> None:
+    """Writes the variables under `source` once more under `prefix`, with `values` in those that they name by path."""
+    reader = tf.train.load_checkpoint(str(source))
+    names = sorted(reader.get_variable_to_shape_map())
+    tensors = [tf.constant(values[path] if (path := name.removesuffix(SUFFIX)) in values else reader.get_tensor(name))
+               for name in names]  # fmt: skip
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+
+
+def declared_variables(graph: saved_model_pb2.SavedModel) -> dict[str, saved_object_graph_pb2.SavedVariable]:
+    """What a graph declares of each variable, by its path: type, and shape, -1 along an axis that may be of any length."""
+    nodes = graph.meta_graphs[0].object_graph_def.nodes
+    found: dict[str, saved_object_graph_pb2.SavedVariable] = {}
+    waiting, seen = collections.deque([("", 0)]), {0}
+    while waiting:  # breadth first, as TensorFlow names what can be reached in two ways
+        path, place = waiting.popleft()
+        if nodes[place].WhichOneof("kind") == "variable":
+            found[path] = nodes[place].variable
+        for child in nodes[place].children:
+            if child.node_id not in seen or nodes[child.node_id].WhichOneof("kind") == "variable":
+                seen.add(child.node_id)
+                waiting.append((f"{path}/{child.local_name}".lstrip("/"), child.node_id))
+    return found
 
 
 def check_variables(graph: saved_model_pb2.SavedModel, values: Mapping[str, np.ndarray]) -> None:
@@ -78,14 +102,12 @@ def check_variables(graph: saved_model_pb2.SavedModel, values: Mapping[str, np.n
     Raises:
         ValueError: the first that it would not.
     """
-    nodes = graph.meta_graphs[0].object_graph_def.nodes
+    declared = declared_variables(graph)
     for path, value in values.items():
-        node = nodes[0]
-        for name in path.split("/"):
-            node = next((nodes[child.node_id] for child in node.children if child.local_name == name), None)
-            if node is None:
-                raise ValueError(f"values: {path} is no variable of the model; trace it instead")
-        shape, dtype, given = tf.TensorShape(node.variable.shape), tf.as_dtype(node.variable.dtype), tf.constant(value)
+        if path not in declared:
+            raise ValueError(f"values: {path} is no variable of the model; trace it instead")
+        shape, dtype = tf.TensorShape(declared[path].shape), tf.as_dtype(declared[path].dtype)
+        given = tf.constant(value)
         if given.dtype != dtype or not shape.is_compatible_with(given.shape):
             raise ValueError(
                 f"values: {path} was {dtype.name} {shape} and is {given.dtype.name} {given.shape}; trace the model instead"
