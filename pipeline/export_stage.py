@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.examples import interactions, positive_histories
 from pipeline.policy_facts import policy_tables
 from pipeline.policy_stage import load_policy
 from pipeline.raw_models import GRAPHS, RawModels, graphs_of, raw_models
-from pipeline.served import load_served
+from pipeline.served import Served, load_served
 from pipeline.stage import digest, read_manifest
 from pipeline.store_encoders import READY_MADE
 from ranking.serving_form import RankingServingForm
@@ -55,6 +56,27 @@ def _profile_words(dataset: Dataset) -> dict[str, list[str]]:
     return words if all(len(words[name]) == size for name, size in dataset.schema.profile.items()) else {}
 
 
+def prepare(
+    dataset: Dataset,
+    run: Path,
+    config: Config,
+    served: Served,
+    store: FeatureStore | None,
+    search: bool,
+    previous: Path | None,
+) -> tuple[ServingTables, RawModels, dict[str, Any]]:
+    """What a release has that follows from no ranker: tables, models of raw content, and their part of its details."""
+    raw, graphs, encoders = RawModels(), "", {}
+    if store is not None:
+        before = None if previous is None else read_release(previous)
+        raw = raw_models(run, served, store, config, search=search, previous=before)
+        graphs = graphs_of(served, store, run, config.serving.precision)
+        stored = {name: store.info["modalities"][name]["encoder"] for name in store.modalities}
+        encoders = {name: encoder for name, encoder in stored.items() if encoder != READY_MADE}
+    tables = serving_tables(dataset, run / "ingest", served.two_tower.config.history_length)
+    return tables, raw, {"encoders": encoders, GRAPHS: graphs}
+
+
 def export_stage(
     dataset: Dataset,
     run: Path,
@@ -65,6 +87,7 @@ def export_stage(
     first: int = 1,
     releases: Path | None = None,
     previous: Path | None = None,
+    ready: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Publish the next version under `<run>/releases`, unless the newest one already holds exactly these models.
 
@@ -77,8 +100,14 @@ def export_stage(
         first: number of the first release of the folder.
         releases: another folder to publish in than the run's own.
         previous: an earlier release, whose graphs of raw content are taken over where they would be the same.
+        ready: called once everything is read that follows from towers and index alone, and returns when ranker and policy are
+            there: a job that still trains them begins here.
     """
     releases, served = releases or run / "releases", load_served(run)
+    prepared = None
+    if ready is not None:
+        prepared = prepare(dataset, run, config, served, store, search, previous)
+        ready()
     stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
     made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
     made_from["raw"] = "" if store is None else "item_encoder content_search"
@@ -95,17 +124,11 @@ def export_stage(
         if newest is not None and newest.manifest["details"].get("made_from") == made_from:
             return {"version": newest.version, "fingerprint": newest.fingerprint, "published_before": True}
     ensemble, two_tower = served.ensemble, served.two_tower
-    raw, graphs, encoders = RawModels(), "", {}
-    if store is not None:
-        before = None if previous is None else read_release(previous)
-        raw = raw_models(run, served, store, config, search=search, previous=before)
-        graphs = graphs_of(served, store, run, config.serving.precision)
-        stored = {name: store.info["modalities"][name]["encoder"] for name in store.modalities}
-        encoders = {name: encoder for name, encoder in stored.items() if encoder != READY_MADE}
+    tables, raw, details = prepared or prepare(dataset, run, config, served, store, search, previous)
     release = export_release(
         releases,
         versions[-1] + 1 if versions else first,
-        tables=serving_tables(dataset, run / "ingest", two_tower.config.history_length),
+        tables=tables,
         user_tower=two_tower.user_tower if ensemble is None else ensemble.user_tower,
         linear_history=None if ensemble is None else ensemble.linear.history,
         index=load_index(run / "index", "stock"),
@@ -123,7 +146,7 @@ def export_stage(
         precision=config.serving.precision,
         prune=config.serving.prune,
         counts={"raw_modalities": len(raw.item_encoder.encoders)} if raw.item_encoder else {},
-        details={"made_from": made_from, "encoders": encoders, GRAPHS: graphs},
+        details={"made_from": made_from, **details},
     )
     return {
         "version": release.version,

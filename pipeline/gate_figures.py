@@ -28,7 +28,7 @@ from pipeline.rank_requests import answer, order_by, propose
 from pipeline.ranking_lists import retrieve_fold
 from pipeline.ranking_stage import ranking_config
 from pipeline.segments import MINIMUM_USERS, Segment, domain_groups, find_segments, popularity_groups
-from pipeline.served import load_served, served_folder
+from pipeline.served import served_folder, served_history_length
 from pipeline.training_record import read_records
 from ranking.config import RankingConfig
 
@@ -55,7 +55,7 @@ def judge_job(
     """
     known, settings = config.evaluation.mask_splits, ranking_config(config)
     check_retrieval(dataset, read_records(served_folder(run)), "test")
-    lengths = [load_served(folder).history_length for folder in (run, parent) if folder is not None]
+    lengths = [served_history_length(folder) for folder in (run, parent) if folder is not None]
     requests = make_requests(dataset, "test", known_splits=known, history_length=max(*lengths, settings.history_length))
     contestants = {CANDIDATE: candidate_of(dataset, run, config.index.kind)}
     if parent is not None:

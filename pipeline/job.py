@@ -15,6 +15,7 @@ from data.durable_file import sync
 from pipeline.check import STOP
 from pipeline.config import Config
 from pipeline.gate import DECISION, explain
+from pipeline.job_export import Exporter
 from pipeline.job_lock import JobLock, held
 from pipeline.job_record import (
     JOBS,
@@ -41,7 +42,15 @@ REMAINS = (RECORD, OUTCOME, "checks", "gate", "judge", "report.json", "report.ht
 Say = Callable[[str], None]
 
 
-def run_job(source: Path, out: Path, config: Config, *, full: bool = False, say: Say = print) -> dict[str, Any]:
+def run_job(
+    source: Path,
+    out: Path,
+    config: Config,
+    *,
+    full: bool = False,
+    say: Say = print,
+    exporter: Exporter | None = None,
+) -> dict[str, Any]:
     """Do the next job of a run folder, or go on with the one that was interrupted.
 
     The same data, settings and release as those of a finished job are the same job: its outcome is returned, nothing is
@@ -50,6 +59,7 @@ def run_job(source: Path, out: Path, config: Config, *, full: bool = False, say:
     Args:
         source: dataset folder. out: run folder, with `releases/` and `jobs/`; may be empty, for the first release.
         full: train everything from nothing; ids keep their rows all the same.
+        exporter: a process that has been begun for this job's export; one of its own unless given.
 
     Returns: the outcome, as `outcome.json` in the job's folder has it.
 
@@ -67,7 +77,8 @@ def run_job(source: Path, out: Path, config: Config, *, full: bool = False, say:
             say(f"[job {record.name}] {finished['outcome']} before; nothing is new")
             return finished
         say(f"[job {record.name}] from {record.parent or 'nothing'}{', in full' if record.full else ''}")
-        outcome = work(source, out, config, record, folder, lock, say)
+        with exporter or Exporter() as process:
+            outcome = work(source, out, config, record, folder, lock, process, say)
         write_outcome(folder, outcome)
         write_job_report(folder, source, say)
         clear_up(out, config.job.keep)
@@ -132,7 +143,7 @@ def deciding(config: Config) -> dict[str, Any]:
 
 
 def work(
-    source: Path, out: Path, config: Config, record: JobRecord, folder: Path, lock: JobLock, say: Say
+    source: Path, out: Path, config: Config, record: JobRecord, folder: Path, lock: JobLock, exporter: Exporter, say: Say
 ) -> dict[str, Any]:
     """Every stage in order; each is whole or not at all, so that a job goes on where it was killed."""
     from serving.release import list_releases
@@ -146,8 +157,9 @@ def work(
         raise StageError("job: encoders that train (encoders.*.train) know the events of their run; use --full, or 'none'.")
     parent = out / record.parent if record.parent else None
     versions = list_releases(out / "releases")
+    version = versions[-1] + 1 if versions else 1
     run = JobRun(
-        source, folder, config, say, parent=parent, full=record.full, version=versions[-1] + 1 if versions else 1
+        source, folder, config, say, parent=parent, full=record.full, version=version, exporter=exporter
     )
 
     def step(stage: Callable[[], Any]) -> Any:
@@ -164,8 +176,8 @@ def work(
     if checked.manifest["counts"]["decision"] == STOP:
         why = "; ".join(checked.manifest["counts"]["stopped_by"])
         return lineage | {"outcome": STOPPED, "why": why, "release": None, "seconds": seconds_of(folder), **kept(out)}
-    for stage in (run.train_retrieval, run.train_linear, run.train_search, run.index, run.train_ranking, run.choose_policy,
-                  run.judge, run.export):  # fmt: skip
+    for stage in (run.train_retrieval, run.train_linear, run.train_search, run.index, run.begin_export, run.train_ranking,
+                  run.choose_policy, run.judge, run.export):  # fmt: skip
         step(stage)
     decided: StageResult = step(run.decide)
     if not decided.manifest["counts"]["publish"]:

@@ -35,13 +35,17 @@ def job(
     from data.validation import DatasetError
     from pipeline.config import load_config
     from pipeline.job import EXIT_CODES, run_job
+    from pipeline.job_export import begun_early
     from pipeline.job_lock import LockedError
     from pipeline.stage import StageError
     from serving.release_manifest import ReleaseError
 
     settings = load_config(config, set_ or [])
     try:
-        outcome = run_job(data, out, settings, full=full, say=lambda line: typer.echo(line, err=True))
+        with begun_early() as exporter:
+            outcome = run_job(
+                data, out, settings, full=full, say=lambda line: typer.echo(line, err=True), exporter=exporter
+            )
     except LockedError as error:
         typer.echo(f"locked: {error}", err=True)
         raise typer.Exit(EXIT_CODES["locked"]) from None

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from pipeline.job_export import Exporter
 from pipeline.stages import Run
 
 
@@ -17,11 +18,13 @@ class JobFolder(Run):
         parent: the run folder whose models are released now; None = there is none yet.
         full: train everything from nothing, as for the first release; rows keep their numbers all the same.
         version: number that the candidate gets.
+        exporter: the process that exports it.
     """
 
     parent: Path | None = None
     full: bool = False
     version: int = 1
+    exporter: Exporter = dataclasses.field(default_factory=Exporter)
 
     @property
     def warm(self) -> Path | None:

@@ -7,12 +7,13 @@ from typing import Any
 
 from data.dataset import Dataset
 from data.ingest import IngestOptions, ingest
+from pipeline.config import Config
 from pipeline.content_stages import quarantined
 from pipeline.grow_vocabulary import grow_dataset, split_newest
 from pipeline.job_record import released_folder
 from pipeline.job_training import JobTraining
 from pipeline.progress import progress_bar
-from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint
+from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint, read_manifest
 
 CHECKS = ("check", "new_data", "data_checks", "data_checks_events", "data_checks_media", "drift")
 GATE = ("gate", "gate_figures", "gate_contestants")
@@ -72,6 +73,7 @@ class JobRun(JobTraining):
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.gate_figures import judge_job
 
+            self.exporter.go_on()  # neither knows of the other
             with progress_bar("judge", single=True) as progress:
                 return judge_job(self.dataset(), self.store(), self.folder, self.parent, out, self.config, progress)
 
@@ -79,14 +81,22 @@ class JobRun(JobTraining):
         code = code_fingerprint("ranking", *files(*GATE, "order_quality", "probability_quality", "exposure_quality"))
         return self.run("judge", work, {"masked": self.config.evaluation.mask_splits}, {**inputs, "code": code})
 
+    def begin_export(self) -> None:
+        """Let what the candidate needs beside a ranker be read while that one trains."""
+        if read_manifest(self.folder / "export") is None:
+            self.exporter.begin(*self._to_export())
+
+    def _to_export(self) -> tuple[Path, Path, Config, int, Path | None]:
+        previous = None if self.warm is None else released_folder(self.warm)
+        return self.source, self.folder, self.config, self.version, previous
+
     def export(self) -> StageResult:
         """The candidate as a whole release in the job's own folder, with the number it will have."""
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            from pipeline.job_export import export_apart
-
-            previous = None if self.warm is None else released_folder(self.warm)
-            return export_apart(self.source, self.folder, self.config, self.version, previous)
+            self.exporter.begin(*self._to_export())
+            self.exporter.go_on()
+            return self.exporter.finish()
 
         inputs = {
             "search": self.key("search"), "ranking": self.key("ranking"), "policy": self.key("policy"),

@@ -113,9 +113,9 @@ class JobTraining(JobFolder):
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.job_search import turn_search
-            from pipeline.served import load_served
+            from pipeline.served import served_items
 
-            return turn_search(parent / "search", load_served(parent).items, load_served(self.folder).items, out)
+            return turn_search(parent / "search", served_items(parent), served_items(self.folder), out)
 
         inputs = {"served": self.key("served/full"), **self.warm_keys("served/full", "search")}
         return self.run("search", work, {}, {**inputs, "code": code_fingerprint("towers/search.py", *WARM)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import keras
@@ -92,3 +93,16 @@ def load_served(run: Path, variant: str = FULL) -> Served:
         return Served(ensemble.two_tower, ensemble.tower_items, ensemble, length)
     two_tower = load_two_tower(folder)
     return Served(two_tower, np.load(folder / "item_embeddings.npy"), None, two_tower.config.history_length)
+
+
+def served_items(run: Path, variant: str = FULL) -> np.ndarray:
+    """The candidates of what a run serves, float32 [N + 1, D], without building a model."""
+    return np.load(served_folder(run, variant) / "item_embeddings.npy")
+
+
+def served_history_length(run: Path, variant: str = FULL) -> int:
+    """How much of a history a query of what a run serves reads, without building a model."""
+    folder = served_folder(run, variant)
+    if (folder / DESCRIPTION).is_file():
+        return int((folder / "history_length.txt").read_text())
+    return int(json.loads((folder / "model.json").read_text())["config"]["history_length"])

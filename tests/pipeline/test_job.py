@@ -18,6 +18,7 @@ from pipeline.__main__ import app
 from pipeline.config import load_config
 from pipeline.data_checks import check_data
 from pipeline.job import gate_lines, run_job
+from pipeline.job_export import begun_early
 from pipeline.job_lock import held
 from pipeline.job_record import current_run, outcome_of
 from pipeline.job_run import JobRun
@@ -67,7 +68,9 @@ def fresh_process(day, out, settings):
 
 
 def run_in_process(day, out, settings):
-    run_job(day, out, load_config(overrides=settings), say=lambda line: None)
+    with begun_early() as exporter:  # as the command does
+        assert exporter.method == "fork"
+        run_job(day, out, load_config(overrides=settings), say=lambda line: None, exporter=exporter)
 
 
 def test_the_first_job_trains_in_full_and_the_second_goes_on(night):
