@@ -1,7 +1,7 @@
-"""Peers that are trained by gradient: the towers, the towers with a part left out, a SASRec-like model, TFRS's two-tower.
+"""Peers that are trained by gradient: the towers, the towers with a part left out, SASRec, TFRS's two-tower.
 
-The first four are the towers of this project under different settings, so that what differs is the model and not the
-training loop. The last is in `pipeline.peers_tfrs`.
+The first three are the towers of this project under different settings, and SASRec (`pipeline.peers_sasrec`) has their
+optimizer and loop, so that what differs is the model. The last is in `pipeline.peers_tfrs`.
 """
 
 from __future__ import annotations
@@ -66,6 +66,12 @@ def _toml(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
+def _sasrec(problem: Problem, settings: Settings, seed: int) -> Answer:
+    from pipeline.peers_sasrec import fit_sasrec
+
+    return fit_sasrec(problem, settings, seed)
+
+
 def _tfrs(problem: Problem, settings: Settings, seed: int) -> Answer:
     from pipeline.peers_tfrs import fit_tfrs
 
@@ -99,21 +105,26 @@ TOWERS = (
         "ids_two_tower", from_towers(LONG), {}, {**COMMON, "user_id_dropout": Range(0.0, 0.95)}, seeded=True
     ),
     Peer(
-        "sasrec",
-        # SASRec, Kang & McAuley (2018), https://arxiv.org/abs/1808.09781: a causal transformer over item ids and nothing
-        # else of the user, in-batch softmax instead of one negative an event.
-        from_towers({**LONG, "history": "transformer", "user_id": False}),
-        {},
-        {**COMMON, "history_layers": Choice((1, 2)), "history_length": Choice((20, 50))},
-        seeded=True,
-    ),
-    Peer(
         "content_two_tower",
         from_towers({**LONG, "item_id": False, "user_id": False}, content=True),
         {},
         {**COMMON, "modality_dropout": Range(0.0, 0.5)},
         seeded=True,
         needs_content=True,
+    ),
+    Peer(
+        "sasrec",
+        _sasrec,
+        {},
+        {
+            "width": Choice((64, 128)),
+            "learning_rate": Range(5e-4, 1e-2, log=True),
+            "temperature": Choice((0.0, 0.05, 0.1, 0.2)),
+            "dropout": Range(0.0, 0.6),
+            "layers": Choice((1, 2)),
+            "length": Choice((50, 100)),
+        },
+        seeded=True,
     ),
     Peer(
         "tfrs_two_tower",

@@ -13,7 +13,7 @@ from tests.pipeline.checkerboard import checkerboard
 QUICK = {
     "two_tower": {"epochs": 8, "patience": 8, "batch_size": 64, "learning_rate": 0.02, "width": 16},
     "ids_two_tower": {"epochs": 12, "patience": 12, "batch_size": 64, "learning_rate": 0.02, "width": 16},
-    "sasrec": {"epochs": 8, "patience": 8, "batch_size": 64, "learning_rate": 0.01, "width": 16, "history_length": 8},
+    "sasrec": {"epochs": 15, "patience": 15, "batch_size": 64, "learning_rate": 0.01, "width": 16, "length": 8, "layers": 1},
     "content_two_tower": {"epochs": 8, "patience": 8, "batch_size": 64, "learning_rate": 0.02, "width": 16},
     "tfrs_two_tower": {"epochs": 60, "batch_size": 64, "learning_rate": 0.3, "width": 16},
 }
