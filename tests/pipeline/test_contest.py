@@ -11,7 +11,7 @@ from pipeline.baselines import ItemKNN, Popularity
 from pipeline.contest import METRICS, ask, cold_contest, compare, compete, enter_runs, judge, summarise, warm_contest
 from pipeline.metrics import ndcg_at_k, recall_at_k
 from pipeline.peers import CLASSIC, COLD, Choice, Peer, Problem, Range, from_baseline
-from pipeline.top_k import top_k
+from pipeline.top_k import dot_product_scores, top_k
 from tests.pipeline.checkerboard import checkerboard
 
 USERS, ITEMS = 40, 60
@@ -55,6 +55,22 @@ def test_tuning_prefers_what_validation_prefers_and_a_model_that_knows_the_taste
     against = compare(entries, "item_knn", "ndcg@20", 7)["popularity"]
     assert against["high"] < 0
     assert against["p_value"] < 0.001
+
+
+def test_the_chosen_trial_is_also_the_first_seeds_model_where_both_phases_learn_from_the_same(dataset):
+    fits = []
+
+    def fit(problem, settings, seed):
+        fits.append((settings["best"], seed))
+        return lambda question: dot_product_scores(np.ones((len(question.requests.users), 1)), np.ones((ITEMS + 1, 1)))
+
+    peer = Peer("counted", fit, {"best": 0}, {"best": Choice((1,))}, seeded=True)
+    entry = compete(peer, warm_contest(dataset, None, ("train",), 7), trials=3, seeds=(7, 8), say=lambda line: None)
+    assert fits == [(0, 7), (1, 7), (1, 7), (0, 8)]  # equal values: the first stays
+    assert entry.settings == {"best": 0} and entry.users["ndcg@20"].shape == (2, USERS)
+    fits.clear()
+    compete(peer, cold_contest(dataset, None, ("train",), 7), trials=1, seeds=(7, 8), say=lambda line: None)
+    assert fits == [(0, 7), (0, 7), (0, 8)]  # other items are withheld for the test
 
 
 def test_known_splits_are_masked_and_validation_never_sees_the_test_split(dataset):
