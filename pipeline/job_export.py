@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,10 @@ from pipeline.stage import StageError
 
 PARENT_DEATH_SIGNAL = 1
 """Linux's `PR_SET_PDEATHSIG`."""
+
+
+class JobEndedError(Exception):
+    """There is nobody left to export for."""
 
 
 class Exporter:
@@ -43,9 +48,9 @@ class Exporter:
     def start(self) -> Exporter:
         """Begin the process; `begin` does where nobody has before."""
         if self._process is None:
-            context = multiprocessing.get_context(self.method)
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(os.getpid(), self._connection, theirs))
+            kind = ForkProcess if self.method == "fork" else SpawnProcess
+            self._connection, theirs = multiprocessing.Pipe()
+            self._process = kind(target=_serve, args=(os.getpid(), self._connection, theirs))
             self._process.start()
             theirs.close()
         return self
@@ -128,13 +133,19 @@ def _serve(parent: int, theirs: Connection, connection: Connection) -> None:
     if os.getppid() != parent:  # it died before it could be asked for
         return
     theirs.close()
-    order = connection.recv()
-    if order is None:  # a job without an export
-        return
+
+    def told() -> Any:
+        try:
+            return connection.recv()
+        except EOFError:
+            raise JobEndedError from None
+
     try:
-        connection.send((_made(*order, ready=connection.recv), ""))
-    except EOFError:
-        return  # the job has failed meanwhile
+        order = told()
+        if order is not None:  # else a job without an export
+            connection.send((_made(*order, ready=told), ""))
+    except JobEndedError:
+        return
     except Exception as error:
         connection.send((None, f"{type(error).__name__}: {error}"))
         raise

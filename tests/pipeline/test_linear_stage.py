@@ -16,7 +16,7 @@ from pipeline.linear_judge import LinearJudge
 from pipeline.linear_parts import choose_weights, climb, fit_closed_form, fit_spectral
 from pipeline.linear_stage import content_of, fit_linear
 from pipeline.retrieval_config import RetrievalConfig
-from pipeline.served import Served, history_matrix, load_served
+from pipeline.served import Served, history_matrix, load_served, served_history_length, served_items
 from pipeline.served_stage import build_served
 from pipeline.train_retrieval import train_retrieval
 from pipeline.training_record import read_records
@@ -84,6 +84,7 @@ def test_served_queries_are_the_two_halves_written_out(world, run):
     folder, _, chosen = run
     assert chosen["kind"] == "ensemble"
     served, dataset = load_served(folder), world[1]
+    assert np.array_equal(served_items(folder), served.items) and served_history_length(folder) == served.history_length
     history = np.array([[3, 7, 3, 5, 1, 2]], np.int32)
     query = served.queries(dataset.profile, np.array([4]), history)[0]
     towers, linear = served.ensemble.weights
