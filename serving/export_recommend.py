@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,39 +104,9 @@ class RecommendModule(RetrievalParts):
         # Held by a function, since a module would track them.
         context = frozen(facts.context)
         self._constants = lambda: (settings, floors, context, facts.bucket_prior())
+        self.recommend = self._recommend_signature()
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec((None,), tf.string, "user_id"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "recent_item_ids"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "context"),
-            tf.TensorSpec((), tf.int32, "k"),
-            tf.TensorSpec((), tf.int32, "candidates"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "exclude_item_ids"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "allow_item_ids"),
-            tf.TensorSpec((None,), tf.string, "policy_names"),
-            tf.TensorSpec((None,), tf.float32, "policy_values"),
-            tf.TensorSpec((None,), tf.int64, "timestamp"),
-            tf.TensorSpec((None,), tf.int64, "seed"),
-            tf.TensorSpec(STRINGS.shape, tf.string, "profile"),
-        ],
-    )
-    def recommend(
-        self,
-        user_id,
-        recent_item_ids,
-        context,
-        k,
-        candidates,
-        exclude_item_ids,
-        allow_item_ids,
-        policy_names,
-        policy_values,
-        timestamp,
-        seed,
-        profile=no_words(),  # noqa: B008
-    ):
+    def _recommend_signature(self) -> Callable:
         """`serving_default`.
 
         Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; context string [B, W], each
@@ -152,37 +122,71 @@ class RecommendModule(RetrievalParts):
         propensities f32, see `ranking.page`; retrieval_scores f32 and retrieval_ranks int32 from 1, 0 there. Beside them
         query f32 [B, D].
         """
-        settings, _, vocabulary, _ = self._constants()
-        # The names of these steps are what a trace tells them by.
-        with tf.name_scope("request"):
-            weights = chosen_weights(policy_names, policy_values, settings.policy)
-            user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
-            excluded = self.items.rows(exclude_item_ids)
-            k = checked_k(k)
-            count = tf.maximum(tf.where(candidates > 0, candidates, settings.candidates), k)
-            history, said = self.chosen_history(user, recent), self.said_profile(user, profile)
-        with tf.name_scope("query"):
-            queries = self.queries(user, recent, said)
-        with tf.name_scope("retrieve"):
-            with tf.name_scope("filter"):
-                hidden = self.hidden_rows(user, recent, excluded)
-            rows, scores = self._search(queries, count, hidden, allow_item_ids)
-        with tf.name_scope("rank"):
-            known = rows > 0
-            inputs = [user, history, rows, tf.where(known, scores, 0.0), timestamp]
-            words = word_codes(context, vocabulary, tf.size(user)) if vocabulary else None
-            if self.takes_ranks:
-                inputs += [sorted_ranks(scores), words, said]
-            elif vocabulary:
-                inputs += [None, words]
-            answer = self.ranker(*inputs)
-        with tf.name_scope("policy"):
-            if self.user_group is not None:
-                weights["group_share"] = self._floors(user, policy_names, weights["group_share"])
-            given = self._candidates(rows, answer, known, history, timestamp, uniforms(seed, k))
-            page = rerank(given, weights, k)
-        with tf.name_scope("page"):
-            return {**self._page(page, answer, scores), "query": queries}
+
+        @tf.function(
+            autograph=False,
+            input_signature=[
+                tf.TensorSpec((None,), tf.string, "user_id"),
+                tf.TensorSpec(STRINGS.shape, tf.string, "recent_item_ids"),
+                tf.TensorSpec(STRINGS.shape, tf.string, "context"),
+                tf.TensorSpec((), tf.int32, "k"),
+                tf.TensorSpec((), tf.int32, "candidates"),
+                tf.TensorSpec(STRINGS.shape, tf.string, "exclude_item_ids"),
+                tf.TensorSpec(STRINGS.shape, tf.string, "allow_item_ids"),
+                tf.TensorSpec((None,), tf.string, "policy_names"),
+                tf.TensorSpec((None,), tf.float32, "policy_values"),
+                tf.TensorSpec((None,), tf.int64, "timestamp"),
+                tf.TensorSpec((None,), tf.int64, "seed"),
+                tf.TensorSpec(STRINGS.shape, tf.string, "profile"),
+            ],
+        )
+        def recommend(
+            user_id,
+            recent_item_ids,
+            context,
+            k,
+            candidates,
+            exclude_item_ids,
+            allow_item_ids,
+            policy_names,
+            policy_values,
+            timestamp,
+            seed,
+            profile=no_words(),  # noqa: B008
+        ):
+            settings, _, vocabulary, _ = self._constants()
+            # The names of these steps are what a trace tells them by.
+            with tf.name_scope("request"):
+                weights = chosen_weights(policy_names, policy_values, settings.policy)
+                user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
+                excluded = self.items.rows(exclude_item_ids)
+                k = checked_k(k)
+                count = tf.maximum(tf.where(candidates > 0, candidates, settings.candidates), k)
+                history, said = self.chosen_history(user, recent), self.said_profile(user, profile)
+            with tf.name_scope("query"):
+                queries = self.queries(user, recent, said)
+            with tf.name_scope("retrieve"):
+                with tf.name_scope("filter"):
+                    hidden = self.hidden_rows(user, recent, excluded)
+                rows, scores = self._search(queries, count, hidden, allow_item_ids)
+            with tf.name_scope("rank"):
+                known = rows > 0
+                inputs = [user, history, rows, tf.where(known, scores, 0.0), timestamp]
+                words = word_codes(context, vocabulary, tf.size(user)) if vocabulary else None
+                if self.takes_ranks:
+                    inputs += [sorted_ranks(scores), words, said]
+                elif vocabulary:
+                    inputs += [None, words]
+                answer = self.ranker(*inputs)
+            with tf.name_scope("policy"):
+                if self.user_group is not None:
+                    weights["group_share"] = self._floors(user, policy_names, weights["group_share"])
+                given = self._candidates(rows, answer, known, history, timestamp, uniforms(seed, k))
+                page = rerank(given, weights, k)
+            with tf.name_scope("page"):
+                return {**self._page(page, answer, scores), "query": queries}
+
+        return recommend
 
     def _search(self, queries, count, hidden, allow_item_ids):
         """The best rows of the whole catalogue, or of a line's own list where it has one."""

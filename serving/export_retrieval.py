@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -17,17 +19,11 @@ SIGNATURE, SIMILAR = "serving_default", "similar"
 class RetrievalModule(RetrievalParts):
     """`RetrievalParts` as one function from a request to its k best items, and one from an embedding to its neighbours."""
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec((None,), tf.string, "user_id"),
-            tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
-            tf.TensorSpec((None, None), tf.string, "exclude_item_ids"),
-            tf.TensorSpec((), tf.int32, "k"),
-            tf.TensorSpec((None, None), tf.string, "profile"),
-        ],
-    )
-    def retrieve(self, user_id, recent_item_ids, exclude_item_ids, k, profile=no_words()):  # noqa: B008
+    def __init__(self, *parts: Any, **options: Any):
+        super().__init__(*parts, **options)
+        self.retrieve = self._retrieve_signature()
+
+    def _retrieve_signature(self) -> Callable:
         """`serving_default`.
 
         Shapes: user_id string [B]; recent_item_ids string [B, H], most recent first, "" = none; exclude_item_ids string
@@ -36,11 +32,25 @@ class RetrievalModule(RetrievalParts):
         A score is the dot product of the query and an item's embedding, so that a caller can place items beside these that
         are younger than the release.
         """
-        user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
-        queries = self.queries(user, recent, self.said_profile(user, profile))
-        hidden = self.hidden_rows(user, recent, self.items.rows(exclude_item_ids))
-        rows, scores = self.index.search(queries, k, hidden)
-        return {"item_ids": self.items.ids(rows), "scores": scores, "query": queries}
+
+        @tf.function(
+            autograph=False,
+            input_signature=[
+                tf.TensorSpec((None,), tf.string, "user_id"),
+                tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
+                tf.TensorSpec((None, None), tf.string, "exclude_item_ids"),
+                tf.TensorSpec((), tf.int32, "k"),
+                tf.TensorSpec((None, None), tf.string, "profile"),
+            ],
+        )
+        def retrieve(user_id, recent_item_ids, exclude_item_ids, k, profile=no_words()):  # noqa: B008
+            user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
+            queries = self.queries(user, recent, self.said_profile(user, profile))
+            hidden = self.hidden_rows(user, recent, self.items.rows(exclude_item_ids))
+            rows, scores = self.index.search(queries, k, hidden)
+            return {"item_ids": self.items.ids(rows), "scores": scores, "query": queries}
+
+        return retrieve
 
     @tf.function(
         autograph=False,
