@@ -188,7 +188,7 @@ def test_released_search_equals_a_search_of_what_was_there():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(store, tmp_path, monkeypatch):
-    broken = lambda self, x=None, y=None, y_pred=None, sample_weight=None: keras.ops.sum(y_pred[0]["click"]) * np.nan  # noqa: E731
+    broken = lambda self, x=None, y=None, y_pred=None, sample_weight=None: keras.ops.sum(y_pred["click"]) * np.nan  # noqa: E731
     monkeypatch.setattr(Ranker, "compute_loss", broken)
     with pytest.raises(NonFiniteLossError, match="epoch 0, step 0"):
         trained(log_of(), store, tmp_path)
