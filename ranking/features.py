@@ -60,16 +60,16 @@ class PairFeatures(keras.layers.Layer):
             )
             for place, (name, shape) in enumerate(rows.items())
         }
-        code = config.side_width
+        side = config.side_width
         widths = {name: 6 + 3 * config.token_width for name in spec.modalities} | {
             "ids": 2 * config.id_width,
-            "profile": code * len(schema.profile),
-            "attributes": (code + 2) * len(schema.attributes),
+            "profile": side * len(schema.profile),
+            "attributes": (side + 2) * len(schema.attributes),
             "retrieval": 2,
             "popularity": 3 + len(config.popularity_half_lives),
             "price": 3,
             "recency": 2,
-            "context": 5 + code * len(spec.context),
+            "context": 5 + side * len(spec.context),
         }
         widths = {name: width for name, width in widths.items() if width}
         ends = np.cumsum(list(widths.values()))

@@ -111,8 +111,7 @@ def importance(units: Units) -> np.ndarray:
 def hidden_units(form: RankingServingForm, history: np.ndarray) -> dict[str, Units]:
     """{"member_0/cross_0": ..., "member_0/hidden_0": ...}: the low-rank crosses' ranks and the bottom's units of every
     network, in their order."""
-    inputs = typical_inputs(form, history)
-    found: dict[str, Units] = {}
+    inputs, found = typical_inputs(form, history), {}
     for place, member in enumerate(members_of(form.network)):
         x0 = member.features(form.tokens, form.present, None, inputs)
         found |= {f"{MEMBER}{place}/{name}": units for name, units in network_units(member, x0).items()}
