@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from ranking.config import RankingConfig
-from ranking.ensemble import members_of
 from ranking.lists import RankingLists
 from ranking.serving_form import RankingServingForm
 
@@ -152,7 +151,7 @@ def _table(
     looks perfect, and training stops there.
     """
     chosen = chosen[(lists.labels["click"][chosen] * lists.mask[chosen]).any(axis=1)]
-    width = int((members_of(form.network)[0].features.group_of_column != _left_out(form)).sum())
+    width = int((form.network.features.group_of_column != _left_out(form)).sum())
     rows, labels = [np.zeros((0, width), np.float32)], [np.zeros(0)]
     for start in range(0, len(chosen), BLOCK_LISTS):
         at = chosen[start : start + BLOCK_LISTS]
@@ -177,12 +176,11 @@ def _table(
 
 
 def _features(form: RankingServingForm, given: dict[str, Any], as_of: np.ndarray | None = None) -> np.ndarray:
-    """x_0 of every candidate, that of an ensemble's first member, but for the group that is left out. [B, K, X']"""
-    features = members_of(form.network)[0].features
-    x0 = keras.ops.convert_to_numpy(features(form.tokens, form.present, None, given, as_of=as_of))
-    return x0[..., features.group_of_column != _left_out(form)]
+    """x_0 of every candidate but for the group that is left out. [B, K, X']"""
+    x0 = keras.ops.convert_to_numpy(form.network.features(form.tokens, form.present, None, given, as_of=as_of))
+    return x0[..., form.network.features.group_of_column != _left_out(form)]
 
 
 def _left_out(form: RankingServingForm) -> int:
     """The group's number in `group_of_column`."""
-    return list(members_of(form.network)[0].features.groups).index(LEFT_OUT)
+    return list(form.network.features.groups).index(LEFT_OUT)

@@ -26,7 +26,7 @@ def catch_up(ranker: Ranker, source: TrainingSource, config: RankingConfig, uniq
     if not config.catch_up_epochs or not config.catch_up_rate:
         return
     rate = config.learning_rate * config.catch_up_rate
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=ranker.clipped_norm)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
     ranker.compile(optimizer=optimizer, jit_compile=config.jit_compile)
     optimizer.build(ranker.trainable_variables)  # or the first step is traced twice
     for epoch in range(config.epochs, config.epochs + config.catch_up_epochs):

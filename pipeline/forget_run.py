@@ -112,18 +112,16 @@ def _empty_towers(folder: Path, row: int) -> list[bytes]:
 def _empty_ranker(folder: Path, row: int) -> list[bytes]:
     from keras import ops
 
-    from ranking.ensemble import members_of
     from ranking.serving_form import WEIGHTS, RankingServingForm
 
     form = RankingServingForm.load(folder)
-    embeddings = [member.features.embeddings["user_id"] for member in members_of(form.network)]
-    sides, was = form.network.features.side.tables, []
-    if row >= embeddings[0].shape[0]:
+    features = form.network.features
+    embedding, sides = features.embeddings["user_id"], features.side.tables
+    if row >= embedding.shape[0]:
         return []
-    for embedding in embeddings:
-        table = np.array(ops.convert_to_numpy(embedding))
-        was += _empty_row(table, row)
-        embedding.assign(table)
+    table = np.array(ops.convert_to_numpy(embedding))
+    was = _empty_row(table, row)
+    embedding.assign(table)
     for name in ("profile", "user_known"):
         facts = np.array(ops.convert_to_numpy(sides[name]))
         facts[row] = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -11,7 +10,6 @@ import numpy as np
 
 from pipeline.job_warm import RETRAIN, linear_map
 from pipeline.stage import StageError
-from ranking.ensemble import MEMBER
 from ranking.model import Ranker
 
 LEARNED = "learned.npz"
@@ -23,16 +21,6 @@ def save_learned(ranker: Ranker, folder: Path) -> None:
     its content is centred by."""
     weights = [*ranker.trainable_variables, *ranker.content.means]
     np.savez(folder / LEARNED, allow_pickle=False, **{w.path: keras.ops.convert_to_numpy(w.value) for w in weights})
-
-
-def members(paths: Iterable[str]) -> set[str]:
-    """The members of an ensemble that weights of these paths belong to; none where a ranker is one network.
-
-    Example:
-        >>> sorted(members(["content/text_kernel", "member_0/heads/click_kernel", "member_1/heads/click_kernel"]))
-        ['member_0', 'member_1']
-    """
-    return {first for first in (path.split("/")[0] for path in paths) if first.startswith(MEMBER)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +50,12 @@ class WarmRanker:
             raise StageError(f"job: {file} is missing, from which the ranker would go on. {RETRAIN}.")
         with np.load(file) as arrays:
             learned = {name: arrays[name] for name in arrays.files}
-        now = [weight.path for weight in ranker.trainable_variables]
-        if members(learned) != members(now):
-            raise StageError(
-                f"job: ranking.members was {len(members(learned)) or 1} in the last release and is "
-                f"{len(members(now)) or 1}, and a member that has learned nothing would spoil the mean. {RETRAIN}."
-            )
         for weight in [*ranker.trainable_variables, *ranker.content.means]:
             value, shape = learned.get(weight.path), tuple(weight.shape)
             if value is None or "behaviour" in weight.path:
                 continue
             if value.shape != shape:
-                if "features" not in weight.path.split("/") or value.shape[1:] != shape[1:] or len(value) > shape[0]:
+                if weight.path.split("/")[0] != "features" or value.shape[1:] != shape[1:] or len(value) > shape[0]:
                     raise StageError(
                         f"job: the ranker's {weight.path} was {value.shape} in the last release and is {shape}. {RETRAIN}."
                     )

@@ -16,7 +16,6 @@ from pipeline.epoch_steps import NonFiniteLossError
 from pipeline.ranking_lists import RankingFold
 from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.content_heads import ItemLabels
-from ranking.ensemble import members_of
 from ranking.lists import RankingLists
 from ranking.model import Ranker, batch_inputs
 from ranking.popularity import PopularityTable, popularity_table
@@ -107,8 +106,7 @@ def build_ranker(
         categories=0 if labels is None else len(labels.names),
     )
     ranker = Ranker(spec, config)
-    for member in members_of(ranker.network):
-        member.heads.start_from({head: base_rate(lists, head) for head in heads})
+    ranker.network.heads.start_from({head: base_rate(lists, head) for head in heads})
     known_items, known_users = np.zeros(schema.item_rows, bool), np.zeros(schema.user_rows, bool)
     for requests in (training.requests, *([] if also is None else [also])):
         known_items[requests.item] = True

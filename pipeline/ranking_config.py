@@ -71,9 +71,6 @@ class RankingSection(Section):
     """Whether every value of the item attribute `domain` has an additive head of its own."""
     purchase_given_click: bool = False
     """Whether a purchase is a click times a purchase given a click, learned over everything shown (ESMM)."""
-    members: int = pydantic.Field(1, ge=1)
-    """Networks that learn side by side from the same lists, each with its own seed, and whose logits are averaged; training and
-    serving take so many times as long."""
     dropout: float = pydantic.Field(0.1, ge=0, lt=1)
     id_dropout: float = pydantic.Field(0.6, ge=0, lt=1)
     """How often an id is replaced by the average one in training."""

@@ -49,7 +49,6 @@ class RankingConfig:
         hidden: widths of the deep part, or of each expert.
         domain_heads: whether every value of the item attribute `domain` has an additive head of its own.
         purchase_given_click: whether purchase is click times purchase given click, over the whole space (ESMM).
-        members: S, networks that are trained side by side and whose logits are averaged (`ranking.ensemble`); 1 = a single one.
         dropout, id_dropout: rates; a dropped id becomes row 0, which so learns the average user or item.
         batch_lists: B, lists a step.
         head_weights: head -> weight of its loss; 1 for click and 0.5 for others where nothing is said, 0 = no such head.
@@ -95,7 +94,6 @@ class RankingConfig:
     hidden: tuple[int, ...] = (96, 48)
     domain_heads: bool = True
     purchase_given_click: bool = False
-    members: int = 1
     dropout: float = 0.1
     id_dropout: float = 0.6
     batch_lists: int = 64
@@ -125,7 +123,7 @@ class RankingConfig:
             object.__setattr__(self, name, tuple(int(width) for width in getattr(self, name)))
         object.__setattr__(self, "popularity_half_lives", tuple(float(days) for days in self.popularity_half_lives))
         for name in ("history_length", "list_size", "retrieved", "token_width", "id_width", "side_width", "batch_lists",
-                     "epochs", "patience", "group_width", "expert_count", "positions", "members"):  # fmt: skip
+                     "epochs", "patience", "group_width", "expert_count", "positions"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
         for name, choices in CHOICES.items():

@@ -27,9 +27,6 @@ class PairFeatures(keras.layers.Layer):
     and decayed popularity as of the request (`ranking.popularity`); popularity and price against the history's; age of
     the candidate; hour and weekday; how much history there is.
 
-    Args:
-        spec, config: see `ranking.config`. side: tables that other features read too; None = its own.
-
     Attributes:
         groups: group -> ranges of columns, in the order of the columns: one group per modality, then those of
             `GROUPS` that the data has; every column is in exactly one.
@@ -38,11 +35,11 @@ class PairFeatures(keras.layers.Layer):
     Shapes: see `call`.
     """
 
-    def __init__(self, spec: RankerSpec, config: RankingConfig, side: SideTables | None = None, **kwargs):
+    def __init__(self, spec: RankerSpec, config: RankingConfig, **kwargs):
         super().__init__(**kwargs)
         self.spec, self.config = spec, config
         schema, count, length = spec.schema, len(spec.modalities), config.history_length
-        self.side = SideTables(spec, len(config.popularity_half_lives), name="side") if side is None else side
+        self.side = SideTables(spec, len(config.popularity_half_lives), name="side")
         self.temperature = self.add_weight(
             shape=(count,), initializer=keras.initializers.Constant(4.0), name="temperature"
         )

@@ -1,4 +1,4 @@
-"""The trainable ranker: content tokens, one network or an ensemble of them, and the losses."""
+"""The ranker: pair features, how they interact, experts, and one logit per head and candidate."""
 
 from __future__ import annotations
 
@@ -9,11 +9,62 @@ from keras import ops
 from ranking.config import RankerSpec, RankingConfig
 from ranking.content import ContentProjection
 from ranking.content_heads import ContentHeads, ItemLabels
-from ranking.ensemble import build_network, mean_over, members_of
+from ranking.domain_calibration import domain_of
+from ranking.experts import build_experts
+from ranking.features import PairFeatures
+from ranking.heads import PredictionHeads
+from ranking.interactions import build_interaction
 from ranking.losses import binary_cross_entropy_loss, lambdarank_loss, listwise_softmax_loss
 from ranking.position_tower import PositionTower
 from ranking.tables import SideInformation
 from ranking.task_weighting import TaskWeighting, shared_gradient_norm
+
+
+class RankingNetwork(keras.layers.Layer):
+    """Everything after the tokens; training and serving share it, so that folding changes nothing but where tokens
+    come from.
+
+        x_0 = pair features;  straight, onward = interaction(x_0);  f_h = experts_h(onward)
+        logit_h = linear_h(straight, f_h, retrieval score)
+
+    Shapes: `call(tokens [U, M, D], present [U, M], items [U] or None, inputs) -> {head: [B, K]}`; `inputs` as in
+    `PairFeatures.call`.
+    """
+
+    def __init__(self, spec: RankerSpec, config: RankingConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.spec, self.config = spec, config
+        self.features = PairFeatures(spec, config, name="features")
+        width = self.features.width
+        self.interaction = build_interaction(self.features.groups, width, config, config.seed + 1000)
+        self.experts = build_experts(self.interaction.onward_width, spec.heads, config, config.seed + 10_000)
+        width = self.interaction.straight_width + self.experts.width + 1
+        self.domains = spec.domains if config.domain_heads else 0
+        self.heads = PredictionHeads(width, spec.heads, config, self.domains, name="heads")
+        self.built = True
+
+    def call(self, tokens, present, items, inputs, noise=None, group_mask=None):
+        """`noise`: a `keras.random.SeedGenerator` in training (dropout, id dropout, delay of popularity), None otherwise.
+        `group_mask`: see `PairFeatures.call`."""
+        config, kept, as_of = self.config, None, None
+        if noise is not None and config.id_dropout > 0:
+            keep = lambda like: keras.random.uniform(ops.shape(like), seed=noise) >= config.id_dropout  # noqa: E731
+            kept = {"user": keep(inputs["user"]), "item": keep(inputs["candidates"])}
+        if noise is not None and config.popularity_delay > 0:
+            time = inputs["timestamp"]
+            delay = keras.random.uniform(ops.shape(time), seed=noise) * (config.popularity_delay * 86_400)
+            as_of = ops.where(time > 0, time - ops.cast(delay, time.dtype), time)
+        x0 = self.features(tokens, present, items, inputs, id_kept=kept, group_mask=group_mask, as_of=as_of)
+        rows = inputs["candidates"] if items is None else ops.take(items, inputs["candidates"], axis=0)
+        return self.logits(x0, rows, noise=noise)
+
+    def logits(self, x0, rows, noise=None):
+        """From features on: x0 [B, K, X] and the candidates' rows [B, K] -> {head: [B, K]}."""
+        # No dropout on the features themselves: a list without its retrieval scores teaches the wrong order.
+        straight, onward = self.interaction(x0, noise=noise)
+        domain = domain_of(self.features.side, self.spec, rows) if self.domains else None
+        experts = self.experts(onward, noise=noise)
+        return self.heads(straight, experts, x0[..., self.features.score_column], domain)
 
 
 class Ranker(keras.Model):
@@ -25,8 +76,7 @@ class Ranker(keras.Model):
     Shapes: `call(inputs)` with `inputs` = {`items` int [U] unique item rows of the batch (0-padded), `user` int [B],
     `history` int [B, L] and `candidates` int [B, K] positions in `items`, `retrieval_scores`, `retrieval_ranks` f32
     [B, K], `timestamp` int [B], `context` int [B, C]; in training also `position` int [B, K], if places on the page are
-    known} returns {head: logits [B, K]}, of an ensemble their mean; in training a list of them, one a member, of which each
-    learns by its own loss. Each unique item is projected once.
+    known} returns {head: logits [B, K]}. Each unique item is projected once.
     Labels are {head: f32 [B, K], "known": {head: bool [B, K]}, "mask": bool [B, K], "weight": f32 [B, K]}; a head
     without labels learns nothing, all is known within the mask where nothing is said, and weights are 1.
 
@@ -34,14 +84,11 @@ class Ranker(keras.Model):
         ValueError: at `assign`, if a table does not fit the spec.
     """
 
-    clipped_norm: float
-    """How long a gradient may be: 1 for each member, which is clipped no earlier beside others than alone."""
-
     def __init__(self, spec: RankerSpec, config: RankingConfig, **kwargs):
         super().__init__(**kwargs)
-        self.spec, self.config, self.clipped_norm = spec, config, config.members**0.5
+        self.spec, self.config = spec, config
         self.content = ContentProjection(spec, config, name="content")
-        self.network = build_network(spec, config)
+        self.network = RankingNetwork(spec, config, name="network")
         self.position = PositionTower(config.positions, name="position") if config.position_bias else None
         self.content_heads = None
         if config.category_weight or config.sentiment_weight:
@@ -75,31 +122,22 @@ class Ranker(keras.Model):
     def call(self, inputs, training=False):
         tokens, present = self.content(inputs["items"])
         noise = self.noise if training else None
-        answers = self.network.each(tokens, present, inputs["items"], inputs, noise=noise)
+        logits = self.network(tokens, present, inputs["items"], inputs, noise=noise)
         if not training:
-            return mean_over(answers)
+            return logits
         if self.position is not None and "position" in inputs:
-            of_place = self.position(inputs["position"])
-            answers = [{**logits, "click": logits["click"] + of_place} for logits in answers]
+            logits["click"] = logits["click"] + self.position(inputs["position"])
         if self.content_heads is not None:
             category, sentiment = self.content_heads(tokens, inputs["items"])
             self.add_loss(self.config.category_weight * category + self.config.sentiment_weight * sentiment)
-        return answers
+        return logits
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The sum over members of the heads' cross-entropies under the task weighting, the clicks' with `list_weight` times
-        the list loss; and the content heads'."""
-        members = members_of(self.network)
-        found = [self._member_losses(y, logits, member) for logits, member in zip(y_pred, members, strict=True)]
-        # The weighting looks at the tasks, which are the same for all members; the sum leaves each its own gradient.
-        losses, norms = (mean_over(part) for part in zip(*found, strict=True))
-        return sum(self.losses, len(found) * self.weighting(losses, norms))
-
-    def _member_losses(self, y, answer, member):
-        """Losses of one member by head, and where the weighting needs them, norms of their gradients."""
+        """The heads' cross-entropies under the task weighting, the clicks' with `list_weight` times the list loss, and the
+        content heads'."""
         config, mask, weight = self.config, y["mask"], y.get("weight")
         losses, norms = {}, {}
-        for head, logits in answer.items():
+        for head, logits in y_pred.items():
             known = y["known"][head] if "known" in y else mask
             labels = y.get(head, ops.zeros_like(logits))
             if head not in y:
@@ -107,12 +145,12 @@ class Ranker(keras.Model):
             losses[head] = binary_cross_entropy_loss(logits, labels, known, weight)
             if config.task_weighting == "gradnorm":
                 counted = ops.cast(known, logits.dtype) * (1.0 if weight is None else weight)
-                norms[head] = shared_gradient_norm(logits, labels, counted, member.heads.kernels[head])
+                norms[head] = shared_gradient_norm(logits, labels, counted, self.network.heads.kernels[head])
         if config.list_loss != "none":
             list_loss = listwise_softmax_loss if config.list_loss == "softmax" else lambdarank_loss
-            listed = list_loss(answer["click"], y["click"], mask, weights=weight)
+            listed = list_loss(y_pred["click"], y["click"], mask, weights=weight)
             losses["click"] = losses["click"] + config.list_weight * listed
-        return losses, norms
+        return sum(self.losses, self.weighting(losses, norms))
 
 
 def batch_inputs(

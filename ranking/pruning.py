@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from ranking.ensemble import MEMBER, members_of
 from ranking.experts import SharedBottom
-from ranking.explain import background_rows
-from ranking.network import RankingNetwork
+from ranking.explain import background_rows, pair_features
 from ranking.serving_form import RankingServingForm
 
 USERS = 64
@@ -48,8 +46,7 @@ def prune_ranker(form: RankingServingForm, share: float, history: np.ndarray) ->
     activations as well, Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024.
 
     Args:
-        form: a ranker whose heads share one bottom. share: of the units, in [0, 1); at least one of each layer stays. Of
-            an ensemble every member loses that share of its own.
+        form: a ranker whose heads share one bottom. share: of the units, in [0, 1); at least one of each layer stays.
         history: int [U, L] item rows of users, row 0 that of the unknown one.
 
     Raises:
@@ -62,16 +59,15 @@ def prune_ranker(form: RankingServingForm, share: float, history: np.ndarray) ->
         raise ValueError(f"share must be in [0, 1), received {share}")
     if share == 0.0:
         return form
-    if not isinstance(members_of(form.network)[0].experts, SharedBottom):
+    if not isinstance(form.network.experts, SharedBottom):
         raise ValueError(
             f"form must have experts 'shared' to lose units, received {form.config.experts!r}; their gates weigh whole "
             "experts. Prune by a share of 0, or train with ranking.experts = 'shared'"
         )
     layers = hidden_units(form, history)
     kept = {name: kept_units(units, share) for name, units in layers.items()}
-    # As many of each member: how many go depends on the share and the width alone.
-    hidden = tuple(len(kept[f"member_0/hidden_{place}"]) for place in range(len(form.config.hidden)))
-    ranks = [len(rows) for name, rows in kept.items() if "/cross_" in name]
+    hidden = tuple(len(kept[f"hidden_{place}"]) for place in range(len(form.config.hidden)))
+    ranks = [len(rows) for name, rows in kept.items() if name.startswith("cross_")]
     config = dataclasses.replace(form.config, hidden=hidden, cross_rank=ranks[0] if ranks else form.config.cross_rank)
     pruned = RankingServingForm(form.spec, config, form.calibrations, form.score_weights, form.blend)
     slices: dict[int, list[tuple[int, int, int, np.ndarray]]] = {}
@@ -109,24 +105,16 @@ def importance(units: Units) -> np.ndarray:
 
 
 def hidden_units(form: RankingServingForm, history: np.ndarray) -> dict[str, Units]:
-    """{"member_0/cross_0": ..., "member_0/hidden_0": ...}: the low-rank crosses' ranks and the bottom's units of every
-    network, in their order."""
-    inputs, found = typical_inputs(form, history), {}
-    for place, member in enumerate(members_of(form.network)):
-        x0 = member.features(form.tokens, form.present, None, inputs)
-        found |= {f"{MEMBER}{place}/{name}": units for name, units in network_units(member, x0).items()}
-    return found
-
-
-def network_units(network: RankingNetwork, x0: Any) -> dict[str, Units]:
-    """{"cross_0": ..., "hidden_0": ...} of one network, from its features x0 [B, K, X] of typical candidates."""
-    shape, x0 = ops.shape(x0), ops.reshape(x0, (-1, network.features.width))
+    """{"cross_0": ..., "hidden_0": ...}: the low-rank crosses' ranks and the bottom's units, in the order of the network."""
+    network, inputs = form.network, typical_inputs(form, history)
+    x0 = ops.reshape(pair_features(form, inputs), (-1, network.features.width))
     found, crossed, one = {}, x0, np.ones((1, 1))
     for place, cross in enumerate(getattr(network.interaction, "crosses", ())):
         if cross.down is not None:
             inner = ops.convert_to_numpy(ops.matmul(crossed, cross.down))
             found[f"cross_{place}"] = Units([cross.down], [(cross.up, 0)], inner, ops.convert_to_numpy(x0))
         crossed = cross(x0, crossed)
+    shape = (len(inputs["user"]), -1, network.features.width)
     onward = network.interaction(ops.reshape(x0, shape))[1]
     x, dense = ops.reshape(onward, (-1, network.interaction.onward_width)), network.experts.bottom.layers
     heads = network.heads

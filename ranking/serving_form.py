@@ -12,8 +12,7 @@ from keras import ops
 from ranking.calibration import apply_calibration
 from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.domain_calibration import domain_of
-from ranking.ensemble import build_network, members_of
-from ranking.model import Ranker
+from ranking.model import Ranker, RankingNetwork
 from ranking.score import weighted_score
 
 DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
@@ -24,8 +23,6 @@ IDENTITY = {"kind": "platt", "slope": 1.0, "intercept": 0.0}
 
 class RankingServingForm(keras.Model):
     """A trained ranker whose content projections are folded into a token table; all tables are non-trainable weights.
-
-    Whether `network` is one network or an ensemble is nobody's business but its own: it answers one logit a head.
 
         probability_h = calibration_h(logit_h);  score = sum_h w_h probability_h / sum_h |w_h| + blend * z
 
@@ -75,7 +72,7 @@ class RankingServingForm(keras.Model):
         shape = (spec.schema.item_rows, count, config.token_width)
         add = lambda shape, name: self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name)  # noqa: E731
         self.tokens, self.present = add(shape, "tokens"), add(shape[:2], "present")
-        self.network = build_network(spec, config)
+        self.network = RankingNetwork(spec, config, name="network")
         self.network.trainable = False
         self.built = True
 
@@ -151,8 +148,9 @@ class RankingServingForm(keras.Model):
 
     def row_tables(self) -> list:
         """The weights with a line an item or a user that are read by `take_rows` alone, in any of its stored forms."""
-        ids = [member.features.embeddings[name] for member in members_of(self.network) for name in ("user_id", "item_id")]
-        return [self.tokens, self.present, *ids, self.network.features.side.tables["numbers"]]
+        features = self.network.features
+        ids, numbers = features.embeddings, features.side.tables["numbers"]
+        return [self.tokens, self.present, ids["user_id"], ids["item_id"], numbers]
 
     @classmethod
     def from_ranker(

@@ -209,7 +209,7 @@ def test_dropout_follows_seed_and_epoch(world):
         ranker.reseed(epoch)
         kernel = ranker.network.heads.kernels["click"]
         kernel.assign(np.ones(kernel.shape))
-        return np.asarray(ranker(inputs, training=True)[0]["click"])
+        return np.asarray(ranker(inputs, training=True)["click"])
 
     np.testing.assert_array_equal(noisy(1), noisy(1))
     assert (noisy(1) != noisy(2)).any()

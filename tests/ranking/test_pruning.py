@@ -53,13 +53,13 @@ def by_loops(form: RankingServingForm, inputs: dict, kept: dict[str, np.ndarray]
         x0 = x = features[line, place]
         for number, cross in enumerate(network.interaction.crosses):
             inner = np.zeros(SMALL.cross_rank)
-            inner[kept[f"member_0/cross_{number}"]] = (x @ np.asarray(cross.down))[kept[f"member_0/cross_{number}"]]
+            inner[kept[f"cross_{number}"]] = (x @ np.asarray(cross.down))[kept[f"cross_{number}"]]
             x = x0 * (inner @ np.asarray(cross.up) + np.asarray(cross.bias)) + x
         straight, deep = x, x0
         for number, dense in enumerate(network.experts.bottom.layers):
             units = np.maximum(deep @ np.asarray(dense.kernel) + np.asarray(dense.bias), 0)
             deep = np.zeros_like(units)
-            deep[kept[f"member_0/hidden_{number}"]] = units[kept[f"member_0/hidden_{number}"]]
+            deep[kept[f"hidden_{number}"]] = units[kept[f"hidden_{number}"]]
         last = np.concatenate([straight, deep, [x0[network.features.score_column]]])
         domain = domains[line, place]
         logits[line, place] = last @ click[0][:, 0] + click[1][0]
@@ -71,8 +71,7 @@ def by_loops(form: RankingServingForm, inputs: dict, kept: dict[str, np.ndarray]
 def test_what_is_left_answers_as_the_whole_with_those_units_at_zero(world, form, history):
     layers = hidden_units(form, history)
     kept = {name: kept_units(units, SHARE) for name, units in layers.items()}
-    units = {"cross_0": 6, "cross_1": 6, "hidden_0": 18, "hidden_1": 9}
-    assert {name: len(rows) for name, rows in kept.items()} == {f"member_0/{name}": count for name, count in units.items()}
+    assert {name: len(rows) for name, rows in kept.items()} == {"cross_0": 6, "cross_1": 6, "hidden_0": 18, "hidden_1": 9}
     pruned = prune_ranker(form, SHARE, history)
     assert (pruned.config.hidden, pruned.config.cross_rank) == ((18, 9), 6)
     inputs = form.request_inputs(world.user, world.history, world.candidates, world.scores, world.timestamp)
@@ -109,7 +108,7 @@ def test_units_without_an_effect_go_first_and_nothing_changes(world, form, histo
 
 def test_importance_is_activation_times_what_it_does(form, history):
     layers = hidden_units(form, history)
-    cross, first, last = (layers[f"member_0/{name}"] for name in ("cross_1", "hidden_0", "hidden_1"))
+    cross, first, last = layers["cross_1"], layers["hidden_0"], layers["hidden_1"]
     features = np.asarray(pair_features(form, typical_inputs(form, history))).reshape(-1, form.network.features.width)
     up = np.asarray(form.network.interaction.crosses[1].up)
     for unit in range(SMALL.cross_rank):
