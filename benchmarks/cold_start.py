@@ -35,17 +35,17 @@ from data.features import FeatureStore
 from data.histories import Histories
 from data.schema import TEST, TRAIN
 from data.world import generate_world, world_config
-from pipeline.baselines_content import ContentKNN, ContentPopularity, join_content
-from pipeline.config import Config, load_config
-from pipeline.examples import interactions, positive_histories
-from pipeline.interactions import Interactions
-from pipeline.job_warm import WarmTowers, new_and_replayed
-from pipeline.metrics import mean_over_users, recall_at_k
-from pipeline.positive_ranks import as_ranked, rank_positives
-from pipeline.queries import embed_queries
-from pipeline.stages import Run
-from pipeline.top_k import ScoreBlock, dot_product_scores
-from pipeline.train_retrieval import train_retrieval
+from pipeline.metrics.examples import interactions, positive_histories
+from pipeline.metrics.interactions import Interactions
+from pipeline.metrics.metrics import mean_over_users, recall_at_k
+from pipeline.metrics.positive_ranks import as_ranked, rank_positives
+from pipeline.metrics.top_k import ScoreBlock, dot_product_scores
+from pipeline.peers.baselines_content import ContentKNN, ContentPopularity, join_content
+from pipeline.retrieval.queries import embed_queries
+from pipeline.retrieval.train_retrieval import train_retrieval
+from pipeline.settings.config import Config, load_config
+from pipeline.stages.walk import Run
+from pipeline.training.warm import WarmTowers, new_and_replayed
 from towers.two_tower import load_two_tower
 
 DEPTH, FIRST = 100, 3

@@ -37,13 +37,13 @@ import numpy as np
 
 from data.features import FeatureStore
 from data.schema import MODALITIES
-from pipeline.exposure_quality import content_vectors
-from pipeline.list_metrics import intra_list_distance
-from pipeline.metrics import ndcg_at_k
-from pipeline.policy_judge import PAGE, smooth_costs
-from pipeline.policy_pages import served_tokens
-from pipeline.served import load_served
-from pipeline.visits import HELD_OUT, Visits
+from pipeline.evaluation.exposure_quality import content_vectors
+from pipeline.metrics.list_metrics import intra_list_distance
+from pipeline.metrics.metrics import ndcg_at_k
+from pipeline.policy.judge import PAGE, smooth_costs
+from pipeline.policy.pages import served_tokens
+from pipeline.ranker.visits import HELD_OUT, Visits
+from pipeline.retrieval.served import load_served
 from ranking.serving_form import RankingServingForm
 
 STRENGTHS = (0.05, 0.11, 0.18, 0.25, 0.33, 0.43, 0.54, 0.67, 0.82, 1.0, 1.22, 1.5, 2.0)

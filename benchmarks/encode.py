@@ -26,8 +26,8 @@ from PIL import Image
 
 from data.audio_decoder import decode_audio
 from data.image_decoder import decode_image
-from pipeline.encode import encode
-from pipeline.encode_plan import batch_length, item_text
+from pipeline.content.encode import encode
+from pipeline.content.encode_plan import batch_length, item_text
 from towers.encoders import describe_encoder, make_encoder, resolve_spec
 
 HELP = """
@@ -55,7 +55,7 @@ examples:
 AGAIN = """
 import sys, pandas as pd
 from types import SimpleNamespace
-from pipeline.encode import encode
+from pipeline.content.encode import encode
 source, out, store, specs = sys.argv[1:]
 items = pd.read_parquet(source + "/items.parquet")
 info = encode(source, SimpleNamespace(items=items), out, dict(pair.split("=") for pair in specs.split(",")), store).info

@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from data.enrichment import read_generated
-from pipeline.config import load_config
-from pipeline.evaluate import Judge, tower_scores
-from pipeline.examples import make_requests
-from pipeline.metrics import summarise_ranking
-from pipeline.stages import Run
-from pipeline.train_retrieval import train_retrieval
+from pipeline.evaluation.evaluate import Judge, tower_scores
+from pipeline.metrics.examples import make_requests
+from pipeline.metrics.metrics import summarise_ranking
+from pipeline.retrieval.train_retrieval import train_retrieval
+from pipeline.settings.config import load_config
+from pipeline.stages.walk import Run
 
 FIGURES = ("ndcg@20", "recall@100", "weak_recall@20", "weak_recall@100", "weak_cold_recall@20", "weak_cold_recall@100")
 TINY = ('enrich.fields=["caption"]', "enrich.prompts.caption=Write.", "enrich.prompt_tokens=900")

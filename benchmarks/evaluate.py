@@ -10,8 +10,9 @@
   metric compares the item's score with the list's, where the item itself may stand rounded a last bit higher, and then
   takes it for another (R@1 .127 instead of .188 on 600 users and 5,000 items);
 - `factorized_top_k_tuned`: the same with the fastest of a few batch sizes, tried first on a part of the users;
-- `lists`: `pipeline.top_k`, the 100 best of every user, then the metrics; `places`: `pipeline.positive_ranks`, the places
-  of the held-out items alone; `masked`: `lists` with 100 seen items a user left out, which FactorizedTopK cannot do.
+- `lists`: `pipeline.metrics.top_k`, the 100 best of every user, then the metrics; `places`:
+  `pipeline.metrics.positive_ranks`, the places of the held-out items alone; `masked`: `lists` with 100 seen items a user
+  left out, which FactorizedTopK cannot do.
 
 The first two make no lists one could mask or look at; all run on the same processors, each in its best of `--repeats` runs
 (the first two in one, without their graph's tracing time: it is measured on a few users before). `ratio_to_tfrs` is that
@@ -38,10 +39,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from pipeline.interactions import Interactions
-from pipeline.metrics import mean_over_users, recall_at_k
-from pipeline.positive_ranks import as_ranked, rank_positives
-from pipeline.top_k import dot_product_scores, top_k
+from pipeline.metrics.interactions import Interactions
+from pipeline.metrics.metrics import mean_over_users, recall_at_k
+from pipeline.metrics.positive_ranks import as_ranked, rank_positives
+from pipeline.metrics.top_k import dot_product_scores, top_k
 
 KS = (1, 5, 10, 50, 100)
 TUTORIAL = (128, 4096)

@@ -33,12 +33,12 @@ import tensorflow as tf
 
 from data.dataset import Dataset
 from data.histories import Histories
-from pipeline.examples import Requests, make_requests, positive_histories
-from pipeline.federated import Server, Weights, bytes_of
-from pipeline.federated_client import UserTraining, clients_of
-from pipeline.metrics import mean_over_users, ndcg_at_k, recall_at_k
-from pipeline.queries import embed_queries
-from pipeline.top_k import dot_product_scores, top_k
+from pipeline.metrics.examples import Requests, make_requests, positive_histories
+from pipeline.metrics.metrics import mean_over_users, ndcg_at_k, recall_at_k
+from pipeline.metrics.top_k import dot_product_scores, top_k
+from pipeline.retrieval.federated import Server, Weights, bytes_of
+from pipeline.retrieval.federated_client import UserTraining, clients_of
+from pipeline.retrieval.queries import embed_queries
 from towers.two_tower import TwoTower, load_two_tower
 
 

@@ -29,12 +29,12 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.ingest import IngestOptions, ingest
-from pipeline.config import Config, load_config
-from pipeline.encode import encode
-from pipeline.evaluate import Judge, tower_scores
-from pipeline.examples import make_requests
-from pipeline.finetune import finetune
-from pipeline.train_retrieval import train_retrieval
+from pipeline.content.encode import encode
+from pipeline.evaluation.evaluate import Judge, tower_scores
+from pipeline.metrics.examples import make_requests
+from pipeline.retrieval.finetune import finetune
+from pipeline.retrieval.train_retrieval import train_retrieval
+from pipeline.settings.config import Config, load_config
 from towers.encoders import resolve_spec
 
 FIGURES = ("ndcg@20", "recall@100", "cold_recall@100")

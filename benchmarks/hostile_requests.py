@@ -32,9 +32,9 @@ from schemathesis.generation import GenerationMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from serving.gateway import GatewaySettings, create_app  # noqa: E402
+from serving.gateway.app import GatewaySettings, create_app  # noqa: E402
 from serving.local import LocalServer  # noqa: E402
-from serving.release import latest_release  # noqa: E402
+from serving.releases.release import latest_release  # noqa: E402
 
 SECONDS = 10.0
 """Longer than this is a hang."""

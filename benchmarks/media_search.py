@@ -30,12 +30,12 @@ import soundfile
 from PIL import Image, ImageEnhance
 
 from data.dataset import Dataset
-from serving.added_items import AddedItems
-from serving.client import NewItem, Recommender
-from serving.live_items_content import read_clip
+from serving.catalogue.live_items_content import read_clip
+from serving.client.added_items import AddedItems
+from serving.client.recommender import NewItem, Recommender
 from serving.local import LocalServer
-from serving.models_config import ModelEntry, write_models_config
-from serving.release import latest_release, verify_release
+from serving.releases.models_config import ModelEntry, write_models_config
+from serving.releases.release import latest_release, verify_release
 
 FIRST = 10
 WAYS = ("content_search", "added_later", "embedding")

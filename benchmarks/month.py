@@ -26,11 +26,11 @@ from benchmarks.month_kills import killed_nights
 from benchmarks.month_nights import Ledger, Night, finish, job_command, newest_job, night_of, start
 from data.world import generate_world
 from data.world_config import WorldConfig
-from pipeline.config import Config, load_config
-from pipeline.job_record import JobRecord, jobs_of, write_outcome
-from pipeline.job_run import JobRun
-from serving.release import list_releases
-from serving.release_gc import remove
+from pipeline.nightly.record import JobRecord, jobs_of, write_outcome
+from pipeline.nightly.run import JobRun
+from pipeline.settings.config import Config, load_config
+from serving.releases.gc import remove
+from serving.releases.release import list_releases
 
 HELP = """
 The log of a generated world is cut into days: items, users and tastes come and drift as the world has them. The first day is

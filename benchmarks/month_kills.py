@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.month_nights import Night, candidate_of, newest_job, stage_seconds, start
-from pipeline.job_record import outcome_of
-from serving.release import list_releases, verify_release
+from pipeline.nightly.record import outcome_of
+from serving.releases.release import list_releases, verify_release
 
 
 def killed_nights(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.durable_file import write_durably
-from pipeline.job_record import outcome_of
+from pipeline.nightly.record import outcome_of
 from pipeline.stage import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -33,19 +33,19 @@ import numpy as np
 import tensorflow as tf
 
 from data.dataset import Dataset
-from pipeline.export_stage import serving_tables
-from pipeline.metrics import ndcg_at_k
-from pipeline.rank_requests import order_by
-from pipeline.ranking_lists import RankingFold, retrieve_fold
-from pipeline.request_quality import judged_requests, wanted_items, with_intervals
-from pipeline.served import Served, load_served
+from pipeline.metrics.metrics import ndcg_at_k
+from pipeline.ranker.lists import RankingFold, retrieve_fold
+from pipeline.ranker.rank_requests import order_by
+from pipeline.ranker.request_quality import judged_requests, wanted_items, with_intervals
+from pipeline.release.export_stage import serving_tables
+from pipeline.retrieval.served import Served, load_served
 from ranking.config import RankingConfig
 from ranking.pruning import prune_ranker
 from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import PRECISIONS
-from serving.export_ranking import RankingModule
-from serving.export_retrieval import RetrievalModule
-from serving.index import ExactIndex
+from serving.export.ranking import RankingModule
+from serving.export.retrieval import RetrievalModule
+from serving.index.index import ExactIndex
 
 KNOWN = ("train", "valid")
 VARIANTS: dict[str, tuple[str, float]] = {

@@ -5,8 +5,8 @@
 
 All have the towers and the loss of `--config`. `untrained` is them before the first step, content alone; `not private` is
 trained by the ordinary steps, batches of events with early stopping, and knows which items were chosen. The unit of privacy
-is a user: see `pipeline/privacy_limits.py`. Judged on the validation split, or with `--split test` on the test split, by
-which nothing was chosen; recall over the full catalogue, seen items left out, means over seeds with their range. With
+is a user: see `pipeline/settings/privacy_limits.py`. Judged on the validation split, or with `--split test` on the test
+split, by which nothing was chosen; recall over the full catalogue, seen items left out, means over seeds with their range. With
 `--out`, what has been trained is kept and not trained again. The last line is one JSON object.
 """
 
@@ -29,11 +29,11 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from pipeline.config import load_config
-from pipeline.epochs import seed_everything
-from pipeline.evaluate import Judge, tower_scores
-from pipeline.examples import make_requests
-from pipeline.train_retrieval import build_task, new_towers, tower_config, train_retrieval
+from pipeline.evaluation.evaluate import Judge, tower_scores
+from pipeline.metrics.examples import make_requests
+from pipeline.retrieval.train_retrieval import build_task, new_towers, tower_config, train_retrieval
+from pipeline.settings.config import load_config
+from pipeline.training.epochs import seed_everything
 
 UNTRAINED, OPEN = "untrained", "not private"
 ORDINARY = (

@@ -5,7 +5,7 @@
     python benchmarks/quality.py --data tiktok-data --mask train --run triptych=runs/a,runs/b --run ids=runs/a:ids_only
 
 `--data` is a dataset folder (`python -m pipeline convert` makes one of a published set). A model is tuned by `--trials`
-trials, its default first and the others drawn from its declared space (`pipeline/peers.py`), each fitted on the train
+trials, its default first and the others drawn from its declared space (`pipeline/peers/peers.py`), each fitted on the train
 split and judged on the validation split by `--metric`. The chosen setting is fitted again with every seed and answers the
 test split once. Intervals (95 %) are over users, of the mean over seeds; the spread over seeds stands beside them.
 `--run NAME=FOLDER[:VARIANT],...` adds what finished runs serve, one run a seed, with the settings they were made with;
@@ -34,12 +34,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import MODALITIES
-from pipeline.config import load_config
-from pipeline.contest import METRICS, Entry, cold_contest, compare, compete, enter_runs, summarise, warm_contest
-from pipeline.metrics import mean_over_users
-from pipeline.peers import CLASSIC, COLD, Peer
-from pipeline.peers_towers import TOWERS
-from pipeline.stages import Run
+from pipeline.metrics.metrics import mean_over_users
+from pipeline.peers.contest import METRICS, Entry, cold_contest, compare, compete, enter_runs, summarise, warm_contest
+from pipeline.peers.peers import CLASSIC, COLD, Peer
+from pipeline.peers.towers import TOWERS
+from pipeline.settings.config import load_config
+from pipeline.stages.walk import Run
 
 PEERS: dict[str, Peer] = {peer.name: peer for peer in (*CLASSIC, *TOWERS, *COLD)}
 BLIND = ("popularity", "item_knn", "ease", "ials", "bpr", "ids_two_tower", "sasrec", "tfrs_two_tower")

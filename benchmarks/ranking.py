@@ -30,12 +30,12 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from pipeline.config import Config, load_config
-from pipeline.rank_requests import answer_fold
-from pipeline.ranking_lists import RankingFold, retrieve_fold
-from pipeline.ranking_stage import ranking_config, train_ranking_stage
-from pipeline.request_quality import judged_requests, request_values, summarise_requests
-from pipeline.retrieval_side import RetrievalSide
+from pipeline.ranker.lists import RankingFold, retrieve_fold
+from pipeline.ranker.rank_requests import answer_fold
+from pipeline.ranker.request_quality import judged_requests, request_values, summarise_requests
+from pipeline.ranker.retrieval_side import RetrievalSide
+from pipeline.settings.config import Config, load_config
+from pipeline.stages.ranking import ranking_config, train_ranking_stage
 from ranking.serving_form import RankingServingForm
 
 PLAIN = "plain"

@@ -23,7 +23,7 @@ import numpy as np
 from data.batches import RetrievalBatches
 from data.histories import Histories
 from data.schema import Schema
-from pipeline.feed import as_dataset
+from pipeline.training.feed import as_dataset
 from towers.config import TowerConfig
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower

@@ -25,13 +25,13 @@ from benchmarks.serve_recommend import RECOMMENDS, RecommendWorld
 from benchmarks.serve_served import measure_served
 from benchmarks.serve_sessions import SavedSession, breakdown
 from benchmarks.serve_world import kept, make_world
-from pipeline.report_plots import plot_index
-from serving.index import ExactIndex
-from serving.index_measure import folder_bytes, measure_latency, recall_at_k, search_in_blocks
-from serving.index_tuning import climb, half_octaves, recall_key
-from serving.partitioned_index import PartitionedIndex, fewest_blocks
-from serving.partitioned_layout import default_leaves, lay_out, partition
-from serving.scann_index import ScannIndex
+from pipeline.report.plots import plot_index
+from serving.index.index import ExactIndex
+from serving.index.measure import folder_bytes, measure_latency, recall_at_k, search_in_blocks
+from serving.index.partitioned_index import PartitionedIndex, fewest_blocks
+from serving.index.partitioned_layout import default_leaves, lay_out, partition
+from serving.index.scann_index import ScannIndex
+from serving.index.tuning import climb, half_octaves, recall_key
 
 HELP = """
 Vectors of length 1 around items / 250 centres of uneven size (the r-th largest has a share of r^-0.5), at 0.7 of their
@@ -42,9 +42,9 @@ of the other half.
 Each system is a SavedModel in a tf.compat.v1.Session with one thread, on one core:
 
   exact              all items by one product
-  partitioned        core operations (serving/partitioned_index.py), the fewest blocks with recall 0.95; _98: with 0.98
+  partitioned        core operations (serving/index/partitioned_index.py), the fewest blocks with recall 0.95; _98: with 0.98
   scann, scann_98    ScaNN's operations, the fastest of its numbers of leaves, leaves searched and exact scores with that
-  recommend          the whole model of a release (serving/export_recommend.py) over `partitioned`: ids in, 500 excluded (half
+  recommend          the whole model of a release (serving/export/recommend.py) over `partitioned`: ids in, 500 excluded (half
                      of them what would be found), 500 ranked by the default ranker over three modalities, a page of 50 out;
                      tables in half precision, random weights; _mmr: the same graph asked for a diverse page
 

@@ -9,11 +9,11 @@ import numpy as np
 from data.schema import Schema
 from ranking.config import RankerSpec, RankingConfig
 from ranking.serving_form import RankingServingForm
-from serving.export_recommend import RecommendModule, RecommendSettings
-from serving.index import CandidateIndex
-from serving.policy_tables import PolicyTables
-from serving.recommend_requests import recommend_inputs
-from serving.request_history import ServingTables
+from serving.client.recommend_requests import recommend_inputs
+from serving.export.recommend import RecommendModule, RecommendSettings
+from serving.graphs.policy_tables import PolicyTables
+from serving.graphs.request_history import ServingTables
+from serving.index.index import CandidateIndex
 from towers.config import TowerConfig
 from towers.user import UserTower
 

@@ -12,9 +12,9 @@ import numpy as np
 from benchmarks.serve_load import Ask, at_most, open_loop
 from benchmarks.serve_recommend import PAGE, RECOMMENDS, RecommendWorld
 from benchmarks.serve_sessions import running_server
-from serving.client import Recommender
-from serving.model_client import ModelClient
-from serving.models_config import ModelEntry, write_models_config
+from serving.client.model_client import ModelClient
+from serving.client.recommender import Recommender
+from serving.releases.models_config import ModelEntry, write_models_config
 
 SEARCH_RATE, RECOMMEND_RATE = 100.0, 75.0
 """Requests a second of the open loops."""

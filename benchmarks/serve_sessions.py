@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.model_client import ModelClient
+from serving.client.model_client import ModelClient
 from serving.status import ServingError
 
 STEPS = {

@@ -30,13 +30,13 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from pipeline.config import load_config
-from pipeline.evaluate import Judge, tower_scores
-from pipeline.examples import make_requests
-from pipeline.side_losses import load_teachers
-from pipeline.stages import Run
-from pipeline.top_k import dot_product_scores
-from pipeline.train_retrieval import train_retrieval
+from pipeline.evaluation.evaluate import Judge, tower_scores
+from pipeline.metrics.examples import make_requests
+from pipeline.metrics.top_k import dot_product_scores
+from pipeline.retrieval.side_losses import load_teachers
+from pipeline.retrieval.train_retrieval import train_retrieval
+from pipeline.settings.config import load_config
+from pipeline.stages.walk import Run
 
 FIGURES = ("ndcg@20", "recall@100", "cold_recall@100")
 PLAIN, ENSEMBLE, DISTILLATION = "plain", "ensemble", "distillation"

@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import httpx
 
 from benchmarks.serve_load import at_most, open_loop
-from serving.model_client import ModelClient
-from serving.release import list_releases
-from serving.release_labels import read_labels
-from serving.release_promotion import promote, roll_back
-from serving.release_view import release_models
+from serving.client.model_client import ModelClient
+from serving.releases.labels import read_labels
+from serving.releases.promotion import promote, roll_back
+from serving.releases.release import list_releases
+from serving.releases.view import release_models
 from serving.status import ServingError
 
 HELP = """
@@ -207,8 +207,8 @@ def kill_server(tally: Tally, server: ModelServer, rate: float, seconds: float) 
 def copy_releases(run: Path, root: Path) -> Path:
     """A run's releases beside links to its stages, at least three: exported again in smaller precisions."""
     from data.dataset import Dataset
-    from pipeline.config import load_config
-    from pipeline.export_stage import export_stage
+    from pipeline.release.export_stage import export_stage
+    from pipeline.settings.config import load_config
 
     for stage in run.iterdir():
         if stage.name not in ("releases", "gateway"):

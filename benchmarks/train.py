@@ -24,8 +24,8 @@ import numpy as np
 from data.batches import RetrievalBatches
 from data.histories import Histories
 from data.schema import Schema
-from pipeline.epoch_steps import LoopSettings, steps_a_call, train_epoch
-from pipeline.feed import feed_of
+from pipeline.training.epoch_steps import LoopSettings, steps_a_call, train_epoch
+from pipeline.training.feed import feed_of
 from towers.config import TowerConfig
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower
@@ -73,7 +73,7 @@ def optimizer(module: Any) -> Any:
 
 
 class Ours:
-    """This project's training, an epoch a call: the steps of `pipeline.epochs`, without its validation between epochs."""
+    """This project's training, an epoch a call: the steps of `pipeline.training.epochs`, without validation between them."""
 
     def __init__(self, world: World, batch_size: int, content: bool, rng: np.random.Generator):
         users, rows = USERS + 1, world.item_rows

@@ -18,7 +18,7 @@ import numpy as np
 from data.ingest import IngestOptions, ingest
 from data.schema import MODALITIES
 from data.world import KINDS, generate_world, load_oracle, world_config
-from pipeline.encode import encode
+from pipeline.content.encode import encode
 from towers.encoders import resolve_spec
 
 HELP = """

@@ -11,7 +11,7 @@ from data.batches import Batch, filled_up
 from data.histories import Histories
 
 RAGGED_USERS = {name: 0 for name in ("user", "target", "history", "weight")}
-"""Arrays whose length differs from batch to batch, and along which axis: what `pipeline.feed.as_dataset` takes."""
+"""Arrays whose length differs from batch to batch, and along which axis: what `pipeline.training.feed.as_dataset` takes."""
 
 
 class PrivateBatches:

@@ -15,20 +15,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.compare_command import compare
-from pipeline.config import Config, ConfigError, load_config
-from pipeline.convert_command import convert
-from pipeline.deploy_command import deploy
-from pipeline.features_command import features_app
-from pipeline.feedback_command import add_feedback
-from pipeline.follow_command import follow
-from pipeline.job_command import gate, job
-from pipeline.off_policy_command import off_policy
-from pipeline.privacy_command import forget_user, pseudonym
-from pipeline.release_command import release_app
-from pipeline.reproduce_command import reproduce
-from pipeline.robustness_command import robustness
-from pipeline.tune_command import tune
+from pipeline.commands.compare import compare
+from pipeline.commands.convert import convert
+from pipeline.commands.deploy import deploy
+from pipeline.commands.features import features_app
+from pipeline.commands.feedback import add_feedback
+from pipeline.commands.follow import follow
+from pipeline.commands.job import gate, job
+from pipeline.commands.off_policy import off_policy
+from pipeline.commands.privacy import forget_user, pseudonym
+from pipeline.commands.release import release_app
+from pipeline.commands.reproduce import reproduce
+from pipeline.commands.robustness import robustness
+from pipeline.commands.tune import tune
+from pipeline.settings.config import Config, ConfigError, load_config
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,7 +71,7 @@ DEFAULT_DATA, DEFAULT_OUT = Path("runs/world"), Path("runs/demo")
 
 
 def make_run(data: Path, out: Path, config: Path | None, overrides: list[str] | None):
-    from pipeline.stages import Run
+    from pipeline.stages.walk import Run
 
     return Run(data, out, settings(config, overrides), say=lambda line: typer.echo(line, err=True))
 
@@ -215,7 +215,7 @@ def search(
 
     Example: python -m pipeline search --query "slow piano at night" --out runs/demo
     """
-    from pipeline.search_stage import search_run
+    from pipeline.retrieval.search_stage import search_run
 
     for place, found in enumerate(search_run(out, query, k), start=1):
         typer.echo(f"{place:3d}  {found.score:7.3f}  {found.item_id}  {found.title}  {found.description[:60]}")
@@ -243,7 +243,7 @@ def main() -> None:
     """Run the command line; what a user can mend is a message, not a traceback."""
     from data.dataset import DatasetError
     from data.durable_file import ContentStoreError
-    from pipeline.leak_checks import LeakError
+    from pipeline.ranker.leak_checks import LeakError
     from pipeline.stage import StageError
 
     try:

@@ -14,11 +14,11 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import ServingConfig
-from pipeline.stages import Run
-from serving.gateway import GatewaySettings, create_app
+from pipeline.settings.config import ServingConfig
+from pipeline.stages.walk import Run
+from serving.gateway.app import GatewaySettings, create_app
 from serving.local import LocalServer
-from serving.release import latest_release, verify_release
+from serving.releases.release import latest_release, verify_release
 
 STRANGER = "somebody-new"
 GATEWAY_START_SECONDS = 30.0

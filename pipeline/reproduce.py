@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config, load_config
 from pipeline.reproduce_record import SETTINGS, MadeFrom, finished_record, made_from, stage_keys
+from pipeline.settings.config import Config, load_config
+from pipeline.settings.tracking import TrackingSection
 from pipeline.stage import MANIFEST, StageError, digest
-from pipeline.tracking_config import TrackingSection
-from serving.release_manifest import hash_files, read_release
+from serving.releases.manifest import hash_files, read_release
 
 TIMES = ("seconds", "_per_second", "_ms")
 """How the name of a measured time or speed ends; no two runs have the same."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tomli_w
 
-from pipeline.config import Config
+from pipeline.settings.config import Config
 from pipeline.stage import StageError, folder_fingerprint, read_manifest
 
 SETTINGS, RECORD = "settings.toml", "made_from.json"
@@ -55,7 +55,7 @@ def made_from(source: Path, earlier: MadeFrom | None = None) -> MadeFrom:
     source, stamp = source.resolve(), folder_fingerprint(source)
     known = earlier is not None and (earlier.source, earlier.stamp) == (str(source), stamp)
     root = Path(__file__).resolve().parent.parent
-    code = [path for room in ROOMS for pattern in ("*.py", "*.j2") for path in (root / room).glob(pattern)]
+    code = [path for room in ROOMS for pattern in ("*.py", "*.j2") for path in (root / room).rglob(pattern)]
     return MadeFrom(
         source=str(source),
         stamp=stamp,

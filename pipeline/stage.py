@@ -59,11 +59,12 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def code_fingerprint(*places: str) -> str:
-    """Fingerprint of our own source: packages (`towers`) or files (`pipeline/encode.py`). Changed code runs its stage again."""
+    """Fingerprint of our own source: packages (`towers`) or files (`pipeline/report/page.py`). Changed code runs its stage
+    again."""
     root = Path(__file__).resolve().parent.parent
-    found = ([root / place] if place.endswith(".py") else (root / place).glob("*.py") for place in places)
+    found = ([root / place] if place.endswith(".py") else (root / place).rglob("*.py") for place in places)
     files = sorted(path for paths in found for path in paths)
-    return digest([(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
+    return digest([(path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.config import Config
 from pipeline.reproduce_record import stage_keys
+from pipeline.settings.config import Config
+from pipeline.settings.tracking import TrackingSection
 from pipeline.stage import StageError, digest
-from pipeline.tracking_config import TrackingSection
 
 TRACKED = "tracked.json"
 AT_ONCE = 100
@@ -43,7 +43,7 @@ class Tracked:
 
 def tracked(run: Path, config: Config, report: Mapping[str, Any]) -> Tracked:
     """Reads what is told out of a finished run folder, its settings and the content of its `report.json`."""
-    from pipeline.report import histories
+    from pipeline.report.page import histories
 
     curves: dict[str, list[dict[str, Any]]] = {f"retrieval/{name}": rows for name, rows in histories(run).items()}
     if (run / "ranking" / "history.json").is_file():

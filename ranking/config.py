@@ -61,7 +61,7 @@ class RankingConfig:
         score_weights: head -> weight of the ranking score; empty = chosen on the held-out requests, with the blend.
         score_blend: weight of the standardised retrieval score beside given `score_weights`.
         catch_up_epochs, catch_up_rate: once all is chosen, so many epochs over all requests, the held-out ones included, at
-            that share of the learning rate; see `pipeline.catch_up`.
+            that share of the learning rate; see `pipeline.ranker.catch_up`.
         jit_compile: whether XLA compiles the training step; on a few CPU cores it takes longer than it saves.
 
     Example:

@@ -10,7 +10,7 @@ from ranking.nearest_history import nearest_history
 from ranking.serving_form import RankingServingForm
 
 METHOD = "leave_one_out"
-"""What passes the deletion test best (`pipeline.deletion_test`), and the cheapest."""
+"""What passes the deletion test best (`pipeline.evaluation.deletion_test`), and the cheapest."""
 BACKGROUND = 64
 """Items of the catalogue that make the typical candidate."""
 

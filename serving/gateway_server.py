@@ -3,7 +3,7 @@
     python -m serving.gateway_server --config gateway.toml --host 0.0.0.0 --port 8080
     python -m serving.gateway_server --add-key shop --scope recommend --scope feedback --keys keys.json
 
-The config is TOML with the keys of `serving.gateway_settings.GatewaySettings`: `run`, `target`, `keys`, `certificate` and
+The config is TOML with the keys of `serving.gateway.settings.GatewaySettings`: `run`, `target`, `keys`, `certificate` and
 `private_key` for TLS, and the rest.
 """
 
@@ -19,10 +19,10 @@ from typing import get_args
 
 import uvicorn
 
-from serving.gateway import create_app
-from serving.gateway_keys import Scope, add_key, make_key
-from serving.gateway_log import FIELDS, configure_logging
-from serving.gateway_settings import GatewaySettings, load_settings
+from serving.gateway.app import create_app
+from serving.gateway.keys import Scope, add_key, make_key
+from serving.gateway.settings import GatewaySettings, load_settings
+from serving.json_log import FIELDS, configure_logging
 
 logger = logging.getLogger(__name__)
 

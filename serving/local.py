@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from serving.local_grpc import start_grpc
-from serving.local_rest import RestApi, RestServer
-from serving.model_manager import ModelManager
-from serving.models_config import read_monitoring_config
-from serving.prometheus import ServerMetrics
+from serving.releases.models_config import read_monitoring_config
+from serving.server.local_grpc import start_grpc
+from serving.server.local_rest import RestApi, RestServer
+from serving.server.model_manager import ModelManager
+from serving.server.prometheus import ServerMetrics
 
 GRPC_PORT = 8500
 REST_PORT = 8501

@@ -18,20 +18,20 @@ gc.set_threshold(50_000, 10, 10)
 
 LONGEST = (
     "tests/test_end_to_end.py",
-    "tests/pipeline/test_job.py",
+    "tests/pipeline/nightly/test_job.py",
     "tests/test_notebooks.py",
-    "tests/pipeline/test_content_run.py",
-    "tests/serving/test_item_encoder.py",
-    "tests/pipeline/test_finetune.py",
-    "tests/serving/test_page.py",
-    "tests/serving/test_search.py",
-    "tests/pipeline/test_peers_towers.py",
+    "tests/pipeline/stages/test_content_run.py",
+    "tests/serving/export/test_item_encoder.py",
+    "tests/pipeline/retrieval/test_finetune.py",
+    "tests/serving/gateway/test_page.py",
+    "tests/serving/export/test_search.py",
+    "tests/pipeline/peers/test_peers_towers.py",
     "tests/towers/test_retrieval_loss.py",
     "tests/towers/test_sparse_rows.py",
-    "tests/pipeline/test_encode_ray.py",
-    "tests/pipeline/test_train_resume.py",
-    "tests/pipeline/test_side_losses.py",
-    "tests/pipeline/test_train_jax.py",
+    "tests/pipeline/content/test_encode_ray.py",
+    "tests/pipeline/retrieval/test_train_resume.py",
+    "tests/pipeline/retrieval/test_side_losses.py",
+    "tests/pipeline/retrieval/test_train_jax.py",
 )
 """Files that take longest. They start first, lest one process end with minutes of work and the other with none."""
 

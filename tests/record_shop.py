@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from data.world import WorldConfig, generate_world
-from pipeline.config import load_config
-from pipeline.stages import Run
+from pipeline.settings.config import load_config
+from pipeline.stages.walk import Run
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 SETTINGS = [

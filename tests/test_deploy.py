@@ -24,14 +24,14 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app as command_line
-from pipeline.deploy import DeployOptions, measure_run, render_manifests
-from serving.gateway import GatewaySettings, create_app
-from serving.gateway_metrics import GatewayMetrics
-from serving.gateway_settings import load_settings
-from serving.models_config import PROMETHEUS_PATH
-from serving.prometheus import ServerMetrics
-from serving.release import publish
-from serving.release_promotion import promote
+from pipeline.release.deploy import DeployOptions, measure_run, render_manifests
+from serving.gateway.app import GatewaySettings, create_app
+from serving.gateway.metrics import GatewayMetrics
+from serving.gateway.settings import load_settings
+from serving.releases.models_config import PROMETHEUS_PATH
+from serving.releases.promotion import promote
+from serving.releases.release import publish
+from serving.server.prometheus import ServerMetrics
 from serving.status import ServingError
 from tests.serving.fake_recommender import FakeRecommender
 from tests.serving.gateway_folders import write_folders
@@ -354,7 +354,7 @@ def test_a_night_makes_the_new_release_the_canary_once(tmp_path: Path):
     promote(releases, 1)
     binaries.mkdir()
     stand_in = binaries / "python"
-    code = "from pipeline.release_command import release_app; release_app()"  # the command itself, without its neighbours
+    code = "from pipeline.commands.release import release_app; release_app()"  # the command itself, without its neighbours
     job = '[ "$3" = job ] && exit "${JOB_EXIT:-0}"'
     stand_in.write_text(f'#!/bin/sh\n{job}\nshift 3\nexec {sys.executable} -c "{code}" "$@"\n')
     stand_in.chmod(0o755)

@@ -14,19 +14,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.config import ServingConfig, load_config
 from pipeline.demo import serving
-from pipeline.forget import forget_user
-from pipeline.forget_files import TOMBSTONE
+from pipeline.forget.files import TOMBSTONE
+from pipeline.forget.user import forget_user
 from pipeline.reproduce_record import finished_record
-from pipeline.stages import Run
-from serving.client import ModelClient, Recommender
+from pipeline.settings.config import ServingConfig, load_config
+from pipeline.stages.walk import Run
+from serving.client.recommend_requests import recommend_inputs
+from serving.client.recommender import ModelClient, Recommender
 from serving.local import LocalServer
-from serving.models_config import ModelEntry, write_models_config
-from serving.recommend_requests import recommend_inputs
-from serving.release import latest_release, verify_release
-from serving.release_labels import read_labels
-from serving.release_promotion import promote
+from serving.releases.labels import read_labels
+from serving.releases.models_config import ModelEntry, write_models_config
+from serving.releases.promotion import promote
+from serving.releases.release import latest_release, verify_release
 from tests.serving.independent import run_capi
 from tests.serving.same_answers import answers_of, assert_same, cases
 
@@ -92,7 +92,7 @@ def test_a_run_keeps_what_it_was_made_from(finished):
     record = finished_record(run.folder)
     assert load_config(run.folder / "settings.toml") == run.config
     assert record.source == str(run.source.resolve()) and {"retrieval/full", "ranking", "export"} <= set(record.stages)
-    assert "interactions.parquet" in record.data and "pipeline/stages.py" in record.code and "keras" in record.packages
+    assert "interactions.parquet" in record.data and "pipeline/stages/walk.py" in record.code and "keras" in record.packages
 
 
 def test_a_lost_manifest_never_makes_a_second_release(finished):
@@ -193,7 +193,7 @@ def text(value) -> str:
 
 def test_export_equals_the_towers_in_python(finished):
     """The release answers for a request's own recent items and profile what the towers say before any export."""
-    from pipeline.served import load_served
+    from pipeline.retrieval.served import load_served
 
     run, _, _ = finished
     dataset, served = run.dataset(), load_served(run.folder)

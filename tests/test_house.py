@@ -22,7 +22,9 @@ PLANTED = {
     "towers/config.py": ("import data.features", "towers see of data only its schema"),
     "ranking/losses.py": ("import tensorflow_text", "ranking runs on every Keras backend"),
     "ranking/lists.py": ("import towers.config", "ranking sees of towers and data only"),
-    "serving/status.py": ("import pipeline.metrics", "rooms point one way"),
+    "pipeline/metrics/top_k.py": ("import pipeline.ranker.train", "the rooms of pipeline point one way too"),
+    "serving/client/hedging.py": ("import serving.gateway.app", "the rooms of serving point one way too"),
+    "serving/status.py": ("import pipeline.metrics.metrics", "rooms point one way"),
 }
 
 IMPORT_WITHOUT_TENSORFLOW = """

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from serving.release import latest_release, verify_release
+from serving.releases.release import latest_release, verify_release
 from tests.record_shop import SETTINGS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"

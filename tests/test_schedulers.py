@@ -22,8 +22,8 @@ import typer
 import yaml
 
 from pipeline.__main__ import app
-from pipeline.deploy import DeployOptions, render_manifests
-from pipeline.job import EXIT_CODES
+from pipeline.nightly.job import EXIT_CODES
+from pipeline.release.deploy import DeployOptions, render_manifests
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"

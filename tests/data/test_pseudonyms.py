@@ -14,8 +14,8 @@ from data.dataset import Dataset
 from data.ingest import IngestOptions, ingest
 from data.pseudonyms import Pseudonyms
 from data.validation import DatasetError
-from pipeline.config import load_config
-from pipeline.stages import Run
+from pipeline.settings.config import load_config
+from pipeline.stages.walk import Run
 from tests.data.test_ingest import EVENTS, ITEMS, USERS
 
 SALT = b"a salt of well over sixteen bytes"

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import encode_worker
+from pipeline.content import encode_worker
 
 real = encode_worker.decoder_of
 

@@ -16,7 +16,7 @@ import pandas as pd
 import ray
 
 from data.schema import MODALITIES
-from pipeline.encode import encode
+from pipeline.content.encode import encode
 
 
 def main(source, out, store):

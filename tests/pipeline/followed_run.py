@@ -11,12 +11,12 @@ import pandas as pd
 
 from data.dataset import Dataset
 from data.ingest import IngestOptions, ingest
-from pipeline.config import Config, load_config
-from pipeline.export_stage import serving_tables
-from serving.export_retrieval import RetrievalModule
-from serving.index import ExactIndex
-from serving.models_config import ModelEntry, write_models_config
-from serving.release import publish
+from pipeline.release.export_stage import serving_tables
+from pipeline.settings.config import Config, load_config
+from serving.export.retrieval import RetrievalModule
+from serving.index.index import ExactIndex
+from serving.releases.models_config import ModelEntry, write_models_config
+from serving.releases.release import publish
 from towers.config import TowerConfig
 from towers.ensemble import Ensemble
 from towers.linear import LinearTower

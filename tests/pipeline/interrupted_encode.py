@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from pipeline import encode_part
-from pipeline.encode import encode
+from pipeline.content import encode_part
+from pipeline.content.encode import encode
 
 SPECS = {"image": "signal:", "text": "none", "audio": "none", "video": "none"}
 

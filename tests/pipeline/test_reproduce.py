@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.config import load_config
 from pipeline.reproduce import compare_runs, reproduce
 from pipeline.reproduce_record import RECORD, SETTINGS, made_from, read_made_from, write_made_from
+from pipeline.settings.config import load_config
 from pipeline.stage import StageError, folder_fingerprint, run_stage
-from serving.release_manifest import write_manifest
+from serving.releases.manifest import write_manifest
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 

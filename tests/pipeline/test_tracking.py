@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config
+from pipeline.settings.config import load_config
 from pipeline.stage import StageError, run_stage
-from pipeline.stages import Run
+from pipeline.stages.walk import Run
 from pipeline.tracking import track, tracked
 
 REPORT = {

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline import train_retrieval as module
-from pipeline.checkpoint import Checkpoint
-from pipeline.config import RetrievalConfig
+from pipeline.retrieval import train_retrieval as module
+from pipeline.settings.config import RetrievalConfig
+from pipeline.training.checkpoint import Checkpoint
 from tests.pipeline.training_world import open_world
 
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from data.batches import RetrievalBatches
 from data.loss_columns import LossColumns
-from pipeline import train_retrieval as module
-from pipeline.accelerator_choice import accelerator_of
-from pipeline.accelerator_jax import TABLES
-from pipeline.checkpoint import array_of
-from pipeline.config import RetrievalConfig
-from pipeline.examples import positive_histories
-from pipeline.train_retrieval import new_towers, task_tables, tower_config
+from pipeline.metrics.examples import positive_histories
+from pipeline.retrieval import train_retrieval as module
+from pipeline.retrieval.train_retrieval import new_towers, task_tables, tower_config
+from pipeline.settings.config import RetrievalConfig
+from pipeline.training.accelerator_choice import accelerator_of
+from pipeline.training.accelerator_jax import TABLES
+from pipeline.training.checkpoint import array_of
 from tests.pipeline.train_in_process import start_from
 from tests.pipeline.training_world import open_world
 from towers.task import RetrievalTask

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.probability_metrics import expected_calibration_error
+from pipeline.metrics.probability_metrics import expected_calibration_error
 from ranking.calibration import apply_calibration, fit_calibration
 
 KINDS = ["platt", "isotonic"]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.probability_metrics import expected_calibration_error
+from pipeline.metrics.probability_metrics import expected_calibration_error
 from ranking.calibration import apply_calibration, best_kind, fit_calibration
 from ranking.domain_calibration import fit_domain_calibration
 

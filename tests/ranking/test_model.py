@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline.metrics import mean_over_users, ndcg_at_k
+from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
 from ranking.config import RankerSpec, RankingConfig
 from ranking.content import principal_projection
 from ranking.model import batch_inputs

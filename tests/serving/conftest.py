@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.client import ModelClient
+from serving.client.recommender import ModelClient
 from serving.local import LocalServer
-from serving.models_config import ModelEntry, write_models_config, write_monitoring_config
-from serving.warmup import write_warmup
+from serving.releases.models_config import ModelEntry, write_models_config, write_monitoring_config
+from serving.server.warmup import write_warmup
 from tests.serving.models import copy_version, write_half_plus_two, write_lookup
 
 WORDS = ["ambient", "bossa nova", "古琴", "drone"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.added_items import SEARCH, AddedItems
-from serving.client_added import SimilarItems
-from serving.new_items import EncodedItems, NewItem
+from serving.client.added import SimilarItems
+from serving.client.added_items import SEARCH, AddedItems
+from serving.client.new_items import EncodedItems, NewItem
 from serving.status import ServingError
 from tests.serving.gateway_folders import ITEMS
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from serving.models_config import read_models_config, resolve_base_path
-from serving.release import list_releases, verify_release
-from serving.release_gc import remove
-from serving.release_labels import read_labels
-from serving.release_promotion import promote, roll_back
+from serving.releases.gc import remove
+from serving.releases.labels import read_labels
+from serving.releases.models_config import read_models_config, resolve_base_path
+from serving.releases.promotion import promote, roll_back
+from serving.releases.release import list_releases, verify_release
 from tests.serving.release_files import publish_all
 
 CHANGES = ("open", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.mkdir")

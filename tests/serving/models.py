@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from serving.inference import CLASSIFY_METHOD, PREDICT_METHOD, REGRESS_METHOD
+from serving.server.inference import CLASSIFY_METHOD, PREDICT_METHOD, REGRESS_METHOD
 
 
 def write_half_plus_two(base: Path, version: int, bias: float = 2.0) -> Path:

@@ -20,9 +20,9 @@ from data.ingest import IngestOptions, ingest
 from data.media import read_media
 from data.schema import MODALITIES
 from data.world import WorldConfig, generate_world
-from pipeline.encode import encode
-from serving.client import NewItem
-from serving.export_item_encoder import ItemEncoderModule
+from pipeline.content.encode import encode
+from serving.client.recommender import NewItem
+from serving.export.item_encoder import ItemEncoderModule
 from towers.config import TowerConfig
 from towers.encoders import PACK, make_encoder
 from towers.two_tower import TwoTower

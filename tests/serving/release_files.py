@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.models_config import ModelEntry, write_batching_parameters, write_models_config, write_monitoring_config
-from serving.release import publish
+from serving.releases.models_config import (
+    ModelEntry,
+    write_batching_parameters,
+    write_models_config,
+    write_monitoring_config,
+)
+from serving.releases.release import publish
 
 MODELS = ("retrieval", "retrieval_scann", "ranking")
 STOCK = ("retrieval", "ranking")

@@ -12,11 +12,11 @@ import numpy as np
 import ovmsclient
 import tensorflow as tf
 
+from serving.client.model_client import ModelClient
 from serving.local import LocalServer
-from serving.model_client import ModelClient
-from serving.release import Release
+from serving.releases.release import Release
+from serving.server.warmup import read_warmup
 from serving.tensors import DEFAULT_SIGNATURE, to_array
-from serving.warmup import read_warmup
 from tests.serving.independent import run_capi_jobs
 
 Answers = dict[str, np.ndarray]

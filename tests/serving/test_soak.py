@@ -7,11 +7,11 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 
 from benchmarks.soak import ModelServer, Tally, change_releases, kill_server
-from serving.gateway import create_app
-from serving.gateway_settings import GatewaySettings
-from serving.models_config import ModelEntry, write_models_config
-from serving.release import publish
-from serving.release_promotion import promote
+from serving.gateway.app import create_app
+from serving.gateway.settings import GatewaySettings
+from serving.releases.models_config import ModelEntry, write_models_config
+from serving.releases.promotion import promote
+from serving.releases.release import publish
 from tests.serving.gateway_folders import ITEMS, write_folders
 from tests.serving.models import write_recommender
 

@@ -11,7 +11,7 @@ from data.batches import RetrievalBatches
 from data.histories import Histories
 from data.loss_columns import LossColumns
 from data.schema import Schema
-from pipeline.feed import as_dataset
+from pipeline.training.feed import as_dataset
 from towers.config import TowerConfig
 from towers.loss_options import LossOptions
 from towers.losses import MASKED_LOGIT
@@ -192,7 +192,7 @@ def test_bias_of_a_column():
     ],
 )
 def test_options_that_do_not_go_together_are_refused(settings, named):
-    from pipeline.loss_config import LossConfig
+    from pipeline.settings.loss import LossConfig
 
     with pytest.raises(ValueError, match=named):
         LossOptions(**settings)
@@ -201,7 +201,7 @@ def test_options_that_do_not_go_together_are_refused(settings, named):
 
 
 def test_the_config_has_every_option_and_its_default():
-    from pipeline.loss_config import LossConfig
+    from pipeline.settings.loss import LossConfig
 
     assert LossConfig().options() == LossOptions()
     assert LossConfig(kind="elsa").options().needs_others and LossConfig(negatives="catalogue").options().columns == {

@@ -102,7 +102,7 @@ def test_rows_that_no_batch_names_stay_as_they_are_and_others_remember():
 
 
 def test_a_checkpoint_and_the_best_weights_hold_the_tables():
-    from pipeline.checkpoint import training_variables
+    from pipeline.training.checkpoint import training_variables
 
     batches = make_batches(np.arange(1, 20) % 6 + 1, np.arange(1, 20) % 8 + 1, 8, USERS, ITEMS)
     task = make_task(batches, True, "adamw")

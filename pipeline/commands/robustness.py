@@ -1,0 +1,53 @@
+"""`python -m pipeline robustness`: what deceptive content and fake users do to a finished run, and what defences do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CODE = ("content_attack", "content_defences", "media_attack", "poisoned_log", "stage", "shilling_attack",
+        "target_exposure")  # fmt: skip
+"""What of this room the figures depend on."""
+
+
+def robustness(
+    data: Annotated[Path, typer.Option("--data", help="Dataset folder, for media.")] = Path("runs/world"),
+    out: Annotated[Path, typer.Option("--out", help="Run folder, finished up to train-linear.")] = Path("runs/demo"),
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings, the run's own.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting, such as --set robustness.users=50.")
+    ] = None,
+) -> None:
+    """Attack what a run serves, by content (FGSM, PGD) and by fake users, before and after the defences; see [robustness].
+
+    Writes `robustness/robustness.json` into the run folder, which `python -m pipeline report` then shows.
+
+    Example: python -m pipeline robustness --data runs/world --out runs/demo --config configs/demo.toml
+    """
+    from pipeline.progress import progress_bar
+    from pipeline.robustness.stage import measure_robustness
+    from pipeline.settings.config import load_config
+    from pipeline.stage import code_fingerprint
+    from pipeline.stages.walk import Run
+
+    run = Run(data, out, load_config(config, set_ or []), say=lambda line: typer.echo(line, err=True))
+
+    def work(folder: Path, checkpoints: Path) -> dict[str, Any]:
+        with progress_bar("robustness") as progress:
+            measure_robustness(
+                run.dataset(), run.store(), data, out, folder, checkpoints / "trained", run.config, progress, run.say
+            )
+        return {}
+
+    run.run(
+        "robustness",
+        work,
+        run.config.robustness.model_dump(),
+        {
+            "served": run.key("served/full"),
+            "linear": run.key("linear/full"),
+            "code": code_fingerprint("data", "towers", *(f"pipeline/robustness/{name}.py" for name in CODE)),
+        },
+    )

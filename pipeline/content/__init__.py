@@ -1,0 +1,1 @@
+"""From texts, pictures and sounds to vectors."""

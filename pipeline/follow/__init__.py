@@ -1,0 +1,1 @@
+"""Following the event log between two jobs."""

@@ -1,0 +1,176 @@
+"""What a follower has done, on disk: every update's events before it begins, and a cursor after it is published."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from data.durable_file import sync, write_durably
+from pipeline.nightly.lock import is_free, owner_words, read_owner
+from pipeline.nightly.record import PUBLISHED, jobs_of, outcome_of
+from pipeline.stage import StageError
+from serving.feedback.partitions import as_table, write_table
+from serving.feedback.tail import Event
+
+FOLDER, FOLLOWED = "follow", "followed"
+"""Of a run folder: what a follower keeps, and what it publishes (`pipeline.follow.publish`)."""
+CURSOR, GUARD, EVENTS, WEIGHTS = "cursor.json", ".guard", "events.parquet", "weights.npz"
+NUMBERS = 1_000_000
+"""Followed releases of release r are r * NUMBERS + n: they rise with updates and with releases, and 0 is r itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The release that updates start from. Attributes: version, fingerprint; folder of the run it was made in."""
+
+    version: int
+    fingerprint: str
+    run: Path
+
+
+def base_of(out: Path) -> Base:
+    """The release that is stable in a run folder or, where none is labelled, the newest one.
+
+    Raises:
+        StageError: there is none, or its run is gone.
+    """
+    from serving.releases.labels import read_labels
+    from serving.releases.manifest import read_release
+    from serving.releases.release import list_releases
+
+    releases = out / "releases"
+    numbers = list_releases(releases)
+    version = read_labels(releases).stable or (numbers[-1] if numbers else None)
+    if version is None:
+        raise StageError(f"{releases}: no release to follow; `python -m pipeline run` or `job` makes one.")
+    made = {outcome["release"]["version"]: folder for folder in jobs_of(out)
+            if (outcome := outcome_of(folder)) and outcome["outcome"] == PUBLISHED}  # fmt: skip
+    run = made.get(version, out)
+    if not (run / "ingest").is_dir():
+        raise StageError(f"{run}: has no models any more, and release {version} came from it; raise job.keep.")
+    return Base(version, read_release(releases / str(version)).fingerprint, run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cursor:
+    """How far a follower is.
+
+    Attributes:
+        base, fingerprint: the release that it follows from.
+        update: number of the last one that is published. since: those up to here count no more.
+        rolled_back: why the release itself answers again; "" = it does not.
+        judged: [events, hits of the followed, hits of the release] of the newest updates.
+    """
+
+    base: int
+    fingerprint: str
+    update: int = 0
+    since: int = 0
+    rolled_back: str = ""
+    judged: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def version(self) -> int:
+        """Number of the followed release that answers."""
+        return self.base * NUMBERS + (0 if self.rolled_back or self.update == self.since else self.update)
+
+
+class Journal:
+    """`<out>/follow`: `cursor.json`, and `<base>/<update>/` with the events of each update and the newest weights.
+
+    An update's events are on disk before it begins (write-ahead), so that one that was interrupted is done again with the
+    same events, whatever has come meanwhile. The cursor moves when the update is published: every event is in exactly one
+    update. (Gray and Reuter 1992, *Transaction Processing*, chapter 9: write-ahead log.)
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out / FOLDER
+
+    def cursor(self) -> Cursor | None:
+        """Where it stands; None before the first start."""
+        file = self.folder / CURSOR
+        if not file.is_file():
+            return None
+        told: dict[str, Any] = json.loads(file.read_text())
+        return Cursor(**{**told, "judged": tuple(tuple(line) for line in told["judged"])})
+
+    def move(self, cursor: Cursor) -> None:
+        """The cursor, on disk when this returns."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(self.folder / CURSOR, [json.dumps(dataclasses.asdict(cursor), indent=2).encode()])
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name != str(cursor.base):
+                shutil.rmtree(path)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Alone with the cursor and what it says, for the length of the block: an update does not undo a roll back."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / GUARD, "a") as guard:
+            fcntl.flock(guard, fcntl.LOCK_EX)
+            yield
+
+    def place(self, cursor: Cursor, update: int) -> Path:
+        return self.folder / str(cursor.base) / f"{update:06d}"
+
+    def carried(self, cursor: Cursor) -> list[Event]:
+        """The events of all updates of a base, that of the one which had begun included."""
+        return [event for update in range(cursor.since + 1, cursor.update + 2) for event in self.events(cursor, update)]
+
+    def begin(self, cursor: Cursor, update: int, events: list[Event]) -> None:
+        """Writes the events of an update ahead of it."""
+        write_table(self.place(cursor, update) / EVENTS, as_table(events))
+
+    def events(self, cursor: Cursor, update: int) -> list[Event]:
+        """The events of an update; none where it has not begun."""
+        file = self.place(cursor, update) / EVENTS
+        return parquet.ParquetFile(file).read().to_pylist() if file.is_file() else []
+
+    def keep_weights(self, cursor: Cursor, update: int, weights: dict[str, np.ndarray]) -> None:
+        """The weights after an update, and no longer those of two updates ago."""
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **weights)
+        write_durably(self.place(cursor, update) / WEIGHTS, [buffer.getvalue()])
+        (self.place(cursor, update - 2) / WEIGHTS).unlink(missing_ok=True)
+
+    def weights(self, cursor: Cursor) -> dict[str, np.ndarray] | None:
+        """Those of the last published update; None where that is the release itself."""
+        if cursor.update == cursor.since:
+            return None
+        with np.load(self.place(cursor, cursor.update) / WEIGHTS) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def forget(self, cursor: Cursor) -> None:
+        """Removes the updates of a base: what happened since is new again."""
+        shutil.rmtree(self.folder / str(cursor.base), ignore_errors=True)
+        sync(self.folder)
+
+
+def drop_followed(out: Path) -> None:
+    """Removes all that a follower has left, since events and followed releases name users; the next one begins at the release.
+
+    Raises:
+        StageError: a follower is at work.
+    """
+    owner = read_owner(out / FOLDER)
+    if owner is not None and not is_free(owner, time.time()):
+        raise StageError(f"{out / FOLDER}: {owner_words(owner)} is following; stop it first, and start it again afterwards.")
+    for name in (FOLDER, FOLLOWED):
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def digest_of(events: list[Event]) -> str:
+    """What a followed release's manifest says of the events of its last update."""
+    return hashlib.sha256("\n".join(str(event["event_id"]) for event in events).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Every metric, its requests and its intervals, in NumPy."""

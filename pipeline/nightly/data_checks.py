@@ -1,0 +1,41 @@
+"""Data checks before training: what came since the last release against what was there -> go, go with a warning, or stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.dataset import Dataset
+from pipeline.nightly.check import STOP, WARN, Check, skipped, worst
+from pipeline.nightly.data_checks_events import event_checks
+from pipeline.nightly.data_checks_media import media_checks
+from pipeline.nightly.new_data import NewData
+
+if TYPE_CHECKING:
+    from pipeline.nightly.folder import JobFolder
+
+REPORT = "checks.json"
+
+
+def check_data(run: JobFolder, out: Path) -> dict[str, Any]:
+    """Look at a job's data and write `checks.json` into `out`.
+
+    Returns: `decision` (the worst verdict), and how many warnings and stops there are. Without a last release there is
+        nothing to compare with: the checks say so, and the ingest has refused what is no data at all.
+    """
+    checks: list[Check] = []
+    if run.parent is None:
+        checks.append(skipped("comparison", "there is no release before"))
+    else:
+        section = run.config.checks
+        data = NewData.of(run.dataset(), Dataset.load(run.parent / "ingest"), section.reference_days)
+        checks += event_checks(data, section, run.parent)
+        checks += media_checks(data, section, run.store(), run.parent)
+    decision = worst(checks)
+    report = {"decision": decision, "checks": [dataclasses.asdict(check) for check in checks]}
+    (out / REPORT).write_text(json.dumps(report, indent=2))
+    counted = {name: sum(check.verdict == name for check in checks) for name in (WARN, STOP)}
+    stopped = [f"{check.name}: {check.found}" for check in checks if check.verdict == STOP]
+    return {"decision": decision, "checks": len(checks), **counted, "stopped_by": stopped}

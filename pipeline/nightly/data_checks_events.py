@@ -1,0 +1,174 @@
+"""Checks of the new events and columns: schema, refused and repeated rows, volume, drift, labels, and surprise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data.dataset import Dataset
+from data.schema import EVENT_KINDS
+from data.splits import DAY
+from pipeline.metrics.examples import positive_histories
+from pipeline.nightly.check import Check, bounded, skipped
+from pipeline.nightly.drift import chance_stability, counts_of, population_stability
+from pipeline.nightly.new_data import NewData
+from pipeline.retrieval.served import FULL, UNSEEN, load_served, served_folder
+from pipeline.settings.data_checks import ChecksSection
+
+MOST_EVENTS = 4000
+"""New and old events each whose surprise is looked at."""
+
+
+def event_checks(data: NewData, section: ChecksSection, parent: Path) -> list[Check]:
+    """Every check that needs no content. `parent`: run folder of the last release."""
+    checks = [schema_check(data.dataset, data.previous), *refused_checks(data, section), volume_check(data, section)]
+    number = int(data.new.sum())
+    if number < section.fewest:
+        return [*checks, skipped("drift of columns, labels, surprise", f"{number} new events, {section.fewest} are needed")]
+    checks += [drift_check(name, one, other, section) for name, one, other in columns_of(data)]
+    return [*checks, *label_checks(data, section), surprise_check(data, section, parent)]
+
+
+def schema_check(dataset: Dataset, previous: Dataset) -> Check:
+    """Columns that the models read must still be there; new ones are told."""
+    before, now = (
+        {f"{kind} {name}" for kind in ("profile", "attributes", "context") for name in getattr(part.schema, kind)}
+        for part in (previous, dataset)
+    )
+    gone, new = sorted(before - now), sorted(now - before)
+    if gone:
+        return Check("schema", "stop", f"gone: {', '.join(gone)}", "every column of the last release")
+    return Check("schema", "warn" if new else "go", f"new: {', '.join(new)}" if new else f"{len(now)} columns as before")
+
+
+def refused_checks(data: NewData, section: ChecksSection) -> list[Check]:
+    """What the ingest refused of the rows that came since: the counts of both reports, one less the other."""
+    read, refused = (
+        sum(part.get(name, 0) for part in data.dataset.report.get("rows", {}).values())
+        - sum(part.get(name, 0) for part in data.previous.report.get("rows", {}).values())
+        for name in ("read", "quarantined")
+    )
+    repeated = _repeated(data.dataset) - _repeated(data.previous)
+    rows, checks = max(read, 1), []
+    for name, count, bounds in (("quarantined rows", refused - repeated, section.quarantined),
+                                ("repeated rows", repeated, section.duplicates)):  # fmt: skip
+        if read < section.fewest:
+            # Rewritten tables have no new rows to count by; as many refused ones as would fill a day are no chance.
+            checks.append(skipped(name, f"{read} new rows, {count} more of them refused"))
+        else:
+            checks.append(bounded(name, max(count, 0) / rows, bounds, f"{max(count, 0)} of {read} new rows"))
+    return checks
+
+
+def _repeated(dataset: Dataset) -> int:
+    reasons = dataset.report.get("event_reasons", {})
+    return sum(count for reason, count in reasons.items() if "repeat" in reason or "duplicate" in reason)
+
+
+def volume_check(data: NewData, section: ChecksSection) -> Check:
+    """Events a day of the new days against the median day of the reference; days without any count."""
+    days = data.dataset.events["timestamp"].to_numpy() // DAY
+    if not data.new.any():
+        return Check("volume", "stop", "no event since the last release", "some")
+    new = np.bincount(days[data.new] - days[data.new].min())
+    before = np.bincount(days[data.reference] - days[data.reference].min()) if data.reference.any() else np.ones(1)
+    usual, ratio = float(np.median(before)), float(new.mean() / max(np.median(before), 1))
+    return bounded(
+        "volume", max(ratio, 1 / max(ratio, 1e-9)), section.volume, f"{new.mean():,.0f} events a day, {usual:,.0f} before"
+    )
+
+
+def columns_of(data: NewData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(name, counts by bin of the reference, of the new events) of every column that events have or point to.
+
+    One event a visit counts, the first: those of one visit share its hour, its user and mostly its device, and thirty of
+    them are no more evidence than one.
+    """
+    events, dataset = data.dataset.events, data.dataset
+    one, other = data.visits(data.reference), data.visits(data.new)
+
+    def coded(name: str, codes: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
+        size = int(codes.max(initial=0)) + 1
+        return name, np.bincount(codes[one], minlength=size), np.bincount(codes[other], minlength=size)
+
+    def measured(name: str, values: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
+        return name, *counts_of(values[one], values[other])
+
+    time, item, user = (events[name].to_numpy() for name in ("timestamp", "item", "user"))
+    yield coded("event", events["event"].to_numpy().astype(np.int64))
+    yield coded("hour", time % DAY // 3600)
+    yield measured("value", events["value"].to_numpy(np.float64))
+    yield measured("price of the item", dataset.items["price"].to_numpy(np.float64)[item])
+    created = dataset.items["created_at"].to_numpy(np.float64)[item]
+    # A log that begins before its items are dated would drift by itself.
+    yield measured("age of the item, weeks", np.where(created > 0, np.floor((time - created) / (7 * DAY)).clip(0, 4), np.nan))
+    for axis, name in enumerate(dataset.schema.context):
+        yield coded(f"context {name}", dataset.context[:, axis])
+    for axis, name in enumerate(dataset.schema.profile):
+        yield coded(f"profile {name}", dataset.profile[user, axis])
+    for axis, name in enumerate(dataset.schema.attributes):
+        if dataset.schema.attributes[name] <= 50:  # a creator of few items each is an id, and ids are new every day
+            yield coded(f"attribute {name}", dataset.attributes[item, axis])
+
+
+def drift_check(name: str, expected: np.ndarray, actual: np.ndarray, section: ChecksSection) -> Check:
+    """The population stability index of one column, less what chance gives."""
+    index = population_stability(expected, actual)
+    chance = chance_stability(expected, actual, section.significance)
+    return bounded(f"drift of {name}", max(index - chance, 0.0), section.psi, f"PSI {index:.3f}, {chance:.3f} by chance")
+
+
+def label_checks(data: NewData, section: ChecksSection) -> list[Check]:
+    """The share of positive events and of each kind, against the reference days."""
+    kinds = data.dataset.events["event"].to_numpy()
+    labels = {"positive events": data.dataset.positive}
+    labels |= {f"events of kind {EVENT_KINDS[code]}": kinds == code for code in np.unique(kinds[data.reference])}
+    m, n = len(data.visits(data.reference)), len(data.visits(data.new))
+    checks = []
+    for name, label in labels.items():
+        before, now = float(label[data.reference].mean()) if m else 0.0, float(label[data.new].mean())
+        found, pooled = f"{now:.3f}, {before:.3f} before", (before * m + now * n) / (m + n)
+        error = math.sqrt(max(pooled * (1 - pooled), 1e-12) * (1 / max(m, 1) + 1 / max(n, 1)))
+        certain = abs(now - before) > section.significance * error
+        shift = abs(now - before) / max(before, 1e-9) if certain else 0.0
+        checks.append(bounded(f"share of {name}", shift, section.label_shift, found))
+    return checks
+
+
+def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check:
+    """Whether people choose what the current model expects of them, as they did on days that it had not seen either.
+
+    For every positive event, the share of the other people who are asked about whose score for its item, standardised over
+    the items, is lower: 1/2 where people and items have nothing to do with each other, however popular the items are.
+    Events that were exchanged between users fall to that, whatever else about them looks right.
+    """
+    name = "surprise"
+    variant = f"{FULL}/{UNSEEN}" if (served_folder(parent) / UNSEEN).is_dir() else FULL
+    served, then = load_served(parent, variant), data.previous
+    time, split = then.events["timestamp"].to_numpy(), then.events["split"].to_numpy()
+    bound = int(time[split > 0].min()) if (split > 0).any() else int(time.max())
+    events, users, items = data.dataset.events, then.schema.user_rows, then.schema.item_rows
+    time, user, item = (events[column].to_numpy() for column in ("timestamp", "user", "item"))
+    known = data.dataset.positive & (user < users) & (item < items) & (then.counts > 0)[np.minimum(item, items - 1)]
+    shares, numbers = [], []
+    for chosen in (known & (time >= bound) & ~data.new, known & data.new):
+        rows = np.flatnonzero(chosen)[-MOST_EVENTS:]
+        if len(rows) < section.fewest:
+            return skipped(name, f"{len(rows)} events of known users and items, {section.fewest} are needed")
+        history = positive_histories(then, ("train",))
+        asked, place = np.unique(user[rows], return_inverse=True)
+        queries = served.queries(then.profile, asked, history.latest(asked, served.history_length))
+        scores = (queries @ served.items.T)[:, 1:]
+        scores = (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(scores.std(axis=1, keepdims=True), 1e-9)
+        own = scores[place, item[rows] - 1]
+        below = np.array([(scores[:, row - 1] < mine).mean() for row, mine in zip(item[rows], own, strict=True)])
+        shares.append(float(below.mean()))
+        numbers.append(len(data.visits(chosen)))
+    before, now = shares
+    error = math.sqrt(sum(1 / (12 * count) for count in numbers))  # a share that is anywhere from 0 to 1 has variance 1/12
+    fall = (before - now) / max(before - 0.5, 1e-9) if before - now > section.significance * error else 0.0
+    found = f"{now:.3f} in {numbers[1]} visits, {before:.3f} in {numbers[0]} before (.5 = chosen by anybody)"
+    return bounded(name, fall, section.surprise, found)

@@ -1,0 +1,49 @@
+"""A nightly job's folder: the run that the current release came from, and what training goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pipeline.nightly.export import Exporter
+from pipeline.stages.walk import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class JobFolder(Run):
+    """A job's folder.
+
+    Attributes:
+        parent: the run folder whose models are released now; None = there is none yet.
+        full: train everything from nothing, as for the first release; rows keep their numbers all the same.
+        version: number that the candidate gets.
+        exporter: the process that exports it.
+    """
+
+    parent: Path | None = None
+    full: bool = False
+    version: int = 1
+    exporter: Exporter = dataclasses.field(default_factory=Exporter)
+
+    @property
+    def warm(self) -> Path | None:
+        """The run that training goes on from."""
+        return None if self.full else self.parent
+
+    @property
+    def valid_days(self) -> int:
+        """Days that validate retrieval and teach the ranker."""
+        return self.config.job.valid_days if self.warm is None else self.config.job.warm_days
+
+    def parent_keys(self, *stages: str) -> dict[str, str]:
+        """Keys of the parent's stages, for what is made from them."""
+        return {} if self.parent is None else {f"{name} of the parent": key for name, key in
+                zip(stages, self.keys_of(str(self.parent), *stages).values(), strict=True)}  # fmt: skip
+
+    def warm_keys(self, *stages: str) -> dict[str, str]:
+        return {} if self.warm is None else self.parent_keys(*stages)
+
+    def pace(self) -> dict[str, Any]:
+        """The settings that decide how a warm start trains."""
+        return self.config.job.model_dump(include={"replay", "epochs", "learning_rate", "linear_epochs"})

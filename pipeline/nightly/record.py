@@ -1,0 +1,103 @@
+"""The record of a job: what it was made from, what became of it, and which run the current release came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from data.durable_file import write_durably
+from pipeline.stage import read_manifest
+
+JOBS, RECORD, OUTCOME = "jobs", "job.json", "outcome.json"
+PUBLISHED, KEPT, STOPPED, SUPERSEDED = "published", "kept", "stopped", "superseded"
+
+
+@dataclasses.dataclass(frozen=True)
+class JobRecord:
+    """What decides a job's result, written before its first stage.
+
+    Attributes:
+        number: of the job. parent: folder of the run that the current release came from, relative to the run folder; ""
+            none. release: version and fingerprint of that release; None without one.
+        source: fingerprint of the dataset folder. settings: digest of the settings. code: of the project's code.
+        full: whether everything is trained from nothing.
+    """
+
+    number: int
+    parent: str
+    release: dict[str, Any] | None
+    source: str
+    settings: str
+    code: str
+    full: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:04d}"
+
+    def same_work(self, other: JobRecord) -> bool:
+        """Whether the other would do the same; code may have changed in between, stages see to that."""
+        fields = ("parent", "release", "source", "settings", "full")
+        return all(getattr(self, name) == getattr(other, name) for name in fields)
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / RECORD, [json.dumps(dataclasses.asdict(self), indent=2).encode()])
+
+    @classmethod
+    def read(cls, folder: Path) -> JobRecord | None:
+        file = folder / RECORD
+        return cls(**json.loads(file.read_text())) if file.is_file() else None
+
+
+def jobs_of(out: Path) -> list[Path]:
+    """Folders of all jobs of a run folder, oldest first."""
+    return sorted(path for path in (out / JOBS).glob("[0-9]*") if (path / RECORD).is_file())
+
+
+def outcome_of(folder: Path) -> dict[str, Any] | None:
+    """What became of a job; None while it is not finished."""
+    file = folder / OUTCOME
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def write_outcome(folder: Path, outcome: dict[str, Any]) -> None:
+    write_durably(folder / OUTCOME, [json.dumps(outcome, indent=2, default=str).encode()])
+
+
+def current_run(out: Path) -> Path | None:
+    """The run folder whose models are released now: a job's, or the run folder itself; None where nothing is released.
+
+    Of the published releases that nobody has withdrawn, the newest counts.
+    """
+    from serving.releases.labels import WITHDRAWN, read_labels
+    from serving.releases.release import list_releases
+
+    releases = out / "releases"
+    if not releases.is_dir():
+        return None
+    labels = read_labels(releases).as_dict()
+    published = [number for number in list_releases(releases) if number != labels.get(WITHDRAWN)]
+    made = {outcome["release"]["version"]: folder for folder in jobs_of(out)
+            if (outcome := outcome_of(folder)) and outcome["outcome"] == PUBLISHED}  # fmt: skip
+    if not published:
+        return None
+    if published[-1] in made:
+        return made[published[-1]]
+    return out if read_manifest(out / "export") else None
+
+
+def released_folder(run: Path) -> Path | None:
+    """The release that a run became; None where it is gone."""
+    from serving.releases.manifest import ReleaseError
+    from serving.releases.release import latest_release
+
+    outcome = outcome_of(run)
+    if outcome is not None:
+        return run.parent.parent / "releases" / str(outcome["release"]["version"])
+    try:
+        return latest_release(run / "releases")
+    except ReleaseError:
+        return None

@@ -1,0 +1,129 @@
+"""The walk of a nightly job: the stages of a run, each of which may look at the run that the last release came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset
+from data.ingest import IngestOptions, ingest
+from pipeline.nightly.grow_vocabulary import grow_dataset, split_newest
+from pipeline.nightly.record import released_folder
+from pipeline.nightly.training import JobTraining
+from pipeline.progress import progress_bar
+from pipeline.settings.config import Config
+from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint, read_manifest
+from pipeline.stages.content import quarantined
+
+CHECKS = (
+    "nightly/check",
+    "nightly/new_data",
+    "nightly/data_checks",
+    "nightly/data_checks_events",
+    "nightly/data_checks_media",
+    "nightly/drift",
+)
+GATE = ("nightly/gate", "nightly/gate_figures", "nightly/gate_contestants")
+
+
+def files(*names: str) -> tuple[str, ...]:
+    """
+    >>> files("stage")
+    ('pipeline/stage.py',)
+    """
+    return tuple(f"pipeline/{name}.py" for name in names)
+
+
+class JobRun(JobTraining):
+    """New data in, a judged candidate out; every method is one stage, as in `pipeline.stages.walk.Run`."""
+
+    def ingest(self) -> StageResult:
+        """Dataset folder -> validated events in the parent's rows and codes, split by the newest days."""
+        section, job, pseudonyms = self.config.data, self.config.job, self.pseudonyms()
+        salt = {"pseudonyms": pseudonyms.fingerprint} if pseudonyms else {}
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            options = {**section.model_dump(), "split": "global_time"}
+            dataset = ingest(self.source, out, IngestOptions(**options))
+            if self.parent is not None:
+                dataset = grow_dataset(dataset, Dataset.load(self.parent / "ingest"))
+            dataset = split_newest(dataset, job.test_days, self.valid_days)
+            dataset.save(out)
+            return {
+                "users": dataset.schema.user_rows - 1,
+                "items": dataset.schema.item_rows - 1,
+                "events": len(dataset.events),
+                "quarantined": quarantined(out),
+                **{f"new_{name}": count for name, count in dataset.report.get("grown", {}).items()},
+            }
+
+        days = {"test_days": job.test_days, "valid_days": self.valid_days}
+        inputs = {"source": folder_fingerprint(self.source), **self.parent_keys("ingest"), **salt}
+        code = code_fingerprint("data", "pipeline/nightly/grow_vocabulary.py")
+        return self.run("ingest", work, {**section.model_dump(), **days}, {**inputs, "code": code})
+
+    def check_data(self) -> StageResult:
+        """New events, items and vectors against the parent's -> go, go with a warning, or stop."""
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.nightly.data_checks import check_data
+
+            return check_data(self, out)
+
+        inputs = {"encode": self.key(self.store_stage), **self.parent_keys("ingest", "served/full")}
+        code = code_fingerprint(*files(*CHECKS))
+        return self.run("checks", work, self.config.checks.model_dump(), {**inputs, "code": code})
+
+    def judge(self) -> StageResult:
+        """Candidate and current release on the newest days, asked the same -> figures of both."""
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.nightly.gate_figures import judge_job
+
+            self.exporter.go_on()  # neither knows of the other
+            with progress_bar("judge", single=True) as progress:
+                return judge_job(self.dataset(), self.store(), self.folder, self.parent, out, self.config, progress)
+
+        inputs = {"policy": self.key("policy"), **self.parent_keys("ranking", "index")}
+        code = code_fingerprint(
+            "ranking",
+            *files(*GATE, "evaluation/order_quality", "evaluation/probability_quality", "evaluation/exposure_quality"),
+        )
+        return self.run("judge", work, {"masked": self.config.evaluation.mask_splits}, {**inputs, "code": code})
+
+    def begin_export(self) -> None:
+        """Let what the candidate needs beside a ranker be read while that one trains."""
+        if read_manifest(self.folder / "export") is None:
+            self.exporter.begin(*self._to_export())
+
+    def _to_export(self) -> tuple[Path, Path, Config, int, Path | None]:
+        previous = None if self.warm is None else released_folder(self.warm)
+        return self.source, self.folder, self.config, self.version, previous
+
+    def export(self) -> StageResult:
+        """The candidate as a whole release in the job's own folder, with the number it will have."""
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            self.exporter.begin(*self._to_export())
+            self.exporter.go_on()
+            return self.exporter.finish()
+
+        inputs = {
+            "search": self.key("search"), "ranking": self.key("ranking"), "policy": self.key("policy"),
+            "index": self.key("index"), "code": code_fingerprint("serving", "ranking"),
+        }  # fmt: skip
+        kept = {"precision": self.config.serving.precision, "prune": self.config.serving.prune}
+        return self.run("export", work, {**kept, "version": self.version}, inputs)
+
+    def decide(self) -> StageResult:
+        """Figures of both, and the candidate itself -> whether it is published, and why."""
+
+        def work(out: Path, checkpoints: Path) -> dict[str, Any]:
+            from pipeline.nightly.gate import decide
+
+            return decide(self, out)
+
+        inputs = {"judge": self.key("judge"), "export": self.key("export"), **self.parent_keys("ingest")}
+        return self.run(
+            "gate", work, self.config.gate.model_dump(), {**inputs, "code": code_fingerprint(*files(*GATE))}
+        )

@@ -1,0 +1,1 @@
+"""Choosing and judging how lists are ordered again."""

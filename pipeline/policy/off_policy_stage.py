@@ -1,0 +1,50 @@
+"""Off-policy estimates of a run: its ranked order against the retrieval order, on the pages of its test split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.dataset import Dataset
+from pipeline.policy.logged_pages import CLIP, MINIMUM_PAGES, judge_pages, page_propensities, whole_pages
+from pipeline.ranker.lists import RankingFold
+from pipeline.ranker.rank_requests import order_by
+
+
+def estimate_off_policy(
+    dataset: Dataset,
+    fold: RankingFold,
+    found: Mapping[str, NDArray],
+    heads: Sequence[str],
+    *,
+    split: str = "test",
+    reward: str = "click",
+    size: int | None = None,
+    clip: float | None = CLIP,
+) -> dict[str, Any] | None:
+    """What pages of the ranker's first items would have earned, and pages of the index's; see `judge_pages`.
+
+    The reward model of DR is the ranker's own: of a click 1 − P(skip) where it has learned skips, which it knows of shown
+    items alone, as this question does; else the calibrated probability of the reward among all candidates.
+
+    Args:
+        fold: requests of the split, with what the index answered. found: the ranker's answer to them, {head or `score`:
+            [R, T]}. heads: those that were trained.
+
+    Returns: None where fewer than `MINIMUM_PAGES` pages have all their propensities.
+    """
+    if not np.isfinite(dataset.propensity).any():
+        return None
+    chosen = whole_pages(dataset, split, fold.requests)
+    if len(chosen) < MINIMUM_PAGES:
+        return None
+    pages = fold.take(chosen)
+    propensity = page_propensities(dataset, split, pages.requests)
+    chance = (1 - found["skip"] if reward == "click" and "skip" in heads else found[reward])[chosen]
+    orders = {"ranked": order_by(pages.rows, found["score"][chosen]), "retrieval": pages.rows}
+    return judge_pages(
+        pages.requests, propensity, orders, chance.astype(np.float64), pages.rows, reward=reward, size=size, clip=clip
+    )

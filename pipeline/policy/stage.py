@@ -1,0 +1,97 @@
+"""The policy a release starts from, chosen on held-out visits, and judged once on the test split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.dataset import Dataset
+from pipeline.metrics.segments import MINIMUM_USERS
+from pipeline.policy.facts import policy_tables, user_groups
+from pipeline.policy.judge import judge_diversity, judge_fairness, trade_off
+from pipeline.policy.pages import RankedVisits, served_tokens
+from pipeline.ranker.visits import HELD_OUT, Visits
+from pipeline.retrieval.served import load_served
+from pipeline.settings.config import Config
+from pipeline.settings.policy import PolicySection
+from ranking.policy import Policy
+from ranking.serving_form import RankingServingForm
+
+POLICY, REPORT = "policy.json", "report.json"
+
+
+def held_out_visits(dataset: Dataset, run: Path, tokens: np.ndarray, section: PolicySection) -> RankedVisits:
+    """The visits that the ranker was held from, as it answered them before it caught up with their days; what policies
+    look at is as of the end of the train split."""
+    visits = Visits.load(run / "ranking" / HELD_OUT)
+    return RankedVisits(visits, policy_tables(dataset, section, ("train",)), tokens)
+
+
+def tokens_of(run: Path, form: RankingServingForm) -> np.ndarray:
+    """What the run's items are told apart by; see `served_tokens`."""
+    return served_tokens(form, load_served(run).items)
+
+
+def choose_policy_stage(dataset: Dataset, run: Path, out: Path, config: Config) -> dict[str, Any]:
+    """Writes `policy.json`, the weights a release starts from, and `report.json`, how they were chosen."""
+    form = RankingServingForm.load(run / "ranking" / "serving_form")
+    held_out = held_out_visits(dataset, run, tokens_of(run, form), config.policy)
+    found = trade_off(held_out, config.policy.diversity_cost) if len(held_out.visits) else {}
+    policy = config.policy.weights(found.get("mmr_lambda", 1.0))
+    (out / POLICY).write_text(policy.to_json())
+    report = {"visits": len(held_out.visits), "policy": policy.weights(), **found}
+    (out / REPORT).write_text(json.dumps(report, indent=2))
+    return {"visits": len(held_out.visits), "mmr_lambda": policy.mmr_lambda}
+
+
+def load_policy(run: Path, section: PolicySection) -> Policy:
+    """The chosen policy; that of the settings where the stage has not run."""
+    file = run / "policy" / POLICY
+    return Policy.from_json(file.read_text()) if file.is_file() else section.weights()
+
+
+def judge_policies(
+    dataset: Dataset,
+    run: Path,
+    form: RankingServingForm,
+    visits: Visits,
+    people: Visits,
+    config: Config,
+    vectors: np.ndarray | None,
+    seed: int,
+) -> dict[str, Any]:
+    """`diversity` and `fairness` on the test split; nothing here is chosen by it.
+
+    Args:
+        visits: of the test split, answered; diversity is judged on them as the ranker is.
+        people: every user once, judged by all that was chosen; exposure and groups of users are told by these.
+        vectors: [N + 1, D] content of the items.
+    """
+    facts, tokens = policy_tables(dataset, config.policy, config.evaluation.mask_splits), tokens_of(run, form)
+    ranked, asked_once = (RankedVisits(part, facts, tokens) for part in (visits, people))
+    chosen: dict[str, Any] = {}
+    if (run / "policy" / REPORT).is_file():
+        chosen = json.loads((run / "policy" / REPORT).read_text())
+    policy = load_policy(run, config.policy)
+    diversity = judge_diversity(ranked, policy, chosen.get("dpp_strength", 0.0), vectors, seed, asked_once)
+    if chosen:
+        diversity["validation"] = {name: chosen[name] for name in ("plain", "mmr", "dpp") if name in chosen}
+    result: dict[str, Any] = {"diversity": diversity}
+    held_out = held_out_visits(dataset, run, tokens, config.policy)
+    if len(held_out.visits):
+        column = config.policy.user_groups or comparable_column(dataset, people.users)
+        groups, names = user_groups(dataset, column) if column else (None, None)
+        result["fairness"] = judge_fairness(asked_once, held_out, config.policy.protected, groups, names, column)
+    return result
+
+
+def comparable_column(dataset: Dataset, users: np.ndarray) -> str:
+    """The first profile column with two groups large enough to compare among the asked users; "" where there is none."""
+    for place, column in enumerate(dataset.schema.profile):
+        sizes = np.bincount(dataset.profile[users, place])
+        if (sizes[1:] >= MINIMUM_USERS).sum() > 1:
+            return column
+    return ""

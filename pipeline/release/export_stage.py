@@ -1,0 +1,159 @@
+"""From a finished run to a release: towers, index, ranker and encoders with everything a request may name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.dataset import Dataset
+from data.features import FeatureStore
+from pipeline.content.store_encoders import READY_MADE
+from pipeline.metrics.examples import interactions, positive_histories
+from pipeline.policy.facts import policy_tables
+from pipeline.policy.stage import load_policy
+from pipeline.release.raw_models import GRAPHS, RawModels, graphs_of, raw_models
+from pipeline.retrieval.served import Served, load_served
+from pipeline.settings.config import Config
+from pipeline.stage import digest, read_manifest
+from ranking.serving_form import RankingServingForm
+from serving.export.recommend import RecommendSettings
+from serving.export.release import export_release
+from serving.graphs.request_history import ServingTables
+from serving.index.build import load_index
+from serving.releases.manifest import read_release
+from serving.releases.release import ReleaseError, list_releases, verify_release
+
+EVERYTHING = ("train", "valid", "test")
+
+
+def serving_tables(
+    dataset: Dataset, ingested: Path, history_length: int, splits: tuple[str, ...] = EVERYTHING
+) -> ServingTables:
+    """What the server knows of every user when the log ends: profile, latest positive items, and everything ever shown.
+
+    Evaluation stops at the test split; a server answers today, so for it the whole log counts.
+    """
+    users = np.arange(dataset.schema.user_rows)
+    seen, chosen = (interactions(dataset, splits, positive_only=positive) for positive in (False, True))
+    return ServingTables(
+        user_ids=ingested / "user_ids.txt",
+        item_ids=ingested / "item_ids.txt",
+        profile=dataset.profile,
+        profile_words=_profile_words(dataset),
+        history=positive_histories(dataset, splits).latest(users, history_length),
+        seen_offsets=seen.offsets.astype(np.int64),
+        seen_rows=seen.rows.astype(np.int32),
+        chosen=(chosen.offsets.astype(np.int64), chosen.rows.astype(np.int32)),
+    )
+
+
+def _profile_words(dataset: Dataset) -> dict[str, list[str]]:
+    """The words of every profile column; nothing where a dataset came with codes alone."""
+    words = {name: list(dataset.profile_vocabulary.get(name, [])) for name in dataset.schema.profile}
+    return words if all(len(words[name]) == size for name, size in dataset.schema.profile.items()) else {}
+
+
+def prepare(
+    dataset: Dataset,
+    run: Path,
+    config: Config,
+    served: Served,
+    store: FeatureStore | None,
+    search: bool,
+    previous: Path | None,
+) -> tuple[ServingTables, RawModels, dict[str, Any]]:
+    """What a release has that follows from no ranker: tables, models of raw content, and their part of its details."""
+    raw, graphs, encoders = RawModels(), "", {}
+    if store is not None:
+        before = None if previous is None else read_release(previous)
+        raw = raw_models(run, served, store, config, search=search, previous=before)
+        graphs = graphs_of(served, store, run, config.serving.precision)
+        stored = {name: store.info["modalities"][name]["encoder"] for name in store.modalities}
+        encoders = {name: encoder for name, encoder in stored.items() if encoder != READY_MADE}
+    tables = serving_tables(dataset, run / "ingest", served.two_tower.config.history_length)
+    return tables, raw, {"encoders": encoders, GRAPHS: graphs}
+
+
+def export_stage(
+    dataset: Dataset,
+    run: Path,
+    config: Config,
+    *,
+    store: FeatureStore | None = None,
+    search: bool = False,
+    first: int = 1,
+    releases: Path | None = None,
+    previous: Path | None = None,
+    ready: Callable[[], Any] | None = None,
+) -> dict[str, Any]:
+    """Publish the next version under `<run>/releases`, unless the newest one already holds exactly these models.
+
+    A kill between publishing and the stage's own manifest therefore never leaves two releases of the same thing.
+
+    Args:
+        store: the features that the towers read; with it, and where these are encoded from content, the release takes
+            raw items (`item_encoder`), and is searched by pictures and sounds (`content_search`).
+        search: whether the search stage's tower, if one was trained, is released beside them; needs `store`.
+        first: number of the first release of the folder.
+        releases: another folder to publish in than the run's own.
+        previous: an earlier release, whose graphs of raw content are taken over where they would be the same.
+        ready: called once everything is read that follows from towers and index alone, and returns when ranker and policy are
+            there: a job that still trains them begins here.
+    """
+    releases, served = releases or run / "releases", load_served(run)
+    prepared = None
+    if ready is not None:
+        prepared = prepare(dataset, run, config, served, store, search, previous)
+        ready()
+    stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
+    made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
+    made_from["raw"] = "" if store is None else "item_encoder content_search"
+    made_from["precision"] = config.serving.precision
+    if config.serving.prune:
+        made_from["prune"] = str(config.serving.prune)
+    made_from["users"] = digest((run / "ingest" / "user_ids.txt").read_text(encoding="utf-8"))
+    versions = list_releases(releases) if releases.is_dir() else []
+    if versions:
+        try:
+            newest = verify_release(releases / str(versions[-1]))
+        except ReleaseError:
+            newest = None
+        if newest is not None and newest.manifest["details"].get("made_from") == made_from:
+            return {"version": newest.version, "fingerprint": newest.fingerprint, "published_before": True}
+    ensemble, two_tower = served.ensemble, served.two_tower
+    tables, raw, details = prepared or prepare(dataset, run, config, served, store, search, previous)
+    release = export_release(
+        releases,
+        versions[-1] + 1 if versions else first,
+        tables=tables,
+        user_tower=two_tower.user_tower if ensemble is None else ensemble.user_tower,
+        linear_history=None if ensemble is None else ensemble.linear.history,
+        index=load_index(run / "index", "stock"),
+        approximate_index=load_index(run / "index", "scann") if (run / "index" / "scann").is_dir() else None,
+        ranker=RankingServingForm.load(run / "ranking" / "serving_form"),
+        item_encoder=raw.item_encoder,
+        search=raw.search,
+        content_search=raw.content_search,
+        recommend=RecommendSettings(
+            policy_tables(dataset, config.policy, EVERYTHING),
+            load_policy(run, config.policy),
+            config.ranking.retrieved,
+            now=int(dataset.events["timestamp"].max()) if dataset.schema.has_timestamps else 0,
+        ),
+        precision=config.serving.precision,
+        prune=config.serving.prune,
+        counts={"raw_modalities": len(raw.item_encoder.encoders)} if raw.item_encoder else {},
+        details={"made_from": made_from, **details},
+    )
+    return {
+        "version": release.version,
+        "fingerprint": release.fingerprint,
+        "published_before": False,
+        "item_encoder": raw.item_encoder is not None,
+        "search": raw.search is not None,
+        "content_search": raw.content_search is not None,
+        "raw_graphs": raw.graphs,
+    }

@@ -1,0 +1,262 @@
+"""The report: everything the stages measured, as `report.json` for machines and `report.html` for people.
+
+The report measures nothing itself. What a stage has not written is left out of both files; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow.parquet as parquet
+from markupsafe import Markup
+
+from pipeline.report import plots as report_plots
+from pipeline.report import ranking_plots as report_ranking_plots
+from pipeline.report.examples import make_examples
+from pipeline.report.figure import Plot, name_of
+from pipeline.report.job import job_tables, job_words
+from pipeline.report.privacy import privacy_account, privacy_words
+from pipeline.report.ranking import ranking_figures, ranking_tables
+from pipeline.report.robustness import plot_robustness, robustness_tables, robustness_words
+from pipeline.report.words import format_bytes, headline_figures, summarise
+from serving.catalogue.catalogue import Catalogue, media_folder
+
+TEMPLATE = "report.html.j2"
+VARIANTS = ("full", "ids_only", "without_text", "without_image", "without_audio")
+METRICS = ("recall@10", "recall@20", "recall@100", "ndcg@10", "ndcg@20", "mrr", "coverage", "popularity_bias")
+
+
+class ReportError(ValueError):
+    """A stage output that cannot be read; the message names the file."""
+
+
+def write_report(run: Path, source: Path | None) -> dict[str, Any]:
+    """Writes `<run>/report.json` and `<run>/report.html`.
+
+    Args:
+        run: the run folder.
+        source: the dataset folder, for covers; None = a report without pictures.
+
+    Returns:
+        The content of `report.json`. Numbers that are not finite are null there.
+
+    Raises:
+        FileNotFoundError: no stage has finished in `run`.
+        ReportError: a stage output that is not the JSON it should be.
+    """
+    run = Path(run)
+    report = assemble(run)
+    examples = _read(run / "evaluate" / "examples.json") or []
+    catalogue = None
+    if examples and (run / "ingest" / "items.parquet").is_file():
+        catalogue = Catalogue(run / "ingest", media_folder(source))
+    _replace(run / "report.json", json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    _replace(run / "report.html", render(report, histories(run), examples, catalogue))
+    return report
+
+
+def assemble(run: Path) -> dict[str, Any]:
+    """The content of `report.json` out of the stages' manifests and figures."""
+    seconds = stage_seconds(run)
+    if not seconds:
+        raise FileNotFoundError(f"run: no stage has finished in {str(run)!r}; start one with `python -m pipeline run`")
+    retrieval = _read(run / "evaluate" / "retrieval.json")
+    index = _read(run / "index" / "report.json")
+    release = latest_release_manifest(run)
+    parts: dict[str, Any] = {
+        "data": data_counts(run),
+        "retrieval": retrieval,
+        "privacy": privacy_account(run),
+        "index": index,
+        "ranking": ranking_figures(run, _read),
+        "robustness": _read(run / "robustness" / "robustness.json"),
+        "checks": _read(run / "checks" / "checks.json"),
+        "gate": _read(run / "gate" / "decision.json"),
+        "seconds": seconds,
+        "release": {"version": release["version"], "counts": release.get("counts")} if release else None,
+        "fingerprint": release["fingerprint"] if release else None,
+    }
+    return finite({name: part for name, part in parts.items() if part})
+
+
+def stage_seconds(run: Path) -> dict[str, float]:
+    """Seconds by stage in the order of the walk; the variants of a stage (`retrieval/full`, ...) add up to one."""
+    seconds: dict[str, float] = {}
+    order = ["ingest", "enrich", "encode", "finetune", "encode_tuned", "checks", "retrieval", "linear", "served", "search"]
+    order += ["index", "ranking", "policy", "evaluate", "judge", "export", "gate", "robustness"]
+    files = [*run.glob("*/manifest.json"), *run.glob("[a-z]*/*/manifest.json")]
+    for file in sorted(file for file in files if not file.parent.name.startswith(".")):
+        manifest = _read(file)
+        if isinstance(manifest, dict) and "stage" in manifest and "seconds" in manifest:
+            stage = str(manifest["stage"]).split("/")[0]
+            seconds[stage] = round(seconds.get(stage, 0.0) + float(manifest["seconds"]), 3)
+    return {
+        stage: seconds[stage]
+        for stage in sorted(seconds, key=lambda s: (order.index(s) if s in order else len(order), s))
+    }
+
+
+def data_counts(run: Path) -> dict[str, Any]:
+    """Users, items and events as ingested; `quarantined` counts what ingestion and encoding set aside."""
+    counts = (_read(run / "ingest" / "manifest.json") or {}).get("counts") or {}
+    data: dict[str, Any] = {name: counts[name] for name in ("users", "items", "events") if name in counts}
+    by_file: dict[str, int] = {}
+    found = False
+    for file in (run / "ingest" / "quarantine.parquet", run / "encode" / "quarantine.parquet"):
+        if file.is_file():
+            found = True
+            for name in parquet.read_table(file, columns=["file"])["file"].to_pylist():
+                # Media are many files with one bad row each; what matters is their folder.
+                kind = str(name).rsplit("/", 1)[0] if "/" in str(name) else str(name)
+                by_file[kind] = by_file.get(kind, 0) + 1
+    if found:
+        data |= {"quarantined": sum(by_file.values()), "quarantined_by_file": dict(sorted(by_file.items()))}
+    elif "quarantined" in counts:
+        data["quarantined"] = counts["quarantined"]
+    return data
+
+
+def latest_release_manifest(run: Path) -> dict[str, Any] | None:
+    """The manifest of the release with the highest version; None when nothing was released."""
+    folders = [
+        folder
+        for folder in (run / "releases").glob("*")
+        if folder.name.isdecimal() and (folder / "manifest.json").is_file()
+    ]
+    return _read(max(folders, key=lambda folder: int(folder.name)) / "manifest.json") if folders else None
+
+
+def histories(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """The learning curve of each trained variant, the full model first."""
+    found = {
+        file.parent.name: finite(_read(file))
+        for file in run.glob("retrieval/*/history.json")
+        if not file.parent.name.startswith(".")
+    }
+    return {
+        name: found[name]
+        for name in sorted(found, key=lambda n: (VARIANTS.index(n) if n in VARIANTS else len(VARIANTS), n))
+    }
+
+
+def render(
+    report: Mapping[str, Any], curves: Mapping[str, Any], examples: list[Any], catalogue: Catalogue | None
+) -> str:
+    """`report.html`: one file that needs nothing beside it."""
+    retrieval, index, ranking, robustness = (
+        report.get(name) or {} for name in ("retrieval", "index", "ranking", "robustness")
+    )
+    job = report.get("checks"), report.get("gate")
+    plots: dict[str, Plot | None] = {
+        "learning": report_plots.plot_learning(curves),
+        "segments": report_plots.plot_segments(retrieval),
+        "ablation": report_plots.plot_ablation(retrieval),
+        "index": report_plots.plot_index(index),
+        "gains": report_ranking_plots.plot_gains(ranking),
+        "calibration": report_ranking_plots.plot_calibration(ranking),
+        "robustness": plot_robustness(robustness),
+        "seconds": report_plots.plot_seconds(report["seconds"]),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = format_number
+    environment.filters["bytes"] = format_bytes
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        summary=[
+            *filter(None, [job_words(*job)]),
+            *summarise(report),
+            *filter(None, [privacy_words(report.get("privacy")), robustness_words(robustness)]),
+        ],
+        figures=headline_figures(report),
+        plots={
+            name: {"svg": Markup(plot.svg), "alt": plot.alt, "caption": plot.caption}
+            for name, plot in plots.items()
+            if plot is not None
+        },
+        table=metric_table(retrieval),
+        ranking_tables=ranking_tables(ranking, format_number),
+        robustness_tables=robustness_tables(robustness, format_number),
+        job_tables=job_tables(*job),
+        trade_off=index.get("trade_off") or [],
+        examples=make_examples(examples, catalogue) if catalogue is not None else [],
+    )
+
+
+def metric_table(retrieval: Mapping[str, Any]) -> dict[str, Any]:
+    """Every retrieval figure: columns, and rows of (segment, system, values)."""
+    systems: dict[str, Any] = {
+        "model": retrieval,
+        "oracle": retrieval.get("oracle") or {},
+        **(retrieval.get("baselines") or {}),
+    }
+    for modality, entry in (retrieval.get("ablation") or {}).items():
+        systems |= {f"{modality} {kind}": entry[kind] for kind in ("masked", "alone", "retrained") if kind in entry}
+    rows = [
+        (name_of(segment), name_of(system), metrics)
+        for segment in ("test", "cold_items")
+        for system, entry in systems.items()
+        if isinstance(metrics := entry.get(segment), Mapping)
+    ]
+    columns = [metric for metric in METRICS if any(metric in metrics for _, _, metrics in rows)]
+    return {
+        "columns": columns,
+        "rows": [(segment, system, [metrics.get(name) for name in columns]) for segment, system, metrics in rows],
+    }
+
+
+def finite(value: Any) -> Any:
+    """The value as strict JSON allows it: NumPy numbers as Python's, NaN and infinities as None.
+
+    Example:
+        >>> finite({"a": float("nan"), "b": [1, np.float32(0.5)]})
+        {'a': None, 'b': [1, 0.5]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def format_number(value: Any) -> str:
+    """A figure as people read it; a dash where there is none.
+
+    Example:
+        >>> format_number(0.12345), format_number(120000), format_number(None)
+        ('0.1235', '120,000', '–')
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _read(file: Path) -> Any:
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{file}: must be JSON, received {error}; run its stage again") from error
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

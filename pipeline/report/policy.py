@@ -1,0 +1,92 @@
+"""Tables of the re-ranking policies: what diversity costs and brings, and whose items and users gain by fairness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipeline.report.figure import name_of
+from pipeline.report.table import ReportTable, interval_text
+
+KINDS = {"default": "as released", "dpp": "determinantal (DPP)", "mmr": "marginal relevance (MMR)"}
+
+
+def policy_report_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
+    """The tables of `ranking.diversity` and `ranking.fairness`, see `pipeline.policy.judge`."""
+    diversity, fairness = ranking.get("diversity") or {}, ranking.get("fairness") or {}
+    return [
+        _diversity_table(diversity, number),
+        _trade_off_table(diversity.get("validation") or {}, number),
+        _fairness_table(fairness, number),
+        _user_groups_table(fairness.get("users") or {}, number),
+    ]
+
+
+def _diversity_table(diversity: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+    rows = []
+    for kind in ("default", "dpp"):
+        figures = diversity.get(kind) or {}
+        if figures:
+            quality, *distances = (figures.get(name) or {} for name in ("ndcg@10", "distance", "content_distance"))
+            people = (figures.get("by_user") or {}).get("ndcg@10") or {}
+            change = interval_text(figures.get("ndcg_difference"))
+            told = [_before_after(measure, number) for measure in (*distances, people)]
+            rows.append([KINDS[kind], _before_after(quality, number), change, *told])
+    columns = (
+        "policy", "NDCG@10", "change", "distance by served tokens", "distance by content", "NDCG@10, user by user"
+    )  # fmt: skip
+    caption = (
+        "Before → after, visit by visit, where nothing else is said. Distances are means over the pairs of a page: 0 = all "
+        "alike."
+    )
+    return ReportTable("diversity", f"Diversity of the first {diversity.get('k', 10)}", columns, rows, caption)
+
+
+def _trade_off_table(validation: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+    plain = validation.get("plain") or {}
+    rows = [["none", "", number(plain.get("ndcg@10")), number(plain.get("distance")), ""]] if plain else []
+    rows += [
+        [KINDS[kind], *(number(point.get(name)) for name in ("weight", "ndcg@10", "distance", "cost"))]
+        for kind in ("mmr", "dpp")
+        for point in validation.get(kind) or []
+    ]
+    columns = ("policy", "weight", "NDCG@10", "distance", "share of NDCG@10 lost, smoothed")
+    return ReportTable("trade-off", "What diversity costs (held-out visits)", columns, rows, folded=True)
+
+
+def _fairness_table(fairness: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+    rows = [
+        [name_of(name), *(number(figures.get(key)) for key in ("ndcg@10", "cost", "exposure_share", "disparity"))]
+        for name, figures in (fairness.get("policies") or {}).items()
+    ]
+    caption = ""
+    if rows:
+        shares = [number(fairness.get(f"share_of_{name}")) for name in ("catalogue", "choices")]
+        caption = (
+            f"{name_of(str(fairness.get('protected', 'protected items'))).capitalize()}: {shares[0]} of the catalogue, "
+            f"{shares[1]} of what people chose. A disparity of 1 shows them as much as people choose them; the cost is the "
+            "share of NDCG@10 lost."
+        )
+    columns = ("policy", "NDCG@10", "cost", "share of exposure", "disparity")
+    return ReportTable("fairness", "Exposure of a protected group of items", columns, rows, caption)
+
+
+def _user_groups_table(users: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+    def line(name: str, figures: Mapping[str, Any]) -> Sequence[str]:
+        pairs = [_arrow(figures.get(key), number) for key in ("ndcg@10", "protected_share")]
+        return [name, number(figures["users"]) if "users" in figures else "", *pairs]
+
+    rows = [line(name, figures) for name, figures in (users.get("groups") or {}).items()]
+    if rows:
+        rows.append(line("largest less smallest", users.get("gap") or {}))
+    columns = (name_of(str(users.get("column", "group"))), "users", "NDCG@10", "share of the protected items")
+    caption = "Before → after floors that bring the groups' shares together." if rows else ""
+    return ReportTable("user-groups", "How groups of users are served", columns, rows, caption)
+
+
+def _before_after(figures: Mapping[str, Any], number: Callable[[Any], str]) -> str:
+    return _arrow([figures.get("before"), figures.get("after")], number) if figures else "–"
+
+
+def _arrow(pair: Sequence[Any] | None, number: Callable[[Any], str]) -> str:
+    return f"{number(pair[0])} → {number(pair[1])}" if pair else "–"

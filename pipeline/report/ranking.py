@@ -1,0 +1,165 @@
+"""The ranking part of the report: its figures from the stages' files, and tables of them that people can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.report.figure import name_of
+from pipeline.report.orders import modality_table, order_tables, trees_table
+from pipeline.report.policy import policy_report_tables
+from pipeline.report.table import ReportTable, interval_text, short_number
+
+PARTS = {"deletion_test": "deletion.json"}
+"""Figures of the evaluate stage that may have a file of their own: name in `report.json` -> file."""
+
+
+def ranking_figures(run: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
+    """What the ranking and the evaluate stage left, with the parts that have a file of their own.
+
+    Args:
+        read: a file's JSON, None where there is none.
+    """
+    figures = {**(read(run / "ranking" / "report.json") or {}), **(read(run / "evaluate" / "ranking.json") or {})}
+    parts = {name: read(run / "evaluate" / file) for name, file in PARTS.items()}
+    return figures | {name: part for name, part in parts.items() if part}
+
+
+def ranking_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
+    """Every table of the ranking part that has figures.
+
+    Args:
+        number: a figure as people read it, a dash for None.
+    """
+    made = [
+        *order_tables(ranking, number),
+        trees_table(ranking, number),
+        modality_table(ranking.get("without_modality") or {}, number),
+        _heads_table(ranking.get("heads") or {}, number),
+        _heads_by_segment(ranking.get("heads") or {}, number),
+        *_exposure_tables(ranking.get("exposure") or {}, number),
+        _off_policy_table(ranking.get("off_policy") or {}, number),
+        *policy_report_tables(ranking, number),
+        _nested_table("deletion_test", "Deletion test of explanations", ranking.get("deletion_test"), number),
+    ]
+    return [table for table in made if table is not None and table.rows]
+
+
+def _heads_table(heads: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+    rows = [
+        [
+            head,
+            *(
+                number(figures.get(name))
+                for name in ("examples", "positives", "auc", "logloss", "ece", "rmse", "spread")
+            ),
+        ]
+        for head, figures in heads.items()
+    ]
+    columns = ("head", "examples", "positives", "AUC", "log loss", "calibration error", "error (RMSE)", "of the mean")
+    caption = (
+        "Over what was shown in the test split and negatives drawn as in training. The calibration error is the mean gap "
+        "between predicted and observed over 15 bins of equal size; a head that predicts a number has an RMSE instead, "
+        "beside that of always saying the mean."
+    )
+    return ReportTable("heads", "Predictions by head", columns, rows, caption)
+
+
+def _heads_by_segment(heads: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+    rows = [
+        [head, name_of(dimension), group, *(number(figures[name]) for name in ("examples", "auc", "logloss", "ece"))]
+        for head, of_head in heads.items()
+        for dimension, groups in (of_head.get("segments") or {}).items()
+        for group, figures in groups.items()
+    ]
+    columns = ("head", "of", "group", "examples", "AUC", "log loss", "calibration error")
+    return ReportTable("heads-segments", "Predictions by head and segment", columns, rows, words=3, folded=True)
+
+
+def _exposure_tables(exposure: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
+    if not exposure:
+        return []
+    columns = {**exposure["orders"], "chosen": exposure["chosen"]}
+    names = {
+        "coverage": "share of the catalogue shown to anybody",
+        "gini": "concentration of exposure (Gini)",
+        "average_popularity": "training events an item",
+        "mean_log_popularity": "log popularity",
+        "popularity_bias": "log popularity above what people chose",
+        "intra_list_diversity": "difference in content within a list",
+    }
+    rows = [
+        [name, *(number(values.get(key)) for values in columns.values())]
+        for key, name in names.items()
+        if any(values.get(key) is not None for values in columns.values())
+    ]
+    heading = f"What the first {exposure['k']} show"
+    tables = [
+        ReportTable("exposure", heading, ("", *map(name_of, columns)), rows, "Means over users, or over all lists.")
+    ]
+    shares = [
+        [name_of(dimension) if place == 0 else "", group, *(number(values[name]) for name in values)]
+        for dimension, groups in exposure["groups"].items()
+        for place, (group, values) in enumerate(groups.items())
+    ]
+    kinds = next((list(values) for groups in exposure["groups"].values() for values in groups.values()), [])
+    caption = "Exposure counts a place p as 1 / log2(1 + p); beside it the share of choices, and of the catalogue."
+    tables.append(
+        ReportTable(
+            "exposure-groups", "Whose items are shown", ("of", "group", *map(name_of, kinds)), shares, caption, 2
+        )
+    )
+    return tables
+
+
+def _off_policy_table(found: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable | None:
+    if not found:
+        return None
+    rows = [["the log's own pages", "mean", short_number(found["logged"]), "", ""]]
+    for policy, kinds in found["policies"].items():
+        for kind, figures in kinds.items():
+            triple = interval_text([figures[key] for key in ("value", "low", "high")])
+            told = (f"{figures['weight']:.2f}", number(round(figures["effective_actions"])))
+            rows.append([name_of(policy), kind.upper(), triple, *told])
+    for kind, (gap, low, high) in found["difference"].items():
+        name = " less ".join(map(name_of, found["policies"]))
+        rows.append([name, kind.upper(), interval_text([gap, low, high]), "", ""])
+    clip = "no weight clipped" if found["clip"] is None else f"weights clipped at {found['clip']:g}"
+    caption = (
+        f"From {found['pages']:,} pages and {found['impressions']:,} impressions with their propensities, {clip}. A weight "
+        f"a page far below {found['size']} says that the log hardly ever shows what the policy would: IPS is then too low, "
+        "and DR leans on the ranker's own predictions."
+    )
+    return ReportTable(
+        "off-policy",
+        f"{found['reward'].capitalize()}s that a page of {found['size']} would have earned",
+        ("policy", "estimator", "value [95 % interval]", "weight a page", "effective impressions"),
+        rows,
+        caption,
+        words=2,
+    )
+
+
+def _nested_table(
+    name: str, heading: str, figures: Mapping[str, Any] | None, number: Callable[[Any], str]
+) -> ReportTable | None:
+    """Figures whose shape is their stage's own affair: one line a value, named by its path."""
+    rows = [[" · ".join(map(name_of, path)), _told(value, number)] for path, value in _leaves(figures or {})]
+    return ReportTable(name.replace("_", "-"), heading, ("", "value"), rows, folded=len(rows) > 12)
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(value, Mapping):
+        return [(path, value)]
+    return [leaf for key, part in value.items() for leaf in _leaves(part, (*path, str(key)))]
+
+
+def _told(value: Any, number: Callable[[Any], str]) -> str:
+    if isinstance(value, list):
+        return ", ".join(_told(part, number) for part in value)
+    return (
+        number(value)
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        else str(value)
+    )

@@ -1,0 +1,1 @@
+"""Training, weighing and joining what retrieves."""

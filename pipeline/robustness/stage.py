@@ -1,0 +1,215 @@
+"""The robustness stage: what deceptive content and fake users do to what a run serves, before and after the defences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.dataset import Dataset
+from data.features import FeatureStore
+from data.schema import MODALITIES
+from data.shilling import shilling_events
+from pipeline.content.store_encoders import store_encoders
+from pipeline.metrics.examples import Requests, make_requests
+from pipeline.retrieval.linear_stage import content_of
+from pipeline.retrieval.queries import embed_queries
+from pipeline.retrieval.served import Served, load_served
+from pipeline.retrieval.train_retrieval import train_retrieval
+from pipeline.robustness.content_attack import AttackedItems, attack_content, with_intervals
+from pipeline.robustness.content_defences import adversarially_trained, denoised
+from pipeline.robustness.media_attack import attack_media
+from pipeline.robustness.poisoned_log import training_log, with_training_events, without_users
+from pipeline.robustness.shilling_attack import ShillingJudge, attack_by_shilling, detection, suspects_of
+from pipeline.robustness.target_exposure import TargetExposure
+from pipeline.settings.config import Config
+from pipeline.training.epochs import Progress
+from towers.attack import Norm
+from towers.two_tower import load_two_tower
+
+FILE = "robustness.json"
+SCORES_AT_MOST = 20_000_000
+"""Users × items that are judged: a few such tables of floats stand in memory at once."""
+SOUND_SHARE = 1 / 1000
+"""What of a clip's peak goes with one step of 255 of a pixel."""
+
+
+def measure_robustness(
+    dataset: Dataset,
+    store: FeatureStore,
+    source: Path,
+    run: Path,
+    out: Path,
+    scratch: Path,
+    config: Config,
+    progress: Progress,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Write `robustness.json` into `out` and return it.
+
+    Content: targets are new items, which content alone places, and the less popular half of the known ones; everything
+    that the attacker could want to know is known to them (white box). Shilling: what is fitted again says so itself.
+
+    Args:
+        source: the dataset folder, for media. run: with the stages up to `train-linear`. scratch: for trainings.
+    """
+    section, served = config.robustness, load_served(run)
+    requests = some_requests(dataset, config, served.history_length)
+    rows = choose_targets(dataset, store, served, section.targets, section.seed)
+    found: dict[str, Any] = {"k": section.k, "users": len(requests.users), "content": {}, "targets": {}}
+    found["targets"] = {name: len(part) for name, part in rows.items()}
+    defences: dict[str, Served] = {"none": served, "denoised_content": denoised(served, dataset, store, section.content_rank)}
+    if section.adversarial:
+        progress("adversarial training", 0, 4)
+        trained, told = adversarially_trained(
+            served, dataset, store, scratch / "adversarial", config.retrieval, section.adversarial, progress
+        )
+        defences["adversarial_training"], found["adversarial_training"] = trained, told
+    for name, part in defences.items():
+        progress(f"content: {name}", 1, 4)
+        found["content"][name] = content_lines(dataset, store, part, requests, rows, config, thorough=name == "none")
+        say(f"content, {name}: done")
+    if section.pictures and len(rows.get("new", ())):
+        progress("files", 2, 4)
+        found["media"] = media_lines(dataset, store, source, run, served, requests, rows["new"], config, say)
+    progress("shilling", 3, 4)
+    found["shilling"] = shilling_figures(dataset, store, run, scratch, config, progress, say)
+    (out / FILE).write_text(json.dumps(found, indent=2))
+    return found
+
+
+def some_requests(dataset: Dataset, config: Config, history_length: int) -> Requests:
+    """Test users, as many as their scores may fill memory, by a seeded draw."""
+    known = config.evaluation.mask_splits
+    requests = make_requests(dataset, "test", known_splits=known, history_length=history_length)
+    most = max(SCORES_AT_MOST // dataset.schema.item_rows, 2)
+    if len(requests.users) > most:
+        rng = np.random.default_rng(config.robustness.seed)
+        requests = requests.take(np.sort(rng.choice(len(requests.users), most, replace=False)))
+    return requests
+
+
+def choose_targets(
+    dataset: Dataset, store: FeatureStore, served: Served, most: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Items with content by kind: `new` never chosen in training, `known` of the less popular half of the others."""
+    names = served.two_tower.schema.modalities
+    if not names:
+        return {}
+    content = np.asarray(store.present)[:, [MODALITIES.index(name) for name in names]].min(axis=1, initial=True)
+    content = content & (np.arange(len(content)) > 0)
+    counts, rng = dataset.counts, np.random.default_rng(seed)
+    half = np.median(counts[counts > 0])
+    kinds = {"new": content & (counts == 0), "known": content & (counts > 0) & (counts <= half)}
+    found = {name: np.flatnonzero(mask) for name, mask in kinds.items()}
+    return {
+        name: np.sort(rng.choice(rows, min(most, len(rows)), replace=False)) for name, rows in found.items() if len(rows)
+    }
+
+
+def content_lines(
+    dataset: Dataset, store: FeatureStore, served: Served, requests: Requests, rows: dict[str, np.ndarray],
+    config: Config, *, thorough: bool,
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+    """Attacks on the vectors of every kind of target; `thorough` adds each modality alone and the other norm."""
+    section, queries = config.robustness, served.queries(dataset.profile, requests.users, requests.history)
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for kind, targets in rows.items():
+        judge = TargetExposure(queries @ served.items.T, requests.seen, requests.relevant, section.k)
+        items = AttackedItems.of(dataset, store, served, targets)
+        every = tuple(items.features)
+        common: dict[str, Any] = {"steps": section.steps, "seed": section.seed}
+        lines[kind] = attack_content(items, judge, queries, epsilons=section.epsilons, contents=every, **common)
+        if thorough:
+            rest: list[tuple[Norm, tuple[str, ...]]] = [("l2", (name,)) for name in every if len(every) > 1]
+            for norm, contents in [*rest, ("linf", every)]:
+                lines[kind] += attack_content(
+                    items, judge, queries, epsilons=section.epsilons[-2:], contents=contents, norm=norm,
+                    methods=("pgd",), **common,
+                )[1:]  # fmt: skip
+    return lines
+
+
+def media_lines(
+    dataset: Dataset, store: FeatureStore, source: Path, run: Path, served: Served, requests: Requests,
+    rows: np.ndarray, config: Config, say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Attacks on the picture and sound files of a few new items, by modality; a line saying why where that cannot be."""
+    section, lines = config.robustness, dict[str, Any]()
+    queries = served.queries(dataset.profile, requests.users, requests.history)
+    judge = TargetExposure(queries @ served.items.T, requests.seen, requests.relevant, section.k)
+    items = AttackedItems.of(dataset, store, served, rows[: section.pictures])
+    sizes = {"image": section.picture_epsilons, "audio": tuple(SOUND_SHARE * size for size in section.picture_epsilons)}
+    for modality in [name for name in ("image", "audio") if name in items.features]:
+        try:
+            encoder = store_encoders(store, config.encoders, run, (modality,)).get(modality)
+            if encoder is None or not hasattr(encoder, "model"):
+                raise ValueError(f"{modality}: its vectors come from no single differentiable model")
+            lines[modality] = attack_media(
+                items, dataset, source, encoder, judge, queries, sizes[modality], steps=section.steps, seed=section.seed
+            )
+        except (ValueError, FileNotFoundError, KeyError) as error:
+            lines[modality] = {"skipped": str(error)}
+        say(f"files, {modality}: {'skipped' if isinstance(lines[modality], dict) else 'done'}")
+    return lines
+
+
+def shilling_figures(
+    dataset: Dataset, store: FeatureStore, run: Path, scratch: Path, config: Config, progress: Progress,
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Both measurements with fake users: the closed form fitted on every attack, and two towers trained on one."""
+    section = config.robustness
+    counts = dataset.counts
+    half = np.flatnonzero((counts > 0) & (counts <= np.median(counts[counts > 0])))
+    rng = np.random.default_rng(section.seed)
+    targets = rng.choice(half, min(section.shilling_targets, len(half)), replace=False)
+    found: dict[str, Any] = {"users": section.users, "fillers": section.fillers, "days": section.days, "targets": len(targets)}
+    linear = json.loads((run / "linear" / "full" / "manifest.json").read_text())["counts"]
+    if "closed_form" in linear.get("parts", {}):
+        features = content_of(store, tuple(store.modalities))
+        chosen = linear["parts"]["closed_form"]
+        judge = ShillingJudge(dataset, features, chosen, config.evaluation.mask_splits, section.k)
+        found["closed_form"] = attack_by_shilling(judge, targets, section)
+        say("shilling, closed form: done")
+    if section.epochs:
+        found["towers"] = retrained_towers(dataset, store, scratch, config, targets, progress)
+        say("shilling, two towers: done")
+    return found
+
+
+def retrained_towers(
+    dataset: Dataset, store: FeatureStore, scratch: Path, config: Config, targets: np.ndarray, progress: Progress
+) -> dict[str, Any]:
+    """Two towers of a few epochs on the clean log, on one where every target has its share of the fake users, and on that
+    one without the users that look made up."""
+    section, ids = config.robustness, dataset.items["item_id"].to_numpy(dtype=object)
+    log, attack = training_log(dataset), section.shilling("average")
+    each = max(attack.users // len(targets), 1)
+    attacked = dataset
+    for number, row in enumerate(targets):
+        small = section.model_copy(update={"users": each}).shilling("average")
+        rows = shilling_events(log, ids[row], small, seed=section.seed + number, prefix=f"fake{number}-")
+        attacked = with_training_events(attacked, rows)
+    suspects = suspects_of(attacked, section.share, section.seed)
+    logs = {"clean": dataset, "none": attacked, "quarantine": without_users(attacked, suspects.flagged)}
+    retrieval = config.retrieval.model_copy(update={"epochs": section.epochs})
+    length = retrieval.history_length
+    requests = make_requests(dataset, "test", known_splits=config.evaluation.mask_splits, history_length=length)
+    found: dict[str, Any] = {"epochs": section.epochs, "users_a_target": each, "lines": {}}
+    for name, part in logs.items():
+        folder = scratch / f"towers-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        train_retrieval(
+            part, store, folder, scratch / f"checkpoints-{name}", retrieval, modalities=store.modalities, progress=progress
+        )
+        two_tower, items = load_two_tower(folder), np.load(folder / "item_embeddings.npy")
+        queries = embed_queries(two_tower, items, dataset.profile, requests.users, requests.history)
+        lists = TargetExposure(queries @ items.T, requests.seen, requests.relevant, section.k)
+        figures = [lists.figures(int(row), lists.scores[:, row]) for row in targets]
+        found["lines"][name] = with_intervals(figures, section.seed)
+    found["lines"]["quarantine"] |= detection(suspects, dataset.schema.user_rows)
+    return found

@@ -1,0 +1,32 @@
+"""Settings of nightly jobs: which days judge and validate, how long a warm start trains, and how a job holds its lock."""
+
+from __future__ import annotations
+
+import pydantic
+
+from pipeline.settings.section import Section
+
+
+class JobSection(Section):
+    """`[job]`: `python -m pipeline job`. A job takes time from the end of the log, whatever `[data]` says of fractions."""
+
+    test_days: int = pydantic.Field(1, ge=1)
+    """The newest days, on which the candidate and the current release are judged; neither has seen them."""
+    valid_days: int = pydantic.Field(7, ge=1)
+    """The days before, in a full training: retrieval validates on them, the ranker learns from them."""
+    warm_days: int = pydantic.Field(3, ge=1)
+    """The same after a warm start: the last ranker has learned from earlier days already, the towers get nearer to today."""
+    replay: float = pydantic.Field(4.0, ge=0)
+    """Old events that the two towers train on beside the new ones, as a multiple of their number: without, they forget."""
+    epochs: int = pydantic.Field(2, ge=1)
+    """Epochs of the two towers over new and replayed events."""
+    learning_rate: float = pydantic.Field(0.3, gt=0, le=1)
+    """Share of `retrieval.learning_rate`, `linear.*_learning_rate` and `ranking.learning_rate` after a warm start."""
+    linear_epochs: int = pydantic.Field(2, ge=1)
+    """Epochs of the linear towers that are trained; those in closed form are fitted again in full."""
+    ranking_epochs: int = pydantic.Field(2, ge=1)
+    """Epochs of the ranker over its days, once it is calibrated on the newest of them."""
+    lock_seconds: float = pydantic.Field(900.0, ge=3)
+    """A lock that its owner has not renewed for so long is nobody's; it is renewed three times as often."""
+    keep: int = pydantic.Field(3, ge=1)
+    """Finished jobs whose folders stay whole, beside the one that the next job starts from; of others the record remains."""

@@ -1,0 +1,1 @@
+"""The walk from raw files to a release, stage by stage."""

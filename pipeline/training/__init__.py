@@ -1,0 +1,1 @@
+"""How anything is trained: devices, epochs, checkpoints, privacy."""

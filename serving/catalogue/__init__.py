@@ -1,0 +1,1 @@
+"""What the gateway shows, with the changes since the release."""

@@ -1,0 +1,177 @@
+"""The catalogue of a run with the changes since: what the gateway shows, offers when no model answers, and hands out."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from cachetools import LRUCache
+
+from data.media import MediaError, read_media
+from serving.catalogue.catalogue import MEDIA_TYPES, Catalogue, Event, Item
+from serving.catalogue.live_items_log import ADDED, LiveItem, LiveItemsLog
+
+SHOWN = 50_000
+"""Items kept as they are shown."""
+
+
+class LiveCatalogue:
+    """A `Catalogue` that is read again when the run is ingested again, under the changes of a `LiveItems`.
+
+    Args:
+        ingest, media: see `Catalogue`.
+        log: holds the media that came with added items.
+
+    Raises:
+        FileNotFoundError: see `Catalogue`.
+    """
+
+    def __init__(self, ingest: Path, media: Path | None, log: LiveItemsLog) -> None:
+        self._ingest, self._media, self._log = ingest, media, log
+        self._items: dict[str, LiveItem] = {}
+        self._deleted: frozenset[str] = frozenset()
+        self._domains: dict[str, tuple[str, ...]] | None = None
+        self._stamp = self._read_stamp()
+        self._base = Catalogue(ingest, media)
+        # Reading one line out of a table costs a hundred times what finding it here does.
+        self._found: LRUCache[str, Item | None] = LRUCache(SHOWN)
+        self._lock = threading.Lock()
+
+    def change(self, items: Iterable[LiveItem], deleted: frozenset[str]) -> None:
+        """Takes over added and changed items, and ids of those deleted."""
+        self._items, self._deleted = {item.item_id: item for item in items}, deleted
+        self._domains = None
+
+    def reload(self) -> bool:
+        """Reads the run again if it has been ingested anew; whether it had."""
+        stamp = self._read_stamp()
+        if stamp == self._stamp:
+            return False
+        self._base = Catalogue(self._ingest, self._media)
+        self._stamp = stamp
+        with self._lock:
+            self._found.clear()
+        self._domains = None
+        return True
+
+    def released(self, item: LiveItem) -> bool:
+        """Whether the run's own catalogue has an item with the very content of this one."""
+        base = self._base.item(item.item_id)
+        if base is None:
+            return False
+        texts = (base.title, base.description, base.categories.replace(", ", "|"))
+        mine = (item.title, item.description, item.categories.replace(", ", "|"))
+        return texts == mine and (base.image, base.audio, base.video) == (item.image, item.audio, item.video)
+
+    @property
+    def last_timestamp(self) -> int:
+        return self._base.last_timestamp
+
+    @property
+    def item_count(self) -> int:
+        base = self._base
+        added = sum(base.item(name) is None for name in self._items)
+        return base.item_count + added - sum(base.item(name) is not None for name in self._deleted)
+
+    @property
+    def domains(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the items of each domain as they are now, the largest domain first."""
+        domains = self._domains
+        if domains is None:
+            mine, gone = self._items, self._deleted
+            found = {
+                name: [one for one in ids if one not in mine and one not in gone]
+                for name, ids in self._base.domains().items()
+            }
+            for item in mine.values():
+                if item.domain and item.item_id not in gone:
+                    found.setdefault(item.domain, []).append(item.item_id)
+            by_size = sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+            self._domains = domains = {name: tuple(ids) for name, ids in by_size if ids}
+        return domains
+
+    @property
+    def user_count(self) -> int:
+        return self._base.user_count
+
+    def knows_user(self, user_id: str) -> bool:
+        return self._base.knows_user(user_id)
+
+    def item(self, item_id: str) -> Item | None:
+        """The item of that id as it is now; None when there is none, or no longer."""
+        if item_id in self._deleted:
+            return None
+        live = self._items.get(item_id)
+        if live is not None:
+            return _shown(live)
+        with self._lock:
+            if item_id in self._found:
+                return self._found[item_id]
+        base = self._base
+        item = base.item(item_id)
+        with self._lock:
+            if base is self._base and item is not None:
+                self._found[item_id] = item
+        return item
+
+    def history(self, user_id: str, limit: int) -> list[Event]:
+        return self._base.history(user_id, limit)
+
+    def profile(self, user_id: str) -> dict[str, str]:
+        return self._base.profile(user_id)
+
+    def profile_choices(self) -> dict[str, list[str]]:
+        return self._base.profile_choices()
+
+    def popular(self, k: int, exclude: Iterable[str] = ()) -> list[str]:
+        """As `Catalogue.popular`, without deleted items. Nothing is known of how popular an added one is."""
+        return self._base.popular(k, {*exclude, *self._deleted})
+
+    def example_users(self, count: int) -> list[str]:
+        return self._base.example_users(count)
+
+    def event_count(self, user_id: str) -> int:
+        return self._base.event_count(user_id)
+
+    def media_file(self, path: str) -> Path | None:
+        """The file behind a media path that an item has, or None; see `Catalogue.media_file` for the gates."""
+        if PurePosixPath(path).suffix.lower() not in MEDIA_TYPES:
+            return None
+        if path.startswith(f"{ADDED}/") and any(path in (i.image, i.audio, i.video) for i in self._items.values()):
+            return self._log.media_file(path)
+        return self._base.media_file(path)
+
+    def read_media(self, path: str) -> bytes:
+        """The content of a media path: of one that came with an added item, or under the dataset folder's `media/`.
+
+        Raises:
+            MediaError: there is no such file, or its path leads out of the folder.
+        """
+        file = self._log.media_file(path)
+        if file is not None:
+            return read_media(file.parent, file.name)
+        if self._media is None:
+            raise MediaError("path: this gateway has no media folder; send the file itself")
+        return read_media(self._media, path)
+
+    def _read_stamp(self) -> int:
+        items = self._ingest / "items.parquet"
+        return items.stat().st_mtime_ns if items.is_file() else 0
+
+
+def _shown(item: LiveItem) -> Item:
+    day = datetime.datetime.fromtimestamp(item.created_at, tz=datetime.UTC).date() if item.created_at else None
+    return Item(
+        item_id=item.item_id,
+        title=item.title,
+        description=item.description,
+        categories=item.categories.replace("|", ", "),
+        price=None if item.price is None else round(item.price, 2),
+        created=None if day is None else day.isoformat(),
+        domain=item.domain,
+        image=item.image,
+        audio=item.audio,
+        video=item.video,
+    )

@@ -1,0 +1,110 @@
+"""From a running catalogue to the next training run: added and changed items become lines of a dataset folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as parquet
+
+from data.catalogue import FILE
+from data.dataset import DatasetError
+from data.durable_file import sync
+from serving.catalogue.live_items_log import ADDED, LiveItem, LiveItemsLog, LiveState
+from serving.feedback.partitions import write_table
+
+MODALITIES = ("image", "audio", "video")
+TYPES = {"price": pa.float64(), "created_at": pa.int64()}
+"""Of columns that are no text, where the dataset folder has none yet."""
+
+
+def add_items(folder: Path, source: Path) -> dict[str, int]:
+    """Puts added and changed items into the `items.parquet` of a dataset folder, and their media under its `media/`.
+
+    The table is replaced whole or not at all. Columns that a gateway knows nothing of keep their values in changed lines
+    and are null in added ones. Deleted items stay: what people did with them is worth learning from, and the gateway goes
+    on leaving them out. Doing it again changes nothing.
+
+    Args:
+        folder: a gateway's items, normally `<state>/items`. source: a dataset folder with `items.parquet`.
+
+    Returns:
+        "before", "changed", "added" and "after", in items.
+
+    Raises:
+        DatasetError: there is no `items.parquet`.
+    """
+    file = source / FILE
+    if not file.is_file():
+        raise DatasetError(f"{source}: must be a dataset folder with {FILE}, received none. Name the folder of the run.")
+    log, state = LiveItemsLog(folder), LiveState()
+    for change in log.read():
+        state.apply(change)
+    table = parquet.ParquetFile(file).read().combine_chunks()
+    table = table.set_column(table.column_names.index("item_id"), "item_id", table["item_id"].cast(pa.string()))
+    items = list(state.items.values())
+    counts = {"before": table.num_rows, "changed": 0, "added": 0, "after": table.num_rows}
+    if not items:
+        return counts
+    for item in items:
+        _copy_media(item, log, source / "media")
+    for name in (field.name for field in dataclasses.fields(LiveItem)):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, TYPES.get(name, pa.string())))
+    places = pc.index_in(pa.array([item.item_id for item in items]), value_set=table["item_id"]).to_pylist()
+    old = {place: table.slice(place, 1) for place in places if place is not None}
+    lines = pa.concat_tables(
+        [_line(item, None if place is None else old[place], table.schema) for item, place in zip(items, places, strict=True)]
+    )
+    order = np.arange(table.num_rows)
+    for number, place in enumerate(places):
+        if place is not None:
+            order[place] = table.num_rows + number
+    added = [table.num_rows + number for number, place in enumerate(places) if place is None]
+    both = pa.concat_tables([table, lines])
+    result = both.take(pa.array(np.concatenate([order, np.array(added, np.int64)])))
+    write_table(file, result)
+    return {**counts, "changed": len(items) - len(added), "added": len(added), "after": result.num_rows}
+
+
+def _line(item: LiveItem, old: pa.Table | None, schema: pa.Schema) -> pa.Table:
+    """The item as a table of one line; of columns that it does not have, those of the old line, or null."""
+    values = dataclasses.asdict(item)
+    columns = []
+    for field in schema:
+        if field.name in values:
+            columns.append(_cell(values[field.name], field.type))
+        else:
+            columns.append(pa.nulls(1, field.type) if old is None else old[field.name].combine_chunks())
+    return pa.table(columns, schema=schema)
+
+
+def _cell(value: Any, kind: pa.DataType) -> pa.Array:
+    """One value in the type of its column: nothing as null, categories as a list where the column has lists."""
+    if value is None or value == "":
+        return pa.nulls(1, kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.array([value.split("|")], kind)
+    if pa.types.is_timestamp(kind):
+        return pa.array([value], pa.timestamp("s")).cast(kind)
+    return pa.array([value]).cast(kind)
+
+
+def _copy_media(item: LiveItem, log: LiveItemsLog, media: Path) -> None:
+    """Files that came with the item, under the names that it has for them already."""
+    for name in MODALITIES:
+        path = getattr(item, name)
+        held = log.media_file(path)
+        final = media / path
+        if held is None or final.is_file():
+            continue
+        (media / ADDED).mkdir(parents=True, exist_ok=True)
+        writing = final.with_name(f".writing-{final.name}")
+        shutil.copyfile(held, writing)
+        sync(writing)
+        writing.rename(final)

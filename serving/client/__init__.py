@@ -1,0 +1,1 @@
+"""Asking a model server, as applications do."""

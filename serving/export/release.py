@@ -1,0 +1,201 @@
+"""Putting a release together: the models of ids, the models of raw content, warm-up records, configs, manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ranking.pruning import prune_ranker
+from ranking.stored_rows import Precision
+from serving.client.recommend_requests import warm_up_requests
+from serving.export.content_search import ContentSearchModule, content_search_requests
+from serving.export.explain import EXPLAIN, SHOWN, explain_requests
+from serving.export.item_encoder import ItemEncoderModule
+from serving.export.ranking import RankingModule
+from serving.export.raw_models_again import ItemEncoderAgain, SearchAgain
+from serving.export.raw_requests import item_encoder_requests, search_requests
+from serving.export.recommend import RecommendModule, RecommendSettings
+from serving.export.retrieval import RetrievalModule
+from serving.export.score_reference import write_score_reference
+from serving.export.search import SearchModule
+from serving.graphs.request_history import ServingTables
+from serving.index.index import CandidateIndex, ExactIndex
+from serving.releases.manifest import read_release
+from serving.releases.models_config import ModelEntry, write_models_config, write_monitoring_config
+from serving.releases.release import Release, publish
+from serving.server.warmup import write_warmup
+
+RETRIEVAL, RETRIEVAL_SCANN, RANKING = "retrieval", "retrieval_scann", "ranking"
+RECOMMEND = "recommend"
+ITEM_ENCODER, SEARCH, CONTENT_SEARCH = "item_encoder", "search", "content_search"
+WARM_UP_SIZES = (1, 8)
+"""Batch sizes that the records warm; a graph has no static shapes, so others run at the same speed."""
+
+
+def export_release(
+    releases: str | Path,
+    version: int,
+    *,
+    tables: ServingTables,
+    user_tower: Any,
+    index: CandidateIndex,
+    approximate_index: CandidateIndex | None,
+    ranker: Any,
+    item_encoder: ItemEncoderModule | ItemEncoderAgain | None = None,
+    search: SearchModule | SearchAgain | None = None,
+    content_search: ContentSearchModule | None = None,
+    linear_history: np.ndarray | None = None,
+    recommend: RecommendSettings | None = None,
+    precision: Precision = "float32",
+    prune: float = 0.0,
+    k: int = 100,
+    counts: Mapping[str, int] | None = None,
+    details: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Release:
+    """Writes `<releases>/<version>/`, whole or not at all. The same inputs give the same files and fingerprint.
+
+    `models.config` names the models that the stock TF Serving image can load, whose operations are TensorFlow's own and
+    tensorflow-text's; `models_scann.config` adds `retrieval_scann` for a server that has ScaNN's operations.
+
+    Args:
+        releases: the folder of releases. version: a number not yet published.
+        tables: see `ServingTables`.
+        user_tower, index, approximate_index: see `RetrievalModule`; without the approximate index, `retrieval_scann`
+            is left out.
+        ranker: see `RankingModule`.
+        item_encoder, search, content_search: the models of raw content; left out where None.
+        linear_history: of an ensemble, see `RetrievalModule`.
+        recommend: of the model that does retrieval, ranking and re-ranking in one call; left out where None, and then
+            `ranking` knows no context either.
+        precision: how tables and weights of retrieval and ranking are kept, see `ranking.stored_rows`; an exact index is
+            stored anew in it, a partitioned one and ScaNN's are compact already. The models of raw content come as they are
+            made.
+        prune: share of the ranker's hidden units that is left out, see `ranking.pruning`; needs a `RankingServingForm`.
+        k: candidates a warm-up request asks for and ranks.
+        counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
+            equal.
+        say: receives one line a model.
+
+    Raises:
+        ReleaseError: the version exists already. ValueError: tables, tower and index do not belong together.
+    """
+    say = say or (lambda line: None)
+    if precision != "float32" and isinstance(index, ExactIndex):
+        index = ExactIndex(index.embeddings(np.arange(index.item_rows)).numpy(), precision)
+    if prune:
+        ranker = prune_ranker(ranker, prune, tables.history)
+    facts = {"users": len(tables.profile) - 1, "items": index.item_rows - 1, **(counts or {})}
+    retrieval, ranking = retrieval_requests(tables, k), ranking_requests(tables, k)
+    # A model is made when its turn comes: their weights never stand in memory together.
+    models: dict[str, tuple[Callable[[], Any], list[dict[str, np.ndarray]]]] = {
+        RETRIEVAL: (lambda: RetrievalModule(tables, user_tower, index, linear_history, precision=precision), retrieval)
+    }
+    if approximate_index is not None:
+        models[RETRIEVAL_SCANN] = (
+            lambda: RetrievalModule(tables, user_tower, approximate_index, linear_history, precision=precision),
+            retrieval,
+        )
+    words = {} if recommend is None else recommend.facts.context
+    models[RANKING] = (lambda: RankingModule(tables, ranker, precision, words), ranking)
+    if recommend is not None:
+        length, most = tables.history.shape[1], max(WARM_UP_SIZES)
+        ids = (_some_ids(tables.user_ids, most), _some_ids(tables.item_ids, most * length))
+        models[RECOMMEND] = (
+            lambda: RecommendModule(tables, user_tower, index, ranker, recommend, linear_history, precision),
+            warm_up_requests(WARM_UP_SIZES, *ids, length, recommend.k, _some_words(tables)),
+        )
+    if item_encoder is not None:
+        widths = {name: item_encoder.widths[name] for name in item_encoder.vector_inputs}
+        models[ITEM_ENCODER] = (lambda: item_encoder, item_encoder_requests(WARM_UP_SIZES, widths))
+    if search is not None:
+        models[SEARCH] = (lambda: search, search_requests(WARM_UP_SIZES, k))
+    if content_search is not None:
+        models[CONTENT_SEARCH] = (lambda: content_search, [])
+    with publish(Path(releases), version, counts=facts, details=dict(details or {})) as staging:
+        for name, (make, requests) in models.items():
+            start = time.perf_counter()
+            folder = staging / name / str(version)
+            module = make()
+            module.save(folder)
+            if requests:
+                write_warmup(folder, name, requests)
+            if isinstance(module, ContentSearchModule):
+                for signature, asked in content_search_requests(module.widths, WARM_UP_SIZES, k).items():
+                    write_warmup(folder, name, asked, signature, append=True)
+            if isinstance(module, RankingModule) and module.explain is not None:
+                somebody, shown = _some_ids(tables.user_ids, 1)[0], _some_ids(tables.item_ids, max(SHOWN))
+                asked = explain_requests(somebody, shown, _some_words(tables))
+                write_warmup(folder, name, asked, EXPLAIN, append=True)
+            if isinstance(module, RecommendModule) and recommend is not None:
+                write_score_reference(staging, module, tables.user_ids, recommend.k, recommend.now)
+            del module
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            say(f"{name}: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
+        entries = {name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in models}
+        stock = [entry for name, entry in entries.items() if name != RETRIEVAL_SCANN]
+        write_models_config(staging / "models.config", stock)
+        if RETRIEVAL_SCANN in entries:
+            write_models_config(staging / "models_scann.config", list(entries.values()))
+        write_monitoring_config(staging / "monitoring.config")
+    return read_release(Path(releases) / str(version))
+
+
+def _some_ids(path: Path, count: int) -> list[bytes]:
+    """The first ids of a vocabulary, repeated where there are fewer."""
+    with path.open("rb") as lines:
+        next(lines, None)
+        ids = [line.rstrip(b"\n") for _, line in zip(range(count), lines, strict=False)] or [b""]
+    return [ids[place % len(ids)] for place in range(count)]
+
+
+def _some_words(tables: ServingTables) -> list[bytes]:
+    """A profile that a request may bring: the first word of every column."""
+    known = {column: [word for word in words if word] for column, words in tables.profile_words.items()}
+    return [f"{column}={words[0]}".encode() for column, words in known.items() if words]
+
+
+def _strings(values: list[bytes], *shape: int) -> np.ndarray:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array.reshape(shape)
+
+
+def retrieval_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarray]]:
+    """Warm-up requests at real shapes: stored history, given history with exclusions, and an unknown user with nothing but
+    a profile."""
+    length, words = tables.history.shape[1], _some_words(tables)
+    requests = []
+    for size in WARM_UP_SIZES:
+        known = _strings(_some_ids(tables.user_ids, size), size)
+        unknown = _strings([b""] * size, size)
+        recent = _strings(_some_ids(tables.item_ids, size * length), size, length)
+        nothing = _strings([], size, 0)
+        for user, history, excluded, profile in (
+            (known, nothing, nothing, nothing),
+            (known, recent, recent, nothing),
+            (unknown, nothing, nothing, _strings(words * size, size, len(words))),
+        ):
+            inputs = {"user_id": user, "recent_item_ids": history, "exclude_item_ids": excluded, "profile": profile}
+            requests.append({**inputs, "k": np.array(k, np.int32)})
+    return requests
+
+
+def ranking_requests(tables: ServingTables, k: int) -> list[dict[str, np.ndarray]]:
+    """Warm-up requests at real shapes: k candidates for known users with stored history, and for unknown ones with history
+    and profile given."""
+    length, words = tables.history.shape[1], _some_words(tables)
+    requests = []
+    for size in WARM_UP_SIZES:
+        candidates = _strings(_some_ids(tables.item_ids, size * k), size, k)
+        scores = np.tile(np.linspace(1, 0, k, dtype=np.float32), (size, 1))
+        for users, width, said in ((_some_ids(tables.user_ids, size), 0, []), ([b""] * size, length, words)):
+            recent = _strings(_some_ids(tables.item_ids, size * width), size, width)
+            inputs = {"user_id": _strings(users, size), "recent_item_ids": recent, "candidate_ids": candidates}
+            inputs |= {"context": _strings([], size, 0), "profile": _strings(said * size, size, len(said))}
+            requests.append({**inputs, "retrieval_scores": scores, "timestamp": np.full(size, 1_700_000_000, np.int64)})
+    return requests

@@ -1,0 +1,1 @@
+"""Events that came back, kept until they are learned from."""

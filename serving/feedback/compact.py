@@ -1,0 +1,116 @@
+"""From kept feedback to the next training run: small files merged by day, and the events added to a dataset folder."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from data.dataset import DatasetError
+from data.interactions import FILE
+from data.schema import DEFAULT_EVENT
+from serving.feedback.events import OWN_COLUMNS
+from serving.feedback.log import adopt
+from serving.feedback.partitions import mark_sent, partition_files, read_partitions, sent_files, write_table
+
+SAME_EVENT = ["user_id", "item_id", "event", "timestamp"]
+"""Two lines that agree in these say the same; the ingest takes the first of them."""
+
+
+def compact(folder: Path) -> int:
+    """Merges the files of each day into one, without duplicates; returns how many events are kept.
+
+    May run while a gateway writes, and be killed at any moment: a merged file is whole before those that it replaces go,
+    and an event that lies in two files counts once wherever they are read. A day of which only some files have gone to
+    a stream goes there again as a whole.
+
+    Args:
+        folder: a feedback folder, normally `<state>/feedback`.
+    """
+    adopt(folder)
+    days: dict[Path, list[Path]] = {}
+    for path in partition_files(folder):
+        days.setdefault(path.parent, []).append(path)
+    for day, files in days.items():
+        if len(files) > 1:
+            merged = day / f"merged-{uuid.uuid4().hex[:12]}.parquet"
+            write_table(merged, read_partitions(files))
+            if {str(path.relative_to(folder)) for path in files} <= sent_files(folder):
+                mark_sent(folder, [merged])
+            for path in files:
+                path.unlink(missing_ok=True)
+    return read_partitions(partition_files(folder)).num_rows
+
+
+def add_feedback(folder: Path, source: Path) -> dict[str, int]:
+    """Adds kept feedback to the `interactions.parquet` of a dataset folder, which is replaced whole or not at all.
+
+    The columns of the log that training must not see (event id, session, time of arrival) stay behind; names of the
+    context become columns. Where the log has a published split, feedback belongs to its training part. Adding the same
+    feedback again adds nothing.
+
+    Args:
+        folder: a feedback folder. source: a dataset folder with `interactions.parquet`.
+
+    Returns:
+        "before", "added" and "after", in events.
+
+    Raises:
+        DatasetError: there is no `interactions.parquet`, or it lacks a column that tells events apart.
+    """
+    file = source / FILE
+    if not file.is_file():
+        raise DatasetError(
+            f"{source}: must be a dataset folder with {FILE}, received none. Name the folder of the run."
+        )
+    before = parquet.ParquetFile(file).read()
+    missing = sorted({"user_id", "item_id", "timestamp"} - set(before.column_names))
+    if missing:
+        raise DatasetError(f"{file}: must have the columns user_id, item_id and timestamp, received none of {missing}.")
+    compact(folder)
+    kept = read_partitions(partition_files(folder)).drop_columns(list(OWN_COLUMNS))
+    kept = kept.drop_columns([name for name in kept.column_names if kept[name].null_count == kept.num_rows])
+    if kept.num_rows == 0:
+        return {"before": before.num_rows, "added": 0, "after": before.num_rows}
+    if "split" in before.column_names:
+        kept = kept.append_column("split", pa.array(["train"] * kept.num_rows))
+    if "event" not in before.column_names:
+        # Its lines are of the default kind, and would be so no longer beside a column of kinds.
+        before = before.append_column("event", pa.array([DEFAULT_EVENT] * before.num_rows))
+    both = pa.concat_tables(_of_equal_types(before, kept), promote_options="default").combine_chunks()
+    again = both.select(SAME_EVENT).to_pandas().duplicated().to_numpy(copy=True)
+    again[: before.num_rows] = False  # what the log said twice before is not for us to mend
+    rows = np.flatnonzero(~again)
+    times = both["timestamp"].to_numpy()[rows]
+    result = both.take(pa.array(rows[np.argsort(times, kind="stable")]))
+    write_table(file, result)
+    return {"before": before.num_rows, "added": len(rows) - before.num_rows, "after": len(rows)}
+
+
+def _of_equal_types(before: pa.Table, kept: pa.Table) -> list[pa.Table]:
+    """Both tables with the same type in every column that both have: ids as text, the rest as the log has it, or as text
+    where feedback holds something else."""
+    for name in before.column_names:
+        column = before[name]
+        if name == "timestamp" and pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+        elif (
+            name in ("user_id", "item_id")
+            or pa.types.is_dictionary(column.type)
+            or pa.types.is_large_string(column.type)
+        ):
+            column = column.cast(pa.string())
+        if name in kept.column_names and kept[name].type != column.type:
+            try:
+                kept = _with(kept, name, kept[name].cast(column.type))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                column = column.cast(pa.string())
+        before = _with(before, name, column)
+    return [before, kept]
+
+
+def _with(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)

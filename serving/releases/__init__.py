@@ -1,0 +1,1 @@
+"""Releases on disk: written whole, labelled, rolled back, removed."""

@@ -1,0 +1,1 @@
+"""TF Serving's protocol on this machine, for development and tests."""

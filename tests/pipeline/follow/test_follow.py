@@ -1,0 +1,237 @@
+"""Following the event log: a new taste is felt, a kill repeats nothing, nothing grows old, and back means the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from data.dataset import Dataset
+from pipeline.__main__ import app
+from pipeline.follow.batches import FIRST_GUESS, EventBatches
+from pipeline.follow.follower import Follower, FollowSettings, again
+from pipeline.follow.journal import Journal, drop_followed
+from pipeline.follow.publish import Followed
+from pipeline.nightly.lock import held
+from pipeline.stage import StageError
+from serving.feedback.log import FeedbackLog
+from serving.feedback.tail import FeedbackTail
+from serving.releases.labels import read_labels
+from serving.releases.release import list_releases, verify_release
+from tests.pipeline.followed_run import CONFIG, ITEMS, START, cursor, event, make_run, write_release
+
+NOW = START + 100 * 86_400.0
+SETTINGS = FollowSettings(batch=12, max_staleness=30.0, replay=2.0, rate=1.0)
+TURNED = [event(number, "u1", 2 * number + 2, NOW) for number in range(10)]
+"""u1, who liked odd items, chooses even ones."""
+FIRST = [*TURNED, event(20, "u2", 1, NOW), event(21, "u2", 3, NOW)]
+SECOND = [event(30 + number, f"u{number + 2}", 2 * number + 2, NOW + 5) for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("followed") / "run")
+
+
+@pytest.fixture
+def out(released: Path, tmp_path: Path) -> Path:
+    """A copy of the released run, with a feedback log beside it."""
+    return shutil.copytree(released, tmp_path / "run")
+
+
+def log_of(out: Path, events: list[dict]) -> Path:
+    log = FeedbackLog(out.parent / "feedback")
+    log.append(events)
+    log.close()
+    return log.folder
+
+
+def follower(out: Path, now: float = NOW, **changed) -> Follower:
+    source = FeedbackTail(out.parent / "feedback")
+    return Follower(out, source, CONFIG, SETTINGS, clock=lambda: now, say=lambda line: None, **changed)
+
+
+def ask(folder: Path, user: str, k: int = 10) -> list[int]:
+    """Numbers of the items that a release's own graph answers a user."""
+    model = tf.saved_model.load(str(next((folder / "retrieval").iterdir())))
+    nothing = tf.zeros((1, 0), tf.string)
+    answer = model.signatures["serving_default"](
+        user_id=tf.constant([user]), recent_item_ids=nothing, exclude_item_ids=nothing, k=tf.constant(k), profile=nothing
+    )
+    return [int(name.decode()[1:]) for name in answer["item_ids"].numpy()[0] if name]
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+
+
+def test_a_new_taste_is_served_and_nobody_else_is_moved(out: Path):
+    log_of(out, TURNED)
+    one = follower(out)
+    assert not one.look(), "ten events, all of this second: neither enough nor old"
+    assert ask(out / "followed" / "1000000", "u1") == ask(out / "releases" / "1", "u1")
+    one.clock = lambda: NOW + 29
+    assert one.look() and read_labels(out / "followed").as_dict() == {"stable": 1_000_001, "previous": 1_000_000}
+    verify_release(out / "followed" / "1000001")
+    before, after = (ask(out / "followed" / name, "u1") for name in ("1000000", "1000001"))
+    odd = [sum(item % 2 for item in items) / len(items) for items in (before, after)]
+    assert odd[0] == 1.0 and odd[1] <= 0.5
+    assert not set(after) & {2 * number + 2 for number in range(10)}, "what was just chosen is not news"
+    assert all(item % 2 for item in ask(out / "followed" / "1000001", "u5"))
+    assert (out / "releases" / "models.config").exists() is False and list_releases(out / "releases") == [1]
+    # Files that did not change take no room twice.
+    same = [folder / "retrieval" / folder.name / "saved_model.pb" for folder in sorted((out / "followed").glob("1*"))]
+    assert len({path.stat().st_ino for path in same}) == 1
+
+
+def test_steps_move_the_embeddings_of_those_who_did_something(out: Path):
+    one = follower(out)
+    learner = one.learner
+    learner.replay = 1.0
+    lines = learner.lines([*TURNED, event(99, "stranger", 2, NOW), event(98, "u1", 2, NOW), event(97, "u1", 900, NOW)])
+    assert len(lines) == len(TURNED) and learner.unknown == 2, "strangers and new items wait for the job; once is once"
+    learner.take_in(lines)
+    before, table = learner.weights(), learner.tower.id_embedding.embeddings
+    still = np.array(table)
+    assert learner.learn(1) == 2 * len(TURNED)
+    same = [np.array_equal(*pair) for pair in zip(before, learner.weights(), strict=True)]
+    assert same.count(False) == 1, "what all users share stays as it is"
+    moved = np.array(table) - still
+    odd = np.array([0.0] + [2.0 * (int(name[1:]) % 2) - 1 for name in learner.item_ids])
+    towards_even = moved @ (learner.now.tower_items * -odd[:, None]).sum(axis=0)
+    user = learner.user_ids.rows(["u1"])[0]
+    assert towards_even[user] > 0 and towards_even[user] == towards_even.max()
+    assert (np.abs(moved).max(axis=1) == 0).any(), "who did nothing and was not drawn stays where they were"
+    learner.task = None
+    assert learner.learn(2) == 0 and np.array_equal(np.array(table) - still, moved)
+
+
+@pytest.fixture(scope="module")
+def calm(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two updates that nobody disturbed."""
+    out = shutil.copytree(released, tmp_path_factory.mktemp("calm") / "run")
+    log_of(out, FIRST)
+    one = follower(out)
+    assert one.look()
+    log_of(out, SECOND)
+    assert one.look() and not one.look()
+    return out
+
+
+@pytest.mark.parametrize("where", [(Followed, "publish"), (Journal, "move")], ids=["before release", "before cursor"])
+def test_a_kill_loses_nothing_and_repeats_nothing(calm: Path, out: Path, monkeypatch: pytest.MonkeyPatch, where):
+    log_of(out, FIRST)
+    one = follower(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, killed)
+        with pytest.raises(KeyboardInterrupt):
+            one.look()
+    assert cursor(out)["update"] == 0
+    log_of(out, SECOND)  # comes meanwhile, and waits for its turn
+    last = follower(out)
+    assert cursor(out)["update"] == 1 and last.look() and not last.look()
+    assert bytes_of(out / "followed") == bytes_of(calm / "followed")
+    assert cursor(out) == cursor(calm) and cursor(out)["update"] == 2
+    for update, events in ((1, FIRST), (2, SECOND)):
+        for folder in (out, calm):
+            kept = Journal(folder).events(last.cursor, update)
+            assert sorted(one["event_id"] for one in kept) == sorted(one["event_id"] for one in events)
+
+
+def killed(*arguments, **named):
+    raise KeyboardInterrupt
+
+
+def test_going_back_restores_the_bytes_and_again_begins_anew(calm: Path, tmp_path: Path):
+    out = shutil.copytree(calm, tmp_path / "run", symlinks=True)
+    shutil.copytree(calm.parent / "feedback", tmp_path / "feedback")
+    one = follower(out)  # at work, and told by nobody but the cursor
+    done = CliRunner().invoke(app, ["follow", "--rollback", "--out", str(out)])
+    assert done.exit_code == 0 and "release 1 itself (1000000) answers" in done.output, done.output
+    log_of(out, [event(200 + number, "u3", 2 * number + 2, NOW) for number in range(12)])
+    assert not one.look() and one.cursor.rolled_back == "asked for"
+    assert read_labels(out / "followed").stable == 1_000_000
+    models = [folder / "retrieval" / folder.name for folder in (out / "releases" / "1", out / "followed" / "1000000")]
+    assert bytes_of(models[0]) == bytes_of(models[1])
+    verify_release(out / "followed" / "1000000")
+    assert not follower(out).look(), "a restart does not forget it"
+    again(out)
+    two = follower(out)
+    assert two.look() and cursor(out)["rolled_back"] == "" and two.cursor.version == 1_000_004
+    assert read_labels(out / "followed").stable == 1_000_004
+    assert len(Journal(out).events(two.cursor, 4)) == len(FIRST) + len(SECOND) + 12, "all since the release count again"
+
+
+def test_worse_than_the_release_goes_back_by_itself(out: Path):
+    log_of(out, FIRST)
+    one = follower(out)
+    one.settings = FollowSettings(batch=12, rate=1.0, bound=0.05, k=10, least=10)
+    assert one.look() and not one.cursor.rolled_back
+    turned = {str(place): -weight for place, weight in enumerate(one.learner.weights())}
+    one.learner.put_weights(turned)
+    loyal = [event(300 + number, f"u{number % 12 + 1}", item, NOW) for number, item in enumerate(range(1, ITEMS, 2))]
+    log_of(out, loyal)
+    assert one.look()
+    assert "the release" in one.cursor.rolled_back and read_labels(out / "followed").stable == 1_000_000
+    events, followed, release = one.cursor.judged[-1]
+    assert events >= 6 and followed < release
+    arguments = ["follow", "--once", "--out", str(out), "--log", str(out.parent / "feedback")]
+    with held(out / "follow", "follow", 60):
+        assert CliRunner().invoke(app, arguments).exit_code == 12
+
+
+def test_the_next_release_is_followed_with_what_its_job_has_not_seen(calm: Path, tmp_path: Path):
+    out = shutil.copytree(calm, tmp_path / "run", symlinks=True)
+    shutil.copytree(calm.parent / "feedback", tmp_path / "feedback")
+    log_of(out, [event(400, "u4", 2, NOW + 9)])
+    one = follower(out)
+    assert not one.look() and len(one.batches.waiting) == 1
+    write_release(out, Dataset.load(out / "ingest"), one.learner.released.ensemble, version=2)
+    one.look()
+    assert one.cursor.version == 2_000_001 and read_labels(out / "followed").stable == 2_000_001
+    kept = Journal(out).events(one.cursor, 1)
+    assert len(kept) == len(FIRST) + len(SECOND) + 1 and kept[-1]["event_id"] == "e00400"
+    assert ask(out / "followed" / "2000001", "u1") != ask(out / "releases" / "2", "u1")
+    assert not one.look(), "nothing counts twice"
+    with held(out / "follow", "follow", 60), pytest.raises(StageError, match="is following"):
+        drop_followed(out)
+    drop_followed(out)
+    assert not (out / "follow").exists() and not (out / "followed").exists()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 40), st.integers(1, 60)), min_size=1, max_size=30), st.randoms(use_true_random=False))
+def test_no_event_grows_older_than_the_bound(arrivals, random):
+    """Bursts of events at any times, updates of up to a quarter of the bound, a look every second."""
+    batches, now, number, ages = EventBatches(batch=50, max_staleness=30.0), 1_000.0, 0, []
+    waiting, moment = [], now
+    for gap, size in arrivals:
+        moment += gap
+        waiting += [{"event_id": f"{(number := number + 1)}", "received": int(moment), "at": moment} for _ in range(size)]
+    while waiting or batches.waiting:
+        batches.add([one for one in waiting if one["at"] <= now])
+        waiting = [one for one in waiting if one["at"] > now]
+        if batches.due(now):
+            taken, begun = batches.take(), now
+            now += random.uniform(0.1, 7.5)
+            ages += [now - one["at"] for one in taken]
+            batches.published(taken, begun, now)
+        now += 1.0
+    assert len(ages) == number and max(ages) <= 30.0 and batches.late == 0
+    assert FIRST_GUESS <= 7.5
+
+
+def test_batches_refuse_what_cannot_hold():
+    with pytest.raises(ValueError, match="max_staleness"):
+        EventBatches(batch=1, max_staleness=2.0)
+    slow = EventBatches(batch=9, max_staleness=10.0)
+    slow.add([event(1, "u", 1, 100)])
+    assert slow.published(slow.take(), 100, 120) == 20 and slow.late == 1

@@ -1,0 +1,153 @@
+"""Data checks on logs with a known fault: each is found, and the same log without it passes."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pydantic
+import pytest
+
+from data.features import FeatureStore, FeatureWriter
+from data.ingest import IngestOptions, ingest
+from pipeline.nightly.check import bounded, worst
+from pipeline.nightly.data_checks_events import (
+    columns_of,
+    drift_check,
+    label_checks,
+    refused_checks,
+    schema_check,
+    volume_check,
+)
+from pipeline.nightly.data_checks_media import media_checks, missing_check
+from pipeline.nightly.grow_vocabulary import grow_dataset
+from pipeline.nightly.new_data import NewData
+from pipeline.settings.data_checks import ChecksSection
+
+DAY, START = 86_400, 1_700_000_000 // 86_400 * 86_400
+SECTION = ChecksSection()
+
+
+def log_of(days, seed=0, *, users=60, skip=0.2):
+    """Every user comes every day, at an hour of their own, and looks at two of forty items."""
+    rng = np.random.default_rng(seed)
+    rows = [(f"u{user}", f"i{rng.integers(40)}", START + day * DAY + int(rng.integers(24)) * 3600 + step,
+             "skip" if rng.random() < skip else "view", ("phone", "desktop")[rng.integers(2)])
+            for day in range(days) for user in range(users) for step in range(2)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "event", "device"])
+
+
+def ingested(folder, log, columns=("device",)):
+    folder.mkdir()
+    log[["user_id", "item_id", "timestamp", "event", *columns]].to_parquet(folder / "interactions.parquet")
+    pd.DataFrame({"item_id": [f"i{item}" for item in range(40)]}).to_parquet(folder / "items.parquet")
+    (folder / "out").mkdir()
+    return ingest(folder, folder / "out", IngestOptions(split="global_time"))
+
+
+@pytest.fixture(scope="module")
+def month(tmp_path_factory):
+    """A good log of thirty days, and the dataset of the first twenty-nine."""
+    log, folder = log_of(30), tmp_path_factory.mktemp("checks")
+    return log, ingested(folder / "before", log[log["timestamp"] < START + 29 * DAY]), folder
+
+
+def checked(month, name, log, **options):
+    _, previous, folder = month
+    return NewData.of(grow_dataset(ingested(folder / name, log, **options), previous), previous, SECTION.reference_days)
+
+
+def verdicts(data):
+    checks = [drift_check(*column, SECTION) for column in columns_of(data)]
+    checks += [*label_checks(data, SECTION), *refused_checks(data, SECTION), volume_check(data, SECTION)]
+    checks.append(schema_check(data.dataset, data.previous))
+    return {check.name: check.verdict for check in checks}
+
+
+def test_a_day_like_the_others_passes(month):
+    data = checked(month, "good", month[0])
+    assert data.new.sum() == 120 - data.dataset.report["rows"]["interactions"]["quarantined"]
+    assert set(verdicts(data).values()) == {"go"}
+
+
+def faults(log):
+    """{name: (log with a fault on its last day, name of the check that finds it, its verdict)}"""
+    last = log["timestamp"] >= START + 29 * DAY
+    skipped = log.assign(event=np.where(last, "skip", log["event"]))
+    phone = log.assign(device=np.where(last, "fridge", log["device"]))
+    night = log.assign(timestamp=np.where(last, START + 29 * DAY + log["timestamp"] % 60, log["timestamp"]))
+    bad = log.assign(event=np.where(last & (log.index % 4 == 0), "hover", log["event"]))
+    return {
+        "all skipped": (skipped, "share of positive events", "stop"),
+        "another device": (phone, "drift of context device", "stop"),
+        "one hour": (night, "drift of hour", "stop"),
+        "unknown kinds": (bad, "quarantined rows", "stop"),
+        "sent twice": (pd.concat([log, log[last]], ignore_index=True), "repeated rows", "stop"),
+        "a fifth of a day": (log[~last | (log.index % 5 == 0)], "volume", "stop"),
+    }
+
+
+@pytest.mark.parametrize("name", ["all skipped", "another device", "one hour", "unknown kinds", "sent twice",
+                                  "a fifth of a day"])  # fmt: skip
+def test_each_fault_is_found(month, name):
+    log, check, verdict = faults(month[0])[name]
+    assert verdicts(checked(month, name, log))[check] == verdict
+
+
+def test_a_column_that_is_gone_stops_and_a_new_one_warns(month):
+    gone = checked(month, "gone", month[0], columns=())
+    assert schema_check(gone.dataset, gone.previous).verdict == "stop"
+    assert schema_check(gone.previous, gone.dataset).verdict == "warn"
+
+
+def test_no_event_stops(month):
+    previous = month[1]
+    data = NewData.of(previous, previous, 28)
+    assert volume_check(data, SECTION).verdict == "stop"
+
+
+def stored(folder, vectors, present):
+    folder.mkdir(parents=True)
+    writer = FeatureWriter(folder, len(vectors))
+    writer.add("image", vectors.shape[1])
+    rows = np.flatnonzero(present)
+    writer.put("image", rows, vectors[rows])
+    writer.close()
+    return FeatureStore.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("shift", "missing", "lost", "expected"),
+    [
+        (0.0, 0, 0, {"lost image": "go", "missing image": "go", "drift of image vectors": "go"}),
+        (3.0, 0, 0, {"lost image": "go", "missing image": "go", "drift of image vectors": "stop"}),
+        (0.0, 30, 0, {"lost image": "go", "missing image": "stop", "drift of image vectors": "go"}),
+        (0.0, 0, 2, {"lost image": "warn", "missing image": "go", "drift of image vectors": "go"}),
+        (0.0, 0, 20, {"lost image": "stop", "missing image": "go", "drift of image vectors": "go"}),
+    ],
+)
+def test_content_that_is_missing_lost_or_other(month, tmp_path, shift, missing, lost, expected):
+    _, previous, _ = month
+    rng, old, new = np.random.default_rng(0), previous.schema.item_rows, 60
+    vectors = rng.normal(size=(old + new, 6)).astype("float32")
+    vectors[old:] += shift
+    there = np.ones(old + new, bool)
+    there[0] = False
+    stored(tmp_path / "parent" / "encode", vectors[:old], there[:old])
+    there[old : old + missing] = False
+    there[1 : 1 + lost] = False
+    schema = dataclasses.replace(previous.schema, item_rows=old + new)
+    data = NewData(dataclasses.replace(previous, schema=schema), previous, np.ones(1), np.ones(1), np.arange(old, old + new))
+    checks = media_checks(data, SECTION, stored(tmp_path / "now", vectors, there), tmp_path / "parent")
+    assert {check.name: check.verdict for check in checks} == expected
+
+
+def test_few_missing_are_chance():
+    assert missing_check("image", 0.08, np.array([True, False, False]), SECTION).verdict == "go"
+    assert missing_check("image", 0.08, np.array([True] * 4 + [False] * 4), SECTION).verdict == "stop"
+
+
+def test_decisions_are_the_worst_verdict_and_bounds_are_in_order():
+    checks = [bounded("one", value, (0.1, 0.2), "") for value in (0.0, 0.1, 0.05)]
+    assert worst(checks) == "warn" and worst([*checks, bounded("two", 0.2, (0.1, 0.2), "")]) == "stop" and worst([]) == "go"
+    with pytest.raises(pydantic.ValidationError, match=r"checks.psi: must be \(warn, stop\)"):
+        ChecksSection(psi=(0.5, 0.1))

@@ -1,0 +1,105 @@
+"""Rows and codes from day to day: what was known keeps its number, whatever is added, dropped or reordered."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.dataset import Dataset, train_counts
+from data.schema import Schema
+from data.validation import DatasetError
+from pipeline.nightly.grow_vocabulary import check_same_rows, grow_dataset, split_newest
+
+DAY = 86_400
+
+
+def make_dataset(users, items, events, ages=("",), devices=("",)):
+    """Users and items as (id, code of their column), events as (user row, item row, time, device code)."""
+    columns = np.array(events or [(1, 1, 0, 0)], np.int64).reshape(-1, 4)
+    order = np.lexsort((columns[:, 2], columns[:, 0]))
+    columns = columns[order]
+    table = pd.DataFrame(
+        {
+            "user": columns[:, 0].astype("int32"), "item": columns[:, 1].astype("int32"), "timestamp": columns[:, 2],
+            "event": np.zeros(len(columns), "int8"), "value": np.full(len(columns), np.nan, "float32"),
+            "split": np.zeros(len(columns), "int8"), "positive": np.ones(len(columns), bool),
+            "context_device": columns[:, 3].astype("int32"),
+        }
+    )  # fmt: skip
+    people = pd.DataFrame({"user_id": ["", *(name for name, _ in users)]}).astype("str")
+    catalogue = pd.DataFrame({"item_id": ["", *(name for name, _ in items)]}).astype("str")
+    return Dataset(
+        schema=Schema(len(people), len(catalogue), profile={"age": len(ages)}, context={"device": len(devices)}),
+        users=people.assign(profile_age=np.array([0, *(code for _, code in users)], "int32")),
+        items=catalogue,
+        events=table,
+        counts=train_counts(table, len(catalogue)),
+        profile_vocabulary={"age": list(ages)},
+        attribute_vocabulary={},
+        report={},
+        context_vocabulary={"device": list(devices)},
+    )
+
+
+def told(dataset):
+    """Events in outside words, in no order."""
+    people, catalogue = dataset.users["user_id"].to_numpy(), dataset.items["item_id"].to_numpy()
+    words = np.array(dataset.context_vocabulary["device"], object)
+    rows = (dataset.events[name].to_numpy() for name in ("user", "item", "timestamp", "context_device"))
+    return sorted((people[u], catalogue[i], int(t), words[c]) for u, i, t, c in zip(*rows, strict=True))
+
+
+ids = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(days=st.lists(st.tuples(ids, ids, ids, st.integers(0, 9)), min_size=2, max_size=4))
+def test_nothing_ever_changes_its_number_and_nothing_is_lost(days):
+    previous = None
+    for users, items, values, seed in days:
+        rng = np.random.default_rng(seed)
+        ages = ["", *values]
+        people = [(f"u{name}", int(rng.integers(len(ages)))) for name in users]
+        events = [(int(rng.integers(1, len(users) + 1)), int(rng.integers(1, len(items) + 1)), int(time), int(rng.integers(2)))
+                  for time in rng.integers(0, 99, 6)]  # fmt: skip
+        fresh = make_dataset(people, [(f"i{name}", 0) for name in items], events, ages, ["", f"d{seed}"])
+        grown = fresh if previous is None else grow_dataset(fresh, previous)
+        assert told(grown) == told(fresh)
+        keys = list(zip(grown.events["user"], grown.events["timestamp"], strict=True))
+        assert keys == sorted(keys)
+        codes = grown.users.set_index("user_id")["profile_age"]
+        assert [grown.profile_vocabulary["age"][codes[name]] for name, _ in people] == [ages[code] for _, code in people]
+        if previous is not None:
+            for table, key in (("users", "user_id"), ("items", "item_id")):
+                before, now = (getattr(part, table)[key].tolist() for part in (previous, grown))
+                assert now[: len(before)] == before and len(set(now)) == len(now)
+            old = previous.profile_vocabulary["age"]
+            assert grown.profile_vocabulary["age"][: len(old)] == old
+            gone = sorted(set(previous.users["user_id"]) - {name for name, _ in people} - {""})
+            then = previous.users.set_index("user_id")["profile_age"]
+            assert codes[gone].tolist() == then[gone].tolist()
+        previous = grown
+
+
+def test_a_moved_row_is_refused():
+    one = make_dataset([("a", 0), ("b", 0)], [("i", 0)], [])
+    other = make_dataset([("b", 0), ("a", 0)], [("i", 0)], [])
+    with pytest.raises(DatasetError, match="row 1 was 'a' and is 'b'"):
+        check_same_rows(other, one)
+    with pytest.raises(DatasetError, match="row 1 was 'a' and is 'gone'"):
+        check_same_rows(make_dataset([], [("i", 0)], []), make_dataset([("a", 0)], [("i", 0)], []))
+
+
+def test_days_are_split_from_the_end_of_the_log():
+    times = [0, 5 * DAY - 1, 5 * DAY, 7 * DAY - 1, 7 * DAY, 7 * DAY + 9]
+    log = make_dataset([("a", 0)], [("i", 0)], [(1, 1, time, 0) for time in times])
+    split = split_newest(log, 1, 2)
+    assert split.events["split"].tolist() == [0, 0, 1, 1, 2, 2] and split.counts.tolist() == [0, 2]
+    with pytest.raises(DatasetError, match=r"leave no positive event in the train part of a log of 8 days"):
+        split_newest(log, 3, 9)
+    undated = dataclasses.replace(log, schema=dataclasses.replace(log.schema, has_timestamps=False))
+    with pytest.raises(DatasetError, match="needs the column `timestamp`"):
+        split_newest(undated, 1, 1)

@@ -1,0 +1,37 @@
+"""The process that exports for a job: it fails in the job's words, and ends when nobody needs it any more."""
+
+import signal
+import time
+
+import pytest
+
+from pipeline.nightly.export import Exporter
+from pipeline.settings.config import Config
+from pipeline.stage import StageError
+
+
+def test_an_export_that_fails_says_why(tmp_path):
+    exporter = Exporter("fork")
+    exporter.begin(tmp_path, tmp_path / "job", Config(), 1, None)
+    process = exporter._process
+    exporter.go_on()
+    with pytest.raises(StageError, match=r"export: StageError: .*ingest is not there yet"):
+        exporter.finish()
+    assert process.exitcode == 1
+
+
+def test_nobody_waits_for_one_that_was_not_asked():
+    with Exporter("fork").start() as exporter:
+        process = exporter._process
+        exporter.go_on()  # says nothing to one that has not begun
+        assert process.is_alive()
+    assert process.exitcode == 0
+
+
+def test_a_job_that_fails_meanwhile_ends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.nightly.export._made", lambda *order, ready: ready() or time.sleep(60))
+    with pytest.raises(ValueError, match="broken"), Exporter("fork") as exporter:
+        exporter.begin(tmp_path, tmp_path / "job", Config(), 1, None)
+        process = exporter._process
+        raise ValueError("broken")
+    assert process.exitcode == -signal.SIGKILL

@@ -1,0 +1,98 @@
+"""Retrieval training: resumed equals undisturbed, and a loss that is not finite stops the run with words."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.evaluation.evaluate import evaluate_retrieval
+from pipeline.retrieval.train_retrieval import train_retrieval
+from pipeline.settings.config import EvaluationConfig, RetrievalConfig
+from pipeline.training.epoch_steps import NonFiniteLossError
+from tests.pipeline.training_world import make_world
+
+CONFIG = RetrievalConfig(width=8, history_length=4, batch_size=64, epochs=3, patience=3, learning_rate=0.01)
+
+
+def silent(what, done, total):
+    return None
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def train(world, folder, config=CONFIG, modalities=("text",), checkpoints=None):
+    _, dataset, store = world
+    out = folder / "out"
+    out.mkdir(parents=True)
+    train_retrieval(
+        dataset, store, out, checkpoints or folder / "checkpoints", config, modalities=modalities, progress=silent
+    )
+    return out
+
+
+def test_resumed_training_equals_undisturbed(world, tmp_path, monkeypatch):
+    whole = train(world, tmp_path / "whole")
+    checkpoints = tmp_path / "kept"
+    import pipeline.retrieval.train_retrieval as module
+
+    real, calls = module.validation_ndcg, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "validation_ndcg", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(world, tmp_path / "first", checkpoints=checkpoints)
+    monkeypatch.setattr(module, "validation_ndcg", real)
+    resumed = train(world, tmp_path / "second", checkpoints=checkpoints)
+    np.testing.assert_allclose(
+        np.load(resumed / "item_embeddings.npy"), np.load(whole / "item_embeddings.npy"), atol=1e-6
+    )
+    logs = [[row["loss"] for row in json.loads((out / "history.json").read_text())] for out in (whole, resumed)]
+    assert logs[0] == pytest.approx(logs[1], abs=1e-5) and len(logs[0]) == 3
+
+
+def test_non_finite_loss_stops_with_a_clear_error(world, tmp_path):
+    with pytest.raises(NonFiniteLossError, match="learning_rate"):
+        train(
+            world, tmp_path, CONFIG.model_copy(update={"temperature": 1e-30, "learning_rate": 1e30, "batch_size": 16})
+        )
+
+
+def test_evaluation_counts_and_masks(world, tmp_path):
+    source, dataset, store = world
+    run, out = tmp_path / "run" / "retrieval", tmp_path / "evaluate"
+    run.mkdir(parents=True)
+    out.mkdir()
+    train(world, tmp_path / "full").rename(run / "full")
+    train(world, tmp_path / "ids", modalities=()).rename(run / "ids_only")
+    result = evaluate_retrieval(
+        dataset,
+        store,
+        source,
+        run.parent,
+        ["full", "ids_only"],
+        out,
+        EvaluationConfig(recommendations=10),
+        progress=silent,
+    )
+    table = pd.read_parquet(out / "recommendations.parquet")
+    events = dataset.events
+    seen = {
+        (dataset.users["user_id"][user], dataset.items["item_id"][item])
+        for user, item in events.loc[events["split"] < 2, ["user", "item"]].to_numpy()
+    }
+    assert not seen & set(zip(table["user_id"], table["item_id"], strict=True))
+    assert (table.groupby("user_id")["rank"].max() <= 10).all() and not table.duplicated(["user_id", "item_id"]).any()
+    assert (
+        0 <= result["test"]["recall@20"] <= 1
+        and result["baselines"]["popularity"]["test"]["users"] == result["test"]["users"]
+    )
+    assert set(result["ablation"]["text"]) >= {"masked", "test"}

@@ -1,0 +1,117 @@
+"""Following a feedback log: every acknowledged event is read, while files are written, rolled, merged and torn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving.feedback.compact import compact
+from serving.feedback.kafka import KafkaSink, forward
+from serving.feedback.kafka_source import KafkaSource, KafkaSourceError, connect_consumer
+from serving.feedback.log import FeedbackLog
+from serving.feedback.tail import FeedbackTail
+from tests.serving.feedback.test_feedback_kafka import DAY, Brokers
+
+
+def append(log: FeedbackLog, *names: str, day: int = 0) -> None:
+    log.append([
+        {"event_id": name, "user_id": "u1", "item_id": "i1", "timestamp": DAY + 86_400 * day, "event": "like",
+         "received": DAY + int(name[1:])} for name in names
+    ])  # fmt: skip
+
+
+def ids(events: list[dict]) -> list[str]:
+    return [event["event_id"] for event in events]
+
+
+def test_events_are_there_when_they_are_acknowledged_and_none_is_missed(tmp_path: Path):
+    log, tail = FeedbackLog(tmp_path / "feedback"), FeedbackTail(tmp_path / "feedback")
+    assert tail.poll() == [], "no folder yet"
+    append(log, "e1")
+    assert ids(tail.poll()) == ["e1"] and tail.poll() == []
+    append(log, "e3", "e2")
+    assert ids(tail.poll()) == ["e2", "e3"]
+    append(log, "e4")
+    log.roll()
+    assert set(ids(tail.poll())) == {"e1", "e2", "e3", "e4"}, "again out of Parquet; whoever counts looks at the ids"
+    append(log, "e5", day=1)
+    append(log, "e6")
+    log.roll()
+    append(log, "e7")
+    compact(tmp_path / "feedback")
+    assert {"e5", "e6", "e7"} <= set(ids(tail.poll()))
+    assert set(ids(FeedbackTail(tmp_path / "feedback").poll())) == {f"e{number}" for number in range(1, 8)}
+    log.close()
+
+
+def test_a_line_that_is_being_written_waits_and_a_torn_one_is_left_out(tmp_path: Path):
+    written = tmp_path / "written"
+    written.mkdir()
+    whole = json.dumps({"event_id": "e1", "received": 1}).encode() + b"\n"
+    (written / "a.jsonl").write_bytes(whole + whole[:9])
+    tail = FeedbackTail(tmp_path)
+    assert ids(tail.poll()) == ["e1"]
+    (written / "a.jsonl").write_bytes(whole + whole.replace(b"e1", b"e2") + b"{torn\n")
+    assert ids(tail.poll()) == ["e2"]
+
+
+class Message:
+    def __init__(self, content: bytes, error: str | None = None):
+        self._content, self._error = content, error
+
+    def value(self):
+        return self._content
+
+    def error(self):
+        return self._error
+
+
+class Group:
+    """`confluent_kafka.Consumer` as far as it is used: a group that begins again at what it has committed."""
+
+    def __init__(self, messages: list[Message]):
+        self.messages, self.place, self.committed, self.topics = messages, 0, 0, []
+
+    def subscribe(self, topics):
+        self.topics = topics
+
+    def consume(self, num_messages=1, timeout=-1):
+        some = self.messages[self.place : self.place + min(num_messages, 2)]
+        self.place += len(some)
+        return some
+
+    def commit(self, message=None, offsets=None, asynchronous=True):
+        assert not asynchronous
+        self.committed = self.place
+
+
+def test_kafka_has_what_the_gateway_kept_and_gives_again_what_was_not_kept(tmp_path: Path):
+    log, brokers = FeedbackLog(tmp_path / "feedback"), Brokers()
+    append(log, "e1", "e2", "e3")
+    log.close()
+    forward(log.folder, KafkaSink(brokers, "feedback"))
+    messages = [Message(json.dumps(event).encode()) for _, _, event in brokers.arrived]
+    group = Group([messages[0], Message(b"no event"), *messages[1:]])
+    source = KafkaSource(group, "feedback")
+    first = source.poll()
+    assert ids(first) == ["e1"] and group.topics == ["feedback"] and group.committed == 0
+    source.keep()
+    assert ids(source.poll()) == ["e2", "e3"] and group.committed == 2
+    again = Group(group.messages)
+    again.place = group.committed
+    assert ids(KafkaSource(again, "feedback").poll()) == ["e2", "e3"]
+    assert first == [{name: value for name, value in FeedbackTail(log.folder).poll()[0].items() if value is not None}]
+    with pytest.raises(KafkaSourceError, match="not leader"):
+        KafkaSource(Group([Message(b"", "not leader")])).poll()
+
+
+def test_the_client_library_is_used_as_it_is_or_asked_for():
+    try:
+        import confluent_kafka  # noqa: F401
+    except ImportError:
+        with pytest.raises(RuntimeError, match=r"requirements-scale\.txt"):
+            connect_consumer("nowhere:9092", "g")
+        return
+    KafkaSource(connect_consumer("nowhere.invalid:9092", "g")).poll()

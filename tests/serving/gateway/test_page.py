@@ -1,0 +1,321 @@
+"""The pages in a browser, in front of the actual servers: what people see, hear and do, at the sizes they have."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from pipeline.demo import serving
+from pipeline.settings.config import ServingConfig
+from pipeline.stages.walk import Run
+from serving.gateway.app import GatewaySettings, create_app
+from serving.gateway.keys import add_key, make_key
+from serving.local import LocalServer
+from tests.record_shop import RecordShop
+from tests.serving.browser import HOW, find_chromium
+
+PICTURES = Path(__file__).resolve().parents[3] / "runs" / "test-pages"
+"""Where screenshots go."""
+SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
+FOCUSED = "element => element === document.activeElement"
+SCORES = """async (profile) => (await ask("/v1/recommend", { user_id: NEW_VISITOR, k: 12, profile })).items
+  .map((entry) => [entry.item.item_id, entry.score])"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = find_chromium()
+    if path is None:
+        warnings.warn(HOW, stacklevel=1)
+        pytest.skip(HOW)
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        started = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def run(browser: Browser, record_shop: RecordShop, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return record_shop.copy(tmp_path_factory.mktemp("page") / "run")
+
+
+@pytest.fixture(scope="module")
+def shop(run: Run) -> Iterator[tuple[LocalServer, str]]:
+    with serving(run.source, run.folder, ServingConfig(grpc_port=0, rest_port=0, gateway_port=0)) as both:
+        yield both
+
+
+@contextmanager
+def visit(browser: Browser, address: str, size: str = "desktop", refused: str = "4xx") -> Iterator[Page]:
+    """A page of a visitor who has never been here. Afterwards: no request has gone elsewhere, and there was no
+    error but statuses that were looked for."""
+    context = browser.new_context(viewport=SIZES[size])  # type: ignore[arg-type]
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    hosts: set[str] = set()
+    faults: list[str] = []
+    page.on("request", lambda request: hosts.add(httpx.URL(request.url).host))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+    page.goto(address)
+    yield page
+    context.close()
+    assert hosts <= {"127.0.0.1", ""}, hosts  # "" is a data: or blob: address of the page's own
+    assert all(any(status in fault for status in refused.split()) for fault in faults), faults
+
+
+def settled(page: Page, words: str = "items for") -> None:
+    expect(page.locator("#status")).to_contain_text(words, timeout=15_000)
+
+
+def titles(page: Page) -> list[str]:
+    return page.locator("#items h3").all_inner_texts()
+
+
+def check(page: Page, name: str) -> None:
+    """A picture for people to look at; nothing wider than the screen, and nothing serious to axe, by day and by night."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+        page.screenshot(path=PICTURES / f"{name}-{scheme}.png")
+        found = Axe().run(page).response["violations"]
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert not serious, serious
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_visit(browser, shop, run, size):
+    """Look, listen, search, like three, see the list change, and read why."""
+    user = str(run.dataset().users["user_id"].iloc[1 + list(SIZES).index(size)])
+    with visit(browser, f"{shop[1]}/?user={user}", size) as page:
+        settled(page)
+        first = titles(page)
+        assert len(first) == 12 and page.locator("#history li").count() > 0
+        check(page, f"shop-{size}")
+        player = page.locator("#items audio").first
+        player.evaluate("element => element.play()")
+        page.wait_for_function("element => element.currentTime > 0.3", arg=player.element_handle())
+        assert player.evaluate("element => !element.paused && element.duration > 1")
+        page.locator("#items audio").nth(1).evaluate("element => element.play()")
+        page.wait_for_function("element => element.paused", arg=player.element_handle())  # one clip at a time
+
+        page.get_by_label("Search", exact=True).fill(first[3])
+        page.keyboard.press("Enter")
+        expect(page.locator("#results-title")).to_contain_text(first[3])
+        settled(page, "Found for")
+        found = titles(page)
+        assert found and found != first
+        assert page.locator("#results").evaluate(FOCUSED)
+        check(page, f"search-{size}")
+        page.get_by_role("button", name="Back to the recommendations").click()
+        settled(page)
+        assert titles(page) == first
+
+        for _ in range(3):
+            before = titles(page)
+            page.get_by_role("button", name=f"Like {before[0]}", exact=True).first.click()
+            settled(page, f"Noted that you like {before[0]}. 12 items")
+            assert before[0] not in titles(page)
+        after = titles(page)
+        assert page.locator(".new").count() > 0 and set(after) - set(first)
+        assert [name for name in after if name in first] != first
+
+        why = page.locator("#items details").first
+        why.locator("summary").click()
+        expect(why.locator("dl").first).to_contain_text("%")
+        expect(why).to_contain_text("What lifts it above")
+        why.scroll_into_view_if_needed()
+        check(page, f"why-{size}")
+
+
+def test_search_by_a_picture_and_by_a_clip(browser, shop, run):
+    items = run.dataset().items
+    pictures, clips = (
+        items[items[name].astype(str).str.endswith(end)] for name, end in (("image", "png"), ("audio", "wav"))
+    )
+    with visit(browser, shop[1], "phone", refused="422") as page:
+        settled(page)
+        for kind, item in (("image", pictures.iloc[5]), ("audio", clips.iloc[7])):
+            file = run.source / "media" / item[kind]
+            page.locator("#file").set_input_files(file)
+            settled(page, f"like {file.name}")
+            assert page.locator("#items h3").first.inner_text() == (item["title"] or item["item_id"])
+            assert page.locator("#sample img, #sample audio").count() == 1
+        check(page, "file-phone")
+        page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+        settled(page, "not an image")
+
+
+def test_similar_items_domains_and_variety(browser, shop, run):
+    user = str(run.dataset().users["user_id"].iloc[4])
+    with visit(browser, f"{shop[1]}/?user={user}") as page:
+        settled(page)
+        first = titles(page)
+        page.get_by_role("button", name=f"Similar to {first[2]}").first.click()
+        settled(page, f"Like {first[2]}")
+        assert first[2] not in titles(page)[:1] and page.locator("#items button[aria-label^=Similar]").count() == 12
+        page.get_by_label("spoken word").check()
+        settled(page)
+        metas = page.locator("#items .meta").all_inner_texts()
+        assert len(metas) > 3 and all(text.startswith("spoken word") for text in metas)
+        page.get_by_label("all", exact=True).check()
+        settled(page)
+        assert titles(page) == first
+        page.get_by_label("Variety").focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        expect(page.locator("#variety-said")).to_have_text("as wide as can be")
+        page.wait_for_function(
+            "names => [...document.querySelectorAll('#items h3')].some((node, place) => node.innerText !== names[place])",
+            arg=first,
+        )
+
+
+def test_a_new_visitor_may_say_who_they_are(browser, shop):
+    with visit(browser, shop[1], "phone") as page:
+        settled(page)
+        assert page.locator("#profile").is_hidden(), "of a user it is known"
+        page.get_by_role("button", name="A new visitor never seen").click()
+        settled(page, "items for a-new-visitor")
+        scores = page.evaluate(SCORES, [])
+        choice = page.get_by_label("country")
+        country = choice.locator("option").nth(1).inner_text()
+        with page.expect_request(lambda request: request.url.endswith("/v1/recommend")) as sent:
+            choice.select_option(country)
+        assert sent.value.post_data_json["profile"] == [f"country={country}"]
+        expect(page.locator("#results-note")).to_contain_text("someone who says this of themselves")
+        assert page.evaluate(SCORES, [f"country={country}"]) != scores
+        check(page, "visitor-phone")
+        with page.expect_request(lambda request: "/v1/explain" in request.url) as asked:
+            page.locator("#items summary").first.click()
+        assert httpx.URL(asked.value.url).params.get_list("profile") == [f"country={country}"]
+        page.locator("#examples button").first.click()
+        expect(page.locator("#profile")).to_be_hidden()
+
+
+def test_a_keyboard_is_enough(browser, shop, run):
+    user = str(run.dataset().users["user_id"].iloc[5])
+    with visit(browser, f"{shop[1]}/?user={user}") as page:
+        settled(page)
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        seen: list[str] = []
+        while "Like" not in seen and len(seen) < 12:
+            page.keyboard.press("Tab")
+            seen.append(
+                page.evaluate("document.activeElement.firstChild?.textContent ?? document.activeElement.tagName")
+            )
+        assert "Like" in seen, seen
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        name = titles(page)[0]
+        page.keyboard.press("Enter")
+        settled(page, f"Noted that you like {name}. 12 items")  # what was noted is said before the new list is there
+        assert page.locator("#results").evaluate(FOCUSED)
+        page.locator(".verdict button").nth(1).focus()
+        page.keyboard.press("Space")
+        expect(page.locator("#status")).to_have_text(re.compile("^Noted that you bought .* 12 items for"))
+        assert page.locator("#results").evaluate(FOCUSED)
+
+
+def test_a_list_that_comes_late_moves_nobody_who_has_gone_on(browser, shop, run):
+    """A keyboard stays on its button until the list is there, and where it is by then if that is elsewhere."""
+    user = str(run.dataset().users["user_id"].iloc[6])
+    with visit(browser, f"{shop[1]}/?user={user}", refused="503") as page:
+        settled(page)
+        held: list[Route] = []
+        page.route("**/v1/recommend", lambda route: held.append(route))
+
+        def like(goes_on: bool) -> None:
+            button = page.locator(".verdict button").first
+            button.focus()
+            with page.expect_request("**/v1/recommend"):
+                page.keyboard.press("Enter")
+            while not held:
+                page.wait_for_timeout(10)
+            assert button.evaluate(FOCUSED)
+            if goes_on:
+                page.get_by_label("Variety").focus()
+            held.pop().continue_()
+            settled(page, "12 items for")
+
+        like(goes_on=False)
+        assert page.locator("#results").evaluate(FOCUSED)
+        like(goes_on=True)
+        assert page.get_by_label("Variety").evaluate(FOCUSED)
+        page.unroute("**/v1/recommend")
+
+        page.get_by_label("Search", exact=True).fill(titles(page)[3])
+        page.keyboard.press("Enter")
+        settled(page, "Found for")
+        button = page.locator(".verdict button").first
+        button.focus()
+        page.keyboard.press("Enter")  # the list stays, and so does who likes one of it
+        expect(button).to_have_attribute("aria-pressed", "true")
+        assert button.evaluate(FOCUSED)
+        page.route("**/v1/feedback", lambda route: route.fulfill(status=503, json={"error": "the disk is full"}))
+        page.keyboard.press("Enter")
+        settled(page, "That was not noted: the disk is full")
+        assert button.evaluate(FOCUSED)
+        page.get_by_role("button", name="Back to the recommendations").press("Enter")
+        settled(page)
+        assert page.locator("#results").evaluate(FOCUSED)
+
+
+def test_the_page_for_engineers(browser, shop):
+    httpx.post(f"{shop[1]}/v1/recommend", json={"user_id": "somebody"}).raise_for_status()
+    for size in SIZES:
+        with visit(browser, f"{shop[1]}/engineers", size) as page:
+            settled(page, "The figures are read")
+            for part, words in (("release", "version 1"), ("drift", "Score drift"), ("more", "Popular stand-ins")):
+                expect(page.locator(f"#{part}")).to_contain_text(words)
+            expect(page.get_by_role("row", name="total")).to_contain_text("ms")
+            expect(page.get_by_role("row", name="POST /v1/recommend", exact=False)).to_be_visible()
+            check(page, f"engineers-{size}")
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab(browser, shop, run, tmp_path):
+    keys = tmp_path / "keys.json"
+    key, line = make_key("a visitor", ("recommend", "feedback"))
+    add_key(keys, line)
+    settings = GatewaySettings(
+        run=run.folder, source=run.source, state=tmp_path / "state", target=shop[0].target, clock="log", keys=keys
+    )
+    gateway = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=gateway.run, daemon=True)
+    thread.start()
+    while not gateway.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    try:
+        with visit(
+            browser, f"http://127.0.0.1:{gateway.servers[0].sockets[0].getsockname()[1]}/", refused="401 403"
+        ) as page:
+            settled(page, "a key is needed")
+            page.get_by_label("API key").fill(key)
+            page.get_by_role("button", name="Recommend", exact=True).click()
+            settled(page)
+            expect(page.get_by_label("spoken word")).to_be_visible()  # what the key opens has come
+            assert page.locator("#examples button").count() == 1  # and what it does not has not
+            name = titles(page)[0]
+            page.get_by_role("button", name=f"Not for me {name}", exact=True).first.click()
+            settled(page, f"No more of {name}. 12 items")
+            page.reload()
+            settled(page)
+            assert titles(page) and name not in titles(page)
+    finally:
+        gateway.should_exit = True
+        thread.join(timeout=10)
