@@ -29,6 +29,20 @@ class Ranking(Protocol):
     ranker: KerasWeights
 
 
+def ranking_specs(*more: tf.TensorSpec) -> list[tf.TensorSpec]:
+    """What a signature of `ranking` takes, with `more` behind the retrieval scores."""
+    return [
+        tf.TensorSpec((None,), tf.string, "user_id"),
+        tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
+        tf.TensorSpec((None, None), tf.string, "candidate_ids"),
+        tf.TensorSpec((None, None), tf.float32, "retrieval_scores"),
+        *more,
+        tf.TensorSpec((None,), tf.int64, "timestamp"),
+        tf.TensorSpec((None, None), tf.string, "context"),
+        tf.TensorSpec((None, None), tf.string, "profile"),
+    ]
+
+
 def explain_signature(module: Ranking, form: RankingServingForm, moment: Vocabulary, person: Vocabulary) -> Callable:
     """The signature as a function that shares the module's vocabulary, histories and weights.
 
@@ -46,16 +60,7 @@ def explain_signature(module: Ranking, form: RankingServingForm, moment: Vocabul
 
     @tf.function(
         autograph=False,
-        input_signature=[
-            tf.TensorSpec((None,), tf.string, "user_id"),
-            tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
-            tf.TensorSpec((None, None), tf.string, "candidate_ids"),
-            tf.TensorSpec((None, None), tf.float32, "retrieval_scores"),
-            tf.TensorSpec((None, None), tf.float32, "retrieval_ranks"),
-            tf.TensorSpec((None,), tf.int64, "timestamp"),
-            tf.TensorSpec((None, None), tf.string, "context"),
-            tf.TensorSpec((None, None), tf.string, "profile"),
-        ],
+        input_signature=ranking_specs(tf.TensorSpec((None, None), tf.float32, "retrieval_ranks")),
     )
     def explain_ranking(
         user_id,
@@ -71,8 +76,7 @@ def explain_signature(module: Ranking, form: RankingServingForm, moment: Vocabul
         history = choose_history(module.items.rows(recent_item_ids), tf.gather(module.history, user))
         batch = tf.shape(user_id)[0]
         given = [user, history, candidates, retrieval_scores, retrieval_ranks, timestamp]
-        given.append(word_codes(context, moment, batch) if moment else None)
-        given.append(word_codes(profile, person, batch) if person else None)
+        given += [word_codes(context, moment, batch), word_codes(profile, person, batch)]
         found = module.ranker.run(explain, *given)
         return {
             "score": found["score"],

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ranking.config import HEADS
 from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import Precision
-from serving.export.explain import EXPLAIN, explain_signature
+from serving.export.explain import EXPLAIN, explain_signature, ranking_specs
 from serving.graphs.keras_weights import KerasWeights
 from serving.graphs.request_history import ServingTables, choose_history
 from serving.graphs.request_words import Vocabulary, frozen, no_words, word_codes
@@ -74,15 +74,7 @@ class RankingModule(tf.Module):
 
         @tf.function(
             autograph=False,
-            input_signature=[
-                tf.TensorSpec((None,), tf.string, "user_id"),
-                tf.TensorSpec((None, None), tf.string, "recent_item_ids"),
-                tf.TensorSpec((None, None), tf.string, "candidate_ids"),
-                tf.TensorSpec((None, None), tf.float32, "retrieval_scores"),
-                tf.TensorSpec((None,), tf.int64, "timestamp"),
-                tf.TensorSpec((None, None), tf.string, "context"),
-                tf.TensorSpec((None, None), tf.string, "profile"),
-            ],
+            input_signature=ranking_specs(),
         )
         def rank(
             user_id,
@@ -99,7 +91,7 @@ class RankingModule(tf.Module):
             # Padding carries the lowest float, which must not meet arithmetic.
             inputs = [user, history, candidates, tf.where(known, retrieval_scores, 0.0), timestamp]
             if moment or person:
-                inputs += [None, word_codes(context, moment, tf.size(user)) if moment else None]
+                inputs += [None, word_codes(context, moment, tf.size(user))]
             if person:
                 inputs.append(word_codes(profile, person, tf.size(user)))
             answer = self.ranker(*inputs)

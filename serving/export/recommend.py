@@ -172,7 +172,7 @@ class RecommendModule(RetrievalParts):
             with tf.name_scope("rank"):
                 known = rows > 0
                 inputs = [user, history, rows, tf.where(known, scores, 0.0), timestamp]
-                words = word_codes(context, vocabulary, tf.size(user)) if vocabulary else None
+                words = word_codes(context, vocabulary, tf.size(user))
                 if self.takes_ranks:
                     inputs += [sorted_ranks(scores), words, said]
                 elif vocabulary:

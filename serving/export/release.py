@@ -11,6 +11,7 @@ import numpy as np
 
 from ranking.pruning import prune_ranker
 from ranking.stored_rows import Precision
+from serving.client.page_request import words_of
 from serving.client.recommend_requests import warm_up_requests
 from serving.export.content_search import ContentSearchModule, content_search_requests
 from serving.export.explain import EXPLAIN, SHOWN, explain_requests
@@ -156,7 +157,7 @@ def _some_ids(path: Path, count: int) -> list[bytes]:
 def _some_words(tables: ServingTables) -> list[bytes]:
     """A profile that a request may bring: the first word of every column."""
     known = {column: [word for word in words if word] for column, words in tables.profile_words.items()}
-    return [f"{column}={words[0]}".encode() for column, words in known.items() if words]
+    return [one.encode() for one in words_of({column: words[0] for column, words in known.items() if words})]
 
 
 def _strings(values: list[bytes], *shape: int) -> np.ndarray:

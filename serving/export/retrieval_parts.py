@@ -89,8 +89,7 @@ class RetrievalParts(tf.Module):
     def said_profile(self, user: tf.Tensor, words: tf.Tensor) -> tf.Tensor | None:
         """What a request says of its users, int32 [B, P], 0 = nothing; words string [B, W] or of no line. None where a
         release knows no words."""
-        vocabulary = self._profile_words()
-        return word_codes(words, vocabulary, tf.size(user)) if vocabulary else None
+        return word_codes(words, self._profile_words(), tf.size(user))
 
     def queries(self, user: tf.Tensor, recent: tf.Tensor, said: tf.Tensor | None) -> tf.Tensor:
         """Query vectors f32 [B, D] of user rows int32 [B], recent item rows int32 [B, H] and their `said_profile`."""

@@ -25,8 +25,8 @@ def no_words() -> tf.Tensor:
     return tf.zeros((0, 0), tf.string)
 
 
-def word_codes(words: tf.Tensor, vocabulary: Vocabulary, batch: tf.Tensor) -> tf.Tensor:
-    """Codes of a request's words, 0 = unknown; columns and words that nobody knows say nothing.
+def word_codes(words: tf.Tensor, vocabulary: Vocabulary, batch: tf.Tensor) -> tf.Tensor | None:
+    """Codes of a request's words, 0 = unknown; columns and words that nobody knows say nothing. None without a vocabulary.
 
     A column of numbers in intervals, as in "[18, 25)", takes a number as well as the interval's own name; one beyond all
     intervals falls into the nearest.
@@ -42,6 +42,8 @@ def word_codes(words: tf.Tensor, vocabulary: Vocabulary, batch: tf.Tensor) -> tf
         >>> word_codes(asked, vocabulary, tf.constant(3)).numpy().tolist()
         [[2, 2], [0, 1], [0, 1]]
     """
+    if not vocabulary:
+        return None
     lines = tf.shape(words)[0]
     message = "context, profile: need words of one line a user or of none, received lines"
     with tf.control_dependencies([tf.debugging.Assert((lines == batch) | (lines == 0), [message, lines])]):
@@ -52,11 +54,10 @@ def word_codes(words: tf.Tensor, vocabulary: Vocabulary, batch: tf.Tensor) -> tf
         same = words[:, :, None] == tf.constant(list(known), tf.string)[None, None, :]
         # Of no words and of no values the greatest is 0, as of words that nobody knows.
         found = tf.where(same, tf.constant(list(known.values()), tf.int32)[None, None, :], UNKNOWN_ROW)
-        by_word = tf.reduce_max(tf.pad(tf.reduce_max(_padded(found), axis=2), [[0, 0], [0, 1]]), axis=1)
+        by_word = tf.reduce_max(tf.pad(found, [[0, 0], [0, 1], [0, 1]]), axis=[1, 2])
         edges = interval_edges(values)
         codes.append(by_word if edges is None else tf.maximum(by_word, _interval_codes(words, column, edges)))
-    stacked = tf.stack(codes, axis=1) if codes else tf.zeros((lines, 0), tf.int32)
-    return tf.pad(stacked, [[0, batch - lines], [0, 0]])
+    return tf.pad(tf.stack(codes, axis=1), [[0, batch - lines], [0, 0]])
 
 
 def interval_edges(values: Sequence[str]) -> list[float] | None:
@@ -79,7 +80,3 @@ def _interval_codes(words: tf.Tensor, column: str, edges: list[float]) -> tf.Ten
     place = tf.searchsorted(tf.constant(edges, tf.float64), tf.reshape(values, [-1]), side="right")
     codes = tf.where(named, tf.reshape(tf.maximum(place, 1), tf.shape(words)), UNKNOWN_ROW)
     return tf.reduce_max(tf.pad(codes, [[0, 0], [0, 1]]), axis=1)
-
-
-def _padded(found: tf.Tensor) -> tf.Tensor:
-    return tf.pad(found, [[0, 0], [0, 0], [0, 1]])
