@@ -33,6 +33,7 @@ class RetrievalTask(keras.Model):
         batch_size: B, which some losses need and rows training does too. item_capacity: U at most.
         sparse_updates: train the tables of user and item ids by the rows of each batch: "auto" = where they have
             `LARGE_TABLE` rows or more and a batch names less than half of them.
+        adapt: fix by which means and components the item tower sees content; false where it takes those of earlier towers.
 
     Inputs (a dict, see `data.batches`): user [B], items [U], target [B], history [B, L], columns [C] (all three index
     `items`), copies [C], own [B] (indexes `columns`), weight [B]; optional others [B, P] (columns), kind and gap [B, L] of
@@ -52,6 +53,7 @@ class RetrievalTask(keras.Model):
         batch_size: int | None = None,
         item_capacity: int | None = None,
         sparse_updates: bool | Literal["auto"] = False,
+        adapt: bool = True,
     ):
         super().__init__(name="retrieval_task")
         self.two_tower = two_tower
@@ -72,7 +74,7 @@ class RetrievalTask(keras.Model):
             **({} if side is None else side.tables),
         }
         two_tower.item_tower.known.assign((counts > 0).astype(np.float32))
-        for column, name in enumerate(self.modalities):
+        for column, name in enumerate(self.modalities if adapt else ()):
             two_tower.item_tower.projections[name].adapt(features[name], present[:, column])
         self.sparse_rows = self._sparse_rows(sparse_updates, batch_size, item_capacity)
         self.built = True

@@ -32,6 +32,10 @@ def job(
 
     Example: python -m pipeline job --data runs/world --out runs/demo --config configs/demo.toml
     """
+    from pipeline.nightly.lean_imports import import_models_libraries
+
+    import_models_libraries()
+
     from data.validation import DatasetError
     from pipeline.nightly.export import begun_early
     from pipeline.nightly.job import EXIT_CODES, run_job

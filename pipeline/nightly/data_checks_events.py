@@ -15,7 +15,7 @@ from pipeline.metrics.examples import positive_histories
 from pipeline.nightly.check import Check, bounded, skipped
 from pipeline.nightly.drift import chance_stability, counts_of, population_stability
 from pipeline.nightly.new_data import NewData
-from pipeline.retrieval.served import FULL, UNSEEN, load_served, served_folder
+from pipeline.retrieval.served import FULL, UNSEEN, served_folder, shared_served
 from pipeline.settings.data_checks import ChecksSection
 
 MOST_EVENTS = 4000
@@ -147,7 +147,7 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
     """
     name = "surprise"
     variant = f"{FULL}/{UNSEEN}" if (served_folder(parent) / UNSEEN).is_dir() else FULL
-    served, then = load_served(parent, variant), data.previous
+    served, then = shared_served(parent, variant), data.previous
     time, split = then.events["timestamp"].to_numpy(), then.events["split"].to_numpy()
     bound = int(time[split > 0].min()) if (split > 0).any() else int(time.max())
     events, users, items = data.dataset.events, then.schema.user_rows, then.schema.item_rows

@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pipeline.nightly.gate_figures import CANDIDATE, CURRENT, FIGURES
 from pipeline.settings.gate import GateSection
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
     from pipeline.nightly.folder import JobFolder
 
 DECISION = "decision.json"
-MEASURED = 30
-"""Recommendations that the latency is the median of."""
 SMALL_SHARE = 0.05
 """Of the exposure; what a smaller group gains or loses on one day is chance."""
 ITEM_GROUPS = ("items", "domain")
@@ -65,7 +60,8 @@ def decide(run: JobFolder, out: Path) -> dict[str, Any]:
     rules += calibration_rules(figures, section) + fairness_rules(figures, section)
     rules.append(index_rule(run.folder, section))
     rules.append(size_rule(None if release is None else release.bytes, current, run.parent is not None, section))
-    rules.append(latency_rule(None if release is None else latency_ms(run, folder), section))
+    exported = (read_manifest(run.folder / "export") or {}).get("counts") or {}
+    rules.append(latency_rule(None if release is None else exported.get("latency_ms"), section))
     rules.append(rows_rule(run.folder, run.parent))
     publish = all(rule.passed for rule in rules)
     decision = {"publish": publish, "rules": [dataclasses.asdict(rule) for rule in rules], "version": run.version}
@@ -193,28 +189,6 @@ def rows_rule(run: Path, parent: Path | None) -> Rule:
         if not (run / "ingest" / file).read_bytes().startswith(before):
             return Rule(name, False, f"{file} does not begin with that of the current release", allowed)
     return Rule(name, True, "as they were", allowed)
-
-
-def latency_ms(run: JobFolder, folder: Path) -> float | None:
-    """Median milliseconds of `recommend` for one known user, by the released graph; None without one."""
-    from serving.client.recommend_requests import recommend_inputs
-    from serving.server.inference import predict_arrays
-    from serving.server.servable import Servable
-
-    saved = folder / "recommend" / str(run.version)
-    if not saved.is_dir():
-        return None
-    servable = Servable("recommend", run.version, saved)
-    users = run.dataset().users["user_id"].to_numpy()[1 : MEASURED + 1]
-    times = []
-    try:
-        for user in [users[0], *users]:
-            start = time.perf_counter()
-            predict_arrays(servable, "", recommend_inputs([str(user)], k=20))
-            times.append(1000 * (time.perf_counter() - start))
-    finally:
-        servable.retire()
-    return float(np.median(times[1:]))
 
 
 def current_bytes(run: JobFolder) -> int | None:

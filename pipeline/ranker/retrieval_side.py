@@ -9,7 +9,7 @@ import numpy as np
 from data.dataset import Dataset
 from pipeline.metrics.top_k import select_top_k
 from pipeline.ranker.lists import QueryFunction, SearchFunction
-from pipeline.retrieval.served import FULL, UNSEEN, load_served, served_folder
+from pipeline.retrieval.served import FULL, UNSEEN, served_folder, shared_served
 from pipeline.training.record import read_records
 
 
@@ -30,7 +30,7 @@ class RetrievalSide:
 
         apart = unseen and (served_folder(run) / UNSEEN).is_dir()
         self.variant = variant = f"{FULL}/{UNSEEN}" if apart else FULL
-        self._served = load_served(run, variant)
+        self._served = shared_served(run, variant)
         self.records = read_records(served_folder(run, variant))
         self.item_embeddings = self._served.items
         self.history_length = self._served.history_length

@@ -23,8 +23,9 @@ from serving.export.recommend import RecommendSettings
 from serving.export.release import export_release
 from serving.graphs.request_history import ServingTables
 from serving.index.build import load_index
-from serving.releases.manifest import read_release
+from serving.releases.manifest import Release, read_release
 from serving.releases.release import ReleaseError, list_releases, verify_release
+from serving.server.servable import Servable
 
 EVERYTHING = ("train", "valid", "test")
 
@@ -88,6 +89,7 @@ def export_stage(
     releases: Path | None = None,
     previous: Path | None = None,
     ready: Callable[[], Any] | None = None,
+    observe: Callable[[Servable], Any] | None = None,
 ) -> dict[str, Any]:
     """Publish the next version under `<run>/releases`, unless the newest one already holds exactly these models.
 
@@ -100,60 +102,94 @@ def export_stage(
         first: number of the first release of the folder.
         releases: another folder to publish in than the run's own.
         previous: an earlier release, whose graphs of raw content are taken over where they would be the same.
-        ready: called once everything is read that follows from towers and index alone, and returns when ranker and policy are
-            there: a job that still trains them begins here.
+        ready: called once everything is written that follows from towers and index alone, and returns when ranker and policy
+            are there: a job that still trains them begins here.
+        observe: see `serving.export.release.export_release`; not called where nothing is published.
     """
-    releases, served = releases or run / "releases", load_served(run)
-    prepared = None
-    if ready is not None:
-        prepared = prepare(dataset, run, config, served, store, search, previous)
-        ready()
-    stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
-    made_from = {name: (read_manifest(run / name) or {})["key"] for name in stages}
-    made_from["raw"] = "" if store is None else "item_encoder content_search"
-    made_from["precision"] = config.serving.precision
-    if config.serving.prune:
-        made_from["prune"] = str(config.serving.prune)
-    made_from["users"] = digest((run / "ingest" / "user_ids.txt").read_text(encoding="utf-8"))
-    versions = list_releases(releases) if releases.is_dir() else []
-    if versions:
-        try:
-            newest = verify_release(releases / str(versions[-1]))
-        except ReleaseError:
-            newest = None
-        if newest is not None and newest.manifest["details"].get("made_from") == made_from:
-            return {"version": newest.version, "fingerprint": newest.fingerprint, "published_before": True}
+    releases = releases or run / "releases"
+    # As long as a ranker may still be trained, the one that lies there may be another one.
+    if ready is None and (before := published_before(releases, made_from(run, config, store, search))) is not None:
+        return told(before)
+    served, versions = load_served(run), list_releases(releases) if releases.is_dir() else []
     ensemble, two_tower = served.ensemble, served.two_tower
-    tables, raw, details = prepared or prepare(dataset, run, config, served, store, search, previous)
-    release = export_release(
-        releases,
-        versions[-1] + 1 if versions else first,
-        tables=tables,
-        user_tower=two_tower.user_tower if ensemble is None else ensemble.user_tower,
-        linear_history=None if ensemble is None else ensemble.linear.history,
-        index=load_index(run / "index", "stock"),
-        approximate_index=load_index(run / "index", "scann") if (run / "index" / "scann").is_dir() else None,
-        ranker=RankingServingForm.load(run / "ranking" / "serving_form"),
-        item_encoder=raw.item_encoder,
-        search=raw.search,
-        content_search=raw.content_search,
-        recommend=RecommendSettings(
+    tables, raw, details = prepare(dataset, run, config, served, store, search, previous)
+
+    def ranked() -> tuple[RankingServingForm, RecommendSettings]:
+        if ready is not None:
+            ready()
+        details["made_from"] = made_from(run, config, store, search)
+        if ready is not None and (before := published_before(releases, details["made_from"])) is not None:
+            raise PublishedBeforeError(before)
+        settings = RecommendSettings(
             policy_tables(dataset, config.policy, EVERYTHING),
             load_policy(run, config.policy),
             config.ranking.retrieved,
             now=int(dataset.events["timestamp"].max()) if dataset.schema.has_timestamps else 0,
-        ),
-        precision=config.serving.precision,
-        prune=config.serving.prune,
-        counts={"raw_modalities": len(raw.item_encoder.encoders)} if raw.item_encoder else {},
-        details={"made_from": made_from, **details},
-    )
+        )
+        return RankingServingForm.load(run / "ranking" / "serving_form"), settings
+
+    try:
+        release = export_release(
+            releases,
+            versions[-1] + 1 if versions else first,
+            tables=tables,
+            user_tower=two_tower.user_tower if ensemble is None else ensemble.user_tower,
+            linear_history=None if ensemble is None else ensemble.linear.history,
+            index=load_index(run / "index", "stock"),
+            approximate_index=load_index(run / "index", "scann") if (run / "index" / "scann").is_dir() else None,
+            item_encoder=raw.item_encoder,
+            search=raw.search,
+            content_search=raw.content_search,
+            ranked=ranked,
+            precision=config.serving.precision,
+            prune=config.serving.prune,
+            counts={"raw_modalities": len(raw.item_encoder.encoders)} if raw.item_encoder else {},
+            details=details,
+            observe=observe,
+        )
+    except PublishedBeforeError as found:
+        return told(found.release)
     return {
-        "version": release.version,
-        "fingerprint": release.fingerprint,
-        "published_before": False,
+        **told(release, before=False),
         "item_encoder": raw.item_encoder is not None,
         "search": raw.search is not None,
         "content_search": raw.content_search is not None,
         "raw_graphs": raw.graphs,
     }
+
+
+class PublishedBeforeError(Exception):
+    """The newest release holds exactly these models."""
+
+    def __init__(self, release: Release):
+        super().__init__(f"release {release.version} holds these models")
+        self.release = release
+
+
+def made_from(run: Path, config: Config, store: FeatureStore | None, search: bool) -> dict[str, str]:
+    """What a release follows from: keys of the stages before, and settings of the export."""
+    stages = ["served/full", "index", "ranking", "policy", *(["search"] if search else [])]
+    found = {name: (read_manifest(run / name) or {})["key"] for name in stages}
+    found["raw"] = "" if store is None else "item_encoder content_search"
+    found["precision"] = config.serving.precision
+    if config.serving.prune:
+        found["prune"] = str(config.serving.prune)
+    found["users"] = digest((run / "ingest" / "user_ids.txt").read_text(encoding="utf-8"))
+    return found
+
+
+def published_before(releases: Path, made: dict[str, str]) -> Release | None:
+    """The newest release of a folder where it is whole and was made from this; else None."""
+    versions = list_releases(releases) if releases.is_dir() else []
+    if not versions:
+        return None
+    try:
+        newest = verify_release(releases / str(versions[-1]))
+    except ReleaseError:
+        return None
+    return newest if newest.manifest["details"].get("made_from") == made else None
+
+
+def told(release: Release, before: bool = True) -> dict[str, Any]:
+    """What a manifest says of a release; `before`: whether it was there already."""
+    return {"version": release.version, "fingerprint": release.fingerprint, "published_before": before}

@@ -12,7 +12,7 @@ import pandas as pd
 from data.dataset import Dataset
 from pipeline.metrics.examples import make_requests
 from pipeline.report.plots import plot_index
-from pipeline.retrieval.served import load_served
+from pipeline.retrieval.served import shared_served
 from pipeline.settings.index import IndexSection
 from serving.index.build import build_indexes
 
@@ -27,7 +27,7 @@ def build_index_stage(
     Raises:
         serving.index.build.RecallBelowFloor: the kind that was asked for finds too little.
     """
-    served = load_served(run)
+    served = shared_served(run)
     requests = make_requests(dataset, "valid", known_splits=("train",), history_length=served.history_length)
     requests = requests.take(np.arange(min(section.queries, len(requests.users))))
     queries = served.queries(dataset.profile, requests.users, requests.history)

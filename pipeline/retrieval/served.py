@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -93,6 +94,22 @@ def load_served(run: Path, variant: str = FULL) -> Served:
         return Served(ensemble.two_tower, ensemble.tower_items, ensemble, length)
     two_tower = load_two_tower(folder)
     return Served(two_tower, np.load(folder / "item_embeddings.npy"), None, two_tower.config.history_length)
+
+
+def shared_served(run: Path, variant: str = FULL) -> Served:
+    """What `load_served` returns, for those who only ask it: stages of one process that follow each other share it.
+
+    To build the towers takes longer than most of what they are asked.
+    """
+    folder = served_folder(run, variant)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return _shared(run, variant, tuple((path, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(run: Path, variant: str, files: tuple[tuple[Path, int], ...]) -> Served:
+    """`files`: with their times; a stage that ran again left others."""
+    return load_served(run, variant)
 
 
 def served_items(run: Path, variant: str = FULL) -> np.ndarray:

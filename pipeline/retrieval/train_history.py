@@ -95,6 +95,7 @@ def train_history(
         rows=rows,
         dropout=dropout,
         seed=section.seed + 200,
+        adapt=warm is None,
         **{**task_tables(dataset, store, two_tower), "counts": counts},
     )
     if warm is not None:

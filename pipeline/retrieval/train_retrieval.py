@@ -141,6 +141,7 @@ def train_retrieval(
                 batch_size=config.batch_size,
                 item_capacity=batches.capacity,
                 sparse_updates=config.sparse_updates_now,
+                adapt=warm is None,
             )
             feed = accelerator.feed(batches)
         else:

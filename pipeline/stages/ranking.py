@@ -15,7 +15,7 @@ from pipeline.ranker.leak_checks import check_context, check_retrieval, check_sp
 from pipeline.ranker.lists import search_released
 from pipeline.ranker.retrieval_side import RetrievalSide
 from pipeline.ranker.warm import WarmRanker
-from pipeline.retrieval.served import FULL, load_served
+from pipeline.retrieval.served import FULL, served_items
 from pipeline.settings.config import Config
 from pipeline.stage import StageError
 from pipeline.training.epochs import Progress
@@ -60,8 +60,8 @@ def train_ranking_stage(
     side = RetrievalSide(dataset, run, config.index.kind, unseen=True)
     start = None
     if previous is not None:
-        then = load_served(previous, side.variant if (previous / "served" / side.variant).is_dir() else FULL)
-        start = WarmRanker(previous / "ranking", then.items, side.item_embeddings).start
+        then = served_items(previous, side.variant if (previous / "served" / side.variant).is_dir() else FULL)
+        start = WarmRanker(previous / "ranking", then, side.item_embeddings).start
     check_split_order(dataset)
     check_context(dataset, "valid")
     check_retrieval(dataset, side.records, "valid")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,11 +29,16 @@ from serving.index.index import CandidateIndex, ExactIndex
 from serving.releases.manifest import read_release
 from serving.releases.models_config import ModelEntry, write_models_config, write_monitoring_config
 from serving.releases.release import Release, publish
+from serving.server.inference import predict_arrays
+from serving.server.servable import Servable
 from serving.server.warmup import write_warmup
 
 RETRIEVAL, RETRIEVAL_SCANN, RANKING = "retrieval", "retrieval_scann", "ranking"
 RECOMMEND = "recommend"
 ITEM_ENCODER, SEARCH, CONTENT_SEARCH = "item_encoder", "search", "content_search"
+MODELS = (RETRIEVAL, RETRIEVAL_SCANN, RANKING, RECOMMEND, ITEM_ENCODER, SEARCH, CONTENT_SEARCH)
+Models = dict[str, tuple[Callable[[], Any], list[dict[str, np.ndarray]]]]
+"""What makes each model, and the requests that warm it."""
 WARM_UP_SIZES = (1, 8)
 """Batch sizes that the records warm; a graph has no static shapes, so others run at the same speed."""
 
@@ -45,17 +51,19 @@ def export_release(
     user_tower: Any,
     index: CandidateIndex,
     approximate_index: CandidateIndex | None,
-    ranker: Any,
+    ranker: Any = None,
     item_encoder: ItemEncoderModule | ItemEncoderAgain | None = None,
     search: SearchModule | SearchAgain | None = None,
     content_search: ContentSearchModule | None = None,
     linear_history: np.ndarray | None = None,
     recommend: RecommendSettings | None = None,
+    ranked: Callable[[], tuple[Any, RecommendSettings | None]] | None = None,
     precision: Precision = "float32",
     prune: float = 0.0,
     k: int = 100,
     counts: Mapping[str, int] | None = None,
-    details: Mapping[str, Any] | None = None,
+    details: dict[str, Any] | None = None,
+    observe: Callable[[Servable], Any] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Release:
     """Writes `<releases>/<version>/`, whole or not at all. The same inputs give the same files and fingerprint.
@@ -73,13 +81,16 @@ def export_release(
         linear_history: of an ensemble, see `RetrievalModule`.
         recommend: of the model that does retrieval, ranking and re-ranking in one call; left out where None, and then
             `ranking` knows no context either.
+        ranked: returns ranker and recommend, in the place of these two; asked once every model that needs neither is written,
+            so that a job may still be training them.
         precision: how tables and weights of retrieval and ranking are kept, see `ranking.stored_rows`; an exact index is
             stored anew in it, a partitioned one and ScaNN's are compact already. The models of raw content come as they are
             made.
         prune: share of the ranker's hidden units that is left out, see `ranking.pruning`; needs a `RankingServingForm`.
         k: candidates a warm-up request asks for and ranks.
         counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
-            equal.
+            equal. `ranked` may fill them.
+        observe: called with `recommend` as it was written, loaded and warm.
         say: receives one line a model.
 
     Raises:
@@ -88,27 +99,16 @@ def export_release(
     say = say or (lambda line: None)
     if precision != "float32" and isinstance(index, ExactIndex):
         index = ExactIndex(index.embeddings(np.arange(index.item_rows)).numpy(), precision)
-    if prune:
-        ranker = prune_ranker(ranker, prune, tables.history)
     facts = {"users": len(tables.profile) - 1, "items": index.item_rows - 1, **(counts or {})}
-    retrieval, ranking = retrieval_requests(tables, k), ranking_requests(tables, k)
+    retrieval = retrieval_requests(tables, k)
     # A model is made when its turn comes: their weights never stand in memory together.
-    models: dict[str, tuple[Callable[[], Any], list[dict[str, np.ndarray]]]] = {
+    models: Models = {
         RETRIEVAL: (lambda: RetrievalModule(tables, user_tower, index, linear_history, precision=precision), retrieval)
     }
     if approximate_index is not None:
         models[RETRIEVAL_SCANN] = (
             lambda: RetrievalModule(tables, user_tower, approximate_index, linear_history, precision=precision),
             retrieval,
-        )
-    words = {} if recommend is None else recommend.facts.context
-    models[RANKING] = (lambda: RankingModule(tables, ranker, precision, words), ranking)
-    if recommend is not None:
-        length, most = tables.history.shape[1], max(WARM_UP_SIZES)
-        ids = (_some_ids(tables.user_ids, most), _some_ids(tables.item_ids, most * length))
-        models[RECOMMEND] = (
-            lambda: RecommendModule(tables, user_tower, index, ranker, recommend, linear_history, precision),
-            warm_up_requests(WARM_UP_SIZES, *ids, length, recommend.k, _some_words(tables)),
         )
     if item_encoder is not None:
         widths = {name: item_encoder.widths[name] for name in item_encoder.vector_inputs}
@@ -117,8 +117,24 @@ def export_release(
         models[SEARCH] = (lambda: search, search_requests(WARM_UP_SIZES, k))
     if content_search is not None:
         models[CONTENT_SEARCH] = (lambda: content_search, [])
-    with publish(Path(releases), version, counts=facts, details=dict(details or {})) as staging:
-        for name, (make, requests) in models.items():
+
+    def ranked_models() -> tuple[Models, RecommendSettings | None]:
+        form, settings = (ranker, recommend) if ranked is None else ranked()
+        form = prune_ranker(form, prune, tables.history) if prune else form
+        words = {} if settings is None else settings.facts.context
+        found: Models = {RANKING: (lambda: RankingModule(tables, form, precision, words), ranking_requests(tables, k))}
+        if settings is not None:
+            length, most = tables.history.shape[1], max(WARM_UP_SIZES)
+            ids = (_some_ids(tables.user_ids, most), _some_ids(tables.item_ids, most * length))
+            found[RECOMMEND] = (
+                lambda: RecommendModule(tables, user_tower, index, form, settings, linear_history, precision),
+                warm_up_requests(WARM_UP_SIZES, *ids, length, settings.k, _some_words(tables)),
+            )
+        return found, settings
+
+    with publish(Path(releases), version, counts=facts, details=details) as staging:
+
+        def write(name: str, make: Callable[[], Any], requests: list[dict[str, np.ndarray]]) -> None:
             start = time.perf_counter()
             folder = staging / name / str(version)
             module = make()
@@ -132,12 +148,26 @@ def export_release(
                 somebody, shown = _some_ids(tables.user_ids, 1)[0], _some_ids(tables.item_ids, max(SHOWN))
                 asked = explain_requests(somebody, shown, _some_words(tables))
                 write_warmup(folder, name, asked, EXPLAIN, append=True)
-            if isinstance(module, RecommendModule) and recommend is not None:
-                write_score_reference(staging, module, tables.user_ids, recommend.k, recommend.now)
             del module
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             say(f"{name}: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
-        entries = {name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in models}
+
+        for name, made in models.items():
+            write(name, *made)
+        beside, settings = ranked_models()
+        for name, made in beside.items():
+            write(name, *made)
+        if settings is not None:
+            servable = Servable(RECOMMEND, version, staging / RECOMMEND / str(version))
+            try:
+                ask = functools.partial(predict_arrays, servable, "")
+                write_score_reference(staging, ask, tables.user_ids, settings.k, settings.now)
+                if observe is not None:
+                    observe(servable)
+            finally:
+                servable.retire()
+        names = [name for name in MODELS if name in {**models, **beside}]
+        entries = {name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in names}
         stock = [entry for name, entry in entries.items() if name != RETRIEVAL_SCANN]
         write_models_config(staging / "models.config", stock)
         if RETRIEVAL_SCANN in entries:

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from serving.client.recommend_requests import recommend_inputs
-from serving.export.recommend import RecommendModule
 from serving.score_histogram import REFERENCE, score_histogram
 
 USERS = 512
 """Asked for a page, evenly over the vocabulary: five thousand scores at ten a page, as many as drift looks at."""
 BATCH = 32
+Ask = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""A model `recommend`: the inputs of its signature in, its answer out."""
 
 
-def expected_scores(module: RecommendModule, user_ids: list[bytes], k: int, timestamp: int) -> np.ndarray:
+def expected_scores(ask: Ask, user_ids: list[bytes], k: int, timestamp: int) -> np.ndarray:
     """The scores on the pages of some users, as their stored histories and the release's policy have them. f32 [any]"""
     found = []
     for start in range(0, len(user_ids), BATCH):
         users = user_ids[start : start + BATCH]
         seeds = list(range(start, start + len(users)))
-        page = module.recommend(**recommend_inputs(users, k=k, timestamps=[timestamp] * len(users), seeds=seeds))
-        found.append(page["scores"].numpy()[page["item_ids"].numpy() != b""])
+        page = ask(recommend_inputs(users, k=k, timestamps=[timestamp] * len(users), seeds=seeds))
+        found.append(page["scores"][page["item_ids"] != b""])
     return np.concatenate(found) if found else np.zeros(0, np.float32)
 
 
-def write_score_reference(folder: Path, module: RecommendModule, user_ids: Path, k: int, timestamp: int) -> Path | None:
+def write_score_reference(folder: Path, ask: Ask, user_ids: Path, k: int, timestamp: int) -> Path | None:
     """Writes `score_reference.json` into a release; nothing where no user gets any item.
 
     Args:
-        user_ids: the vocabulary. k: of a page. timestamp: of the requests, UTC seconds, 0 = unknown.
+        ask: the release's `recommend`. user_ids: the vocabulary. k: of a page.
+        timestamp: of the requests, UTC seconds, 0 = unknown.
     """
     ids = user_ids.read_bytes().removesuffix(b"\n").split(b"\n")[1:]
-    scores = expected_scores(module, ids[:: max(1, len(ids) // USERS)][:USERS], k, timestamp)
+    scores = expected_scores(ask, ids[:: max(1, len(ids) // USERS)][:USERS], k, timestamp)
     if not len(scores):
         return None
     file = folder / REFERENCE

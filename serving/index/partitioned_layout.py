@@ -7,8 +7,6 @@ import warnings
 
 import numpy as np
 import threadpoolctl
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 BLOCK_ROWS = 64
 """Rows of a block. A leaf fills its last block with padding."""
@@ -48,6 +46,10 @@ def train_leaves(vectors: np.ndarray, leaves: int, seed: int = 0) -> np.ndarray:
     """
     rng = np.random.default_rng(seed)
     sample = vectors[np.sort(rng.choice(len(vectors), min(len(vectors), SAMPLE * leaves), replace=False))]
+    # Most catalogues are searched exactly, and their jobs need no such library.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     means = KMeans(leaves, init="random", n_init=1, max_iter=ITERATIONS, tol=0.0, random_state=seed)
     # Several threads would add up a centre's rows in any order.
     with threadpoolctl.threadpool_limits(1), warnings.catch_warnings():

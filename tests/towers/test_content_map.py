@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from towers.content_map import fit_content_map, solve_ridge
+from towers.content_map import RIDGES, fit_content_map, fit_ridge, solve_ridge
 
 
 def linear_world(rows: int = 400):
@@ -49,3 +49,17 @@ def test_both_ways_to_solve_a_ridge_regression_agree_with_the_formula(shape):
     inputs, outputs = rng.normal(size=shape), rng.normal(size=(shape[0], 2))
     expected = np.linalg.inv(inputs.T @ inputs + 0.7 * np.eye(shape[1])) @ inputs.T @ outputs
     np.testing.assert_allclose(solve_ridge(inputs, outputs, 0.7), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 20)])
+def test_the_ridge_is_the_one_that_tells_rows_which_were_held_out(shape):
+    rng = np.random.default_rng(2)
+    inputs = rng.normal(size=shape)
+    outputs = inputs @ rng.normal(size=(shape[1], 3)) + 4.0 * rng.normal(size=(shape[0], 3))
+    held = rng.random(shape[0]) < 0.3
+    errors = [((inputs[held] @ solve_ridge(inputs[~held], outputs[~held], ridge) - outputs[held]) ** 2).sum()
+              for ridge in RIDGES]  # fmt: skip
+    expected = solve_ridge(inputs, outputs, RIDGES[int(np.argmin(errors))])
+    np.testing.assert_allclose(fit_ridge(inputs, outputs, held), expected, atol=1e-8)
+    nobody = fit_ridge(inputs, outputs, np.zeros(shape[0], bool))
+    np.testing.assert_allclose(nobody, solve_ridge(inputs, outputs, 1.0), atol=1e-8)

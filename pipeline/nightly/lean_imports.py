@@ -1,0 +1,39 @@
+"""Imports of TensorFlow and Keras without the packages that they look for and a job has no use for."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def left_out(*packages: str) -> Iterator[None]:
+    """What is imported in here does not find these packages, and goes on without them; afterwards they can be imported.
+
+    Of a package that was imported before nothing changes.
+
+    Example:
+        >>> with left_out("colorsys"):
+        ...     import colorsys
+        Traceback (most recent call last):
+        ModuleNotFoundError: import of colorsys halted; None in sys.modules
+        >>> import colorsys
+    """
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def import_models_libraries() -> None:
+    """Import TensorFlow without JAX, which its converter for phones asks for, and Keras without what draws and wraps models:
+    a second of a job's start."""
+    with left_out("jax"):  # Keras may compute with it, and imports it then
+        importlib.import_module("tensorflow")
+    with left_out("matplotlib", "sklearn"):
+        importlib.import_module("keras")
