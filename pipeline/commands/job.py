@@ -46,10 +46,8 @@ def job(
 
     settings = load_config(config, set_ or [])
     try:
-        with begun_early() as exporter:
-            outcome = run_job(
-                data, out, settings, full=full, say=lambda line: typer.echo(line, err=True), exporter=exporter
-            )
+        with begun_early() as beside:
+            outcome = run_job(data, out, settings, full=full, say=lambda line: typer.echo(line, err=True), beside=beside)
     except LockedError as error:
         typer.echo(f"locked: {error}", err=True)
         raise typer.Exit(EXIT_CODES["locked"]) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.nightly.export import Exporter
+from pipeline.nightly.linear_beside import LinearFit
 from pipeline.stages.walk import Run
 
 
@@ -18,13 +19,15 @@ class JobFolder(Run):
         parent: the run folder whose models are released now; None = there is none yet.
         full: train everything from nothing, as for the first release; rows keep their numbers all the same.
         version: number that the candidate gets.
-        exporter: the process that exports it.
+        exporter: the process that exports it. linear: the one that fits the linear tower of a warm start beside the others;
+            None = this one does.
     """
 
     parent: Path | None = None
     full: bool = False
     version: int = 1
     exporter: Exporter = dataclasses.field(default_factory=Exporter)
+    linear: LinearFit | None = None
 
     @property
     def warm(self) -> Path | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.durable_file import sync
 from pipeline.nightly.check import STOP
-from pipeline.nightly.export import Exporter
+from pipeline.nightly.export import Beside, Exporter
 from pipeline.nightly.gate import DECISION, explain
 from pipeline.nightly.lock import JobLock, held
 from pipeline.nightly.record import (
@@ -49,7 +49,7 @@ def run_job(
     *,
     full: bool = False,
     say: Say = print,
-    exporter: Exporter | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, Any]:
     """Do the next job of a run folder, or go on with the one that was interrupted.
 
@@ -59,7 +59,7 @@ def run_job(
     Args:
         source: dataset folder. out: run folder, with `releases/` and `jobs/`; may be empty, for the first release.
         full: train everything from nothing; ids keep their rows all the same.
-        exporter: a process that has been begun for this job's export; one of its own unless given.
+        beside: processes that have been begun for this job; an exporter of its own unless given.
 
     Returns: the outcome, as `outcome.json` in the job's folder has it.
 
@@ -77,8 +77,8 @@ def run_job(
             say(f"[job {record.name}] {finished['outcome']} before; nothing is new")
             return finished
         say(f"[job {record.name}] from {record.parent or 'nothing'}{', in full' if record.full else ''}")
-        with exporter or Exporter() as process:
-            outcome = work(source, out, config, record, folder, lock, process, say)
+        with beside or Beside(Exporter()) as processes:
+            outcome = work(source, out, config, record, folder, lock, processes, say)
         write_outcome(folder, outcome)
         write_job_report(folder, source, say)
         clear_up(out, config.job.keep)
@@ -143,7 +143,7 @@ def deciding(config: Config) -> dict[str, Any]:
 
 
 def work(
-    source: Path, out: Path, config: Config, record: JobRecord, folder: Path, lock: JobLock, exporter: Exporter, say: Say
+    source: Path, out: Path, config: Config, record: JobRecord, folder: Path, lock: JobLock, beside: Beside, say: Say
 ) -> dict[str, Any]:
     """Every stage in order; each is whole or not at all, so that a job goes on where it was killed."""
     from serving.releases.release import list_releases
@@ -159,7 +159,15 @@ def work(
     versions = list_releases(out / "releases")
     version = versions[-1] + 1 if versions else 1
     run = JobRun(
-        source, folder, config, say, parent=parent, full=record.full, version=version, exporter=exporter
+        source,
+        folder,
+        config,
+        say,
+        parent=parent,
+        full=record.full,
+        version=version,
+        exporter=beside.exporter,
+        linear=beside.linear,
     )
 
     def step(stage: Callable[[], Any]) -> Any:
@@ -176,8 +184,8 @@ def work(
     if checked.manifest["counts"]["decision"] == STOP:
         why = "; ".join(checked.manifest["counts"]["stopped_by"])
         return lineage | {"outcome": STOPPED, "why": why, "release": None, "seconds": seconds_of(folder), **kept(out)}
-    for stage in (run.train_retrieval, run.train_linear, run.train_search, run.index, run.begin_export, run.train_ranking,
-                  run.choose_policy, run.judge, run.export):  # fmt: skip
+    for stage in (run.begin_linear, run.train_retrieval, run.train_linear, run.train_search, run.index, run.begin_export,
+                  run.train_ranking, run.choose_policy, run.judge, run.export):  # fmt: skip
         step(stage)
     decided: StageResult = step(run.decide)
     if not decided.manifest["counts"]["publish"]:

@@ -56,6 +56,17 @@ class JobTraining(JobFolder):
         }
         return self.run(f"retrieval/{name}", work, settings, inputs)
 
+    def begin_linear(self) -> None:
+        """Let the linear tower be fitted while the two towers train."""
+        if self.linear is not None and self.warm is not None:
+            self.linear.begin(self.source, self.folder, self.config, self.warm)
+
+    def train_linear(self) -> list[StageResult]:
+        """As in a run; what a process beside this one has fitted is there already."""
+        if self.linear is not None:
+            self.linear.finish()
+        return super().train_linear()
+
     def _fit_linear(self, name: str, modalities: tuple[str, ...]) -> StageResult:
         if self.warm is None:
             return super()._fit_linear(name, modalities)

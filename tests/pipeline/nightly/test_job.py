@@ -68,9 +68,9 @@ def fresh_process(day, out, settings):
 
 
 def run_in_process(day, out, settings):
-    with begun_early() as exporter:  # as the command does
-        assert exporter.method == "fork"
-        run_job(day, out, load_config(overrides=settings), say=lambda line: None, exporter=exporter)
+    with begun_early() as beside:  # as the command does
+        assert beside.exporter.method == beside.linear.method == "fork"
+        run_job(day, out, load_config(overrides=settings), say=lambda line: None, beside=beside)
 
 
 def test_the_first_job_trains_in_full_and_the_second_goes_on(night):

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from pipeline.nightly.export import Exporter
+from pipeline.nightly.linear_beside import LinearFit
 from pipeline.settings.config import Config
 from pipeline.stage import StageError
 
@@ -35,3 +36,16 @@ def test_a_job_that_fails_meanwhile_ends_it(tmp_path, monkeypatch):
         process = exporter._process
         raise ValueError("broken")
     assert process.exitcode == -signal.SIGKILL
+
+
+def test_what_fits_beside_a_job_ends_without_one_and_where_it_fails(tmp_path):
+    with LinearFit("fork").start() as linear:
+        process = linear._process
+        linear.finish()  # it was asked nothing, so there is nothing to wait for
+        assert process.is_alive()
+    assert process.exitcode == 0
+    with LinearFit("fork").start() as linear:
+        linear.begin(tmp_path, tmp_path / "job", Config(), tmp_path / "parent")
+        process = linear._process
+        linear.finish()  # the job makes the stage itself, and says why it cannot
+    assert process.exitcode == 1
