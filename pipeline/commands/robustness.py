@@ -7,20 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-CODE = ("content_attack", "content_defences", "media_attack", "poisoned_log", "stage", "shilling_attack",
-        "target_exposure")  # fmt: skip
+CODE = ("content_attack", "content_defences", "full_path", "media_attack", "nightly_update", "poisoned_log", "ranker_attack",
+        "stage", "shilling_attack", "shilling_update", "target_exposure")  # fmt: skip
 """What of this room the figures depend on."""
 
 
 def robustness(
     data: Annotated[Path, typer.Option("--data", help="Dataset folder, for media.")] = Path("runs/world"),
-    out: Annotated[Path, typer.Option("--out", help="Run folder, finished up to train-linear.")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Run folder, finished up to train-linear; for final lists, to train-ranking.")
+    ] = Path("runs/demo"),
     config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings, the run's own.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting, such as --set robustness.users=50.")
     ] = None,
 ) -> None:
-    """Attack what a run serves, by content (FGSM, PGD) and by fake users, before and after the defences; see [robustness].
+    """Attack what a run serves, by content and files (FGSM, PGD) and by fake users, before and after the defences; see
+    [robustness].
 
     Writes `robustness/robustness.json` into the run folder, which `python -m pipeline report` then shows.
 
@@ -29,7 +32,7 @@ def robustness(
     from pipeline.progress import progress_bar
     from pipeline.robustness.stage import measure_robustness
     from pipeline.settings.config import load_config
-    from pipeline.stage import code_fingerprint
+    from pipeline.stage import code_fingerprint, read_manifest
     from pipeline.stages.walk import Run
 
     run = Run(data, out, load_config(config, set_ or []), say=lambda line: typer.echo(line, err=True))
@@ -44,10 +47,11 @@ def robustness(
     run.run(
         "robustness",
         work,
-        run.config.robustness.model_dump(),
+        {**run.config.robustness.model_dump(), "job": run.config.job.model_dump()},
         {
             "served": run.key("served/full"),
             "linear": run.key("linear/full"),
-            "code": code_fingerprint("data", "towers", *(f"pipeline/robustness/{name}.py" for name in CODE)),
+            "ranking": (read_manifest(out / "ranking") or {"key": "none"})["key"],
+            "code": code_fingerprint("data", "ranking", "towers", *(f"pipeline/robustness/{name}.py" for name in CODE)),
         },
     )

@@ -14,10 +14,13 @@ from pipeline.report.table import ReportTable, interval_text
 DEFENCES = {
     "none": "none", "denoised_content": "denoised content", "adversarial_training": "adversarial training",
     "both": "both", "quarantine": "quarantine of suspects", "burst_weights": "burst weights",
-    "clean": "no attack",
+    "clean": "no attack", "noised": "noisy views",
 }  # fmt: skip
 KINDS = {"new": "never-seen items", "known": "less popular items"}
-METHODS = {"none": "no attack", "fgsm": "FGSM", "pgd": "PGD", "noise": "random noise"}
+METHODS = {"none": "no attack", "fgsm": "FGSM", "pgd": "PGD", "noise": "random noise",
+           "pgd_unaware": "PGD, not knowing the defence", "pgd_guessed": "PGD, not knowing its secret"}  # fmt: skip
+AIMS = {"": "", "retrieval": "against retrieval", "ranker": "through the ranker"}
+LISTS = {"retrieval": "retrieved", "final": "ranked"}
 Number = Callable[[Any], str]
 
 
@@ -32,9 +35,11 @@ def robustness_tables(found: Mapping[str, Any], number: Number) -> list[ReportTa
     shilling = found.get("shilling") or {}
     tables = [
         _content_table(found, number),
+        _ranker_table(found, number),
         _media_table(found.get("media") or {}, number),
+        _media_cost_table(found, number),
         _shilling_table(found, shilling.get("closed_form") or {}, number),
-        _towers_table(found, shilling.get("towers") or {}, number),
+        _updated_table(found, shilling.get("updated") or {}, number),
     ]
     return [table for table in tables if table.rows]
 
@@ -128,15 +133,29 @@ def _media_table(media: Mapping[str, Any], number: Number) -> ReportTable:
     rows = []
     for modality, lines in media.items():
         if isinstance(lines, Mapping):
-            rows.append([modality, f"not attacked: {lines['skipped']}", "", "", "", ""])
+            rows.append([modality, "", f"not attacked: {lines['skipped']}", "", "", "", ""])
             continue
         for line in lines:
             size = f"{line['epsilon']:g} {line['norm']}" if line["epsilon"] else ""
             cells = (interval_text(line["reach"]), number(line["rank"][0]), number(line["cosine"]))
-            rows.append([modality, METHODS[line["method"]], size, *cells])
-    columns = ("file", "attack", "change at most", "reach", "mean rank", "cosine of the vectors")
-    caption = "Pictures and clips of new items, changed within limits and encoded like any upload."
-    return ReportTable("media-attacks", "Files made to deceive", columns, rows, caption, words=3)
+            rows.append([modality, DEFENCES[line["defence"]], METHODS[line["method"]], size, *cells])
+    columns = ("file", "defence", "attack", "change at most", "reach", "mean rank", "cosine of the vectors")
+    caption = (
+        "Pictures and clips of new items, changed within limits and encoded like any upload. Pooled over noisy views "
+        "(`noised:` in `encoders`): the same files, and ones made for it, without its secret and (pictures) with it."
+    )
+    return ReportTable("media-attacks", "Files made to deceive", columns, rows, caption, words=4)
+
+
+def _media_cost_table(found: Mapping[str, Any], number: Number) -> ReportTable:
+    rows = [
+        [modality, DEFENCES[defence], number(line["ndcg"]), number(line["ndcg_new"]), number(1000 * line["seconds"])]
+        for modality, lines in (found.get("media_cost") or {}).items()
+        for defence, line in lines.items()
+    ]
+    columns = ("file", "defence", f"NDCG@{found.get('k')}", "of new items", "ms a file")
+    caption = "The files of all new items pooled over noisy views, no attack, the models as they are."
+    return ReportTable("media-cost", "What noisy views cost", columns, rows, caption, words=2)
 
 
 def _shilling_table(found: Mapping[str, Any], closed: Mapping[str, Any], number: Number) -> ReportTable:
@@ -158,16 +177,50 @@ def _shilling_table(found: Mapping[str, Any], closed: Mapping[str, Any], number:
     return ReportTable("shilling", "Fake users (shilling)", columns, rows, caption, words=2)
 
 
-def _towers_table(found: Mapping[str, Any], towers: Mapping[str, Any], number: Number) -> ReportTable:
-    names = {"clean": "no attack", "none": "attacked", "quarantine": "attacked, suspects set aside"}
-    rows = [[names[name], *_figures(line, number)] for name, line in (towers.get("lines") or {}).items()]
+def _ranker_table(found: Mapping[str, Any], number: Number) -> ReportTable:
+    ranker = found.get("ranker") or {}
+    rows = [
+        [
+            KINDS.get(kind, kind),
+            DEFENCES.get(defence, defence),
+            f"{METHODS[line['method']]} {AIMS[line['aim']]}".strip(),
+            number(line["epsilon"]),
+            interval_text(line["retrieved"]),
+            *_figures(line, number),
+        ]
+        for defence, kinds in (ranker.get("lines") or {}).items()
+        for kind, lines in kinds.items()
+        for line in lines
+    ]
+    columns = ("items", "defence", "attack", "epsilon", "retrieved", *_columns(found))
     caption = (
-        f"Two towers of {towers.get('epochs')} epochs, trained again on each log and judged alone; "
-        f"{towers.get('users_a_target')} fake users an item push all items at once."
+        f"Final lists of {ranker.get('users')} users: retrieved, ranked and cut. All modalities are changed, along the "
+        "gradient of the ranking network (thresholds and ranks made smooth), or as they were against retrieval alone. Judged "
+        "by the whole served answer. The ranker of a defence went on from the run's."
         if rows
         else ""
     )
-    return ReportTable("shilling-towers", "Fake users and two towers", ("log", *_columns(found)), rows, caption)
+    return ReportTable(
+        "ranker-attacks", "Content made to deceive, through the ranker", columns, rows, caption, words=3, folded=True
+    )
+
+
+def _updated_table(found: Mapping[str, Any], updated: Mapping[str, Any], number: Number) -> ReportTable:
+    names = {"clean": "no attack", "none": "attacked", "quarantine": "attacked, suspects set aside"}
+    rows = [
+        [names[name], LISTS[part], *_figures(line[part], number),
+         *(number(line.get(figure)) for figure in ("recall", "precision", "honest"))]
+        for name, line in (updated.get("lines") or {}).items()
+        for part in LISTS
+    ]  # fmt: skip
+    columns = ("log", "lists", *_columns(found), "fake users found", "precision", "honest users flagged")
+    caption = (
+        f"{found['shilling']['users']} fake users ({updated.get('kind')}) push each of {updated.get('targets')} items alone. "
+        "Two towers, linear tower and ranker go on from the run's on the attacked days, as a night's update does."
+        if rows
+        else ""
+    )
+    return ReportTable("shilling-updated", "Fake users in a night's update", columns, rows, caption, words=2)
 
 
 def _columns(found: Mapping[str, Any]) -> tuple[str, ...]:

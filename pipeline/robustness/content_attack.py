@@ -14,7 +14,7 @@ from data.features import FeatureStore
 from data.schema import MODALITIES
 from pipeline.metrics.bootstrap import bootstrap_means
 from pipeline.retrieval.served import Served
-from pipeline.robustness.target_exposure import FIGURES, TargetExposure
+from pipeline.robustness.target_exposure import TargetExposure
 from towers.attack import STEPS, Norm, fgsm, pgd, relative_radius
 from towers.input_gradient import Gain, InputGradient
 
@@ -110,16 +110,19 @@ def attack_content(
     said = {"content": list(contents), "norm": norm}
     lines = [{**said, "method": "none", "epsilon": 0.0, **exposure_of(items, start, judge, queries, seed)}]
     for epsilon in epsilons:
-        radius = {name: relative_radius(table, epsilon, norm) for name, table in start.items()}
         for method in methods:
-            moved = (
-                fgsm(gradient, start, radius, norm)
-                if method == "fgsm"
-                else pgd(gradient, start, radius, norm, steps=steps)
-            )
+            moved = moved_content(gradient, start, epsilon, method, norm, steps)
             figures = exposure_of(items, moved, judge, queries, seed)
             lines.append({**said, "method": method, "epsilon": epsilon, **figures})
     return lines
+
+
+def moved_content(
+    gradient: InputGradient, start: Mapping[str, np.ndarray], epsilon: float, method: str, norm: Norm, steps: int
+) -> dict[str, np.ndarray]:
+    """Content {modality: [B, F_m]} changed by shares `epsilon` of each vector's length, so that the gain grows."""
+    radius = {name: relative_radius(table, epsilon, norm) for name, table in start.items()}
+    return fgsm(gradient, start, radius, norm) if method == "fgsm" else pgd(gradient, start, radius, norm, steps=steps)
 
 
 def exposure_of(
@@ -132,7 +135,8 @@ def exposure_of(
 
 def with_intervals(figures: Sequence[Mapping[str, float]], seed: int) -> dict[str, list[float]]:
     """Figures of single items as [mean, low, high], intervals by resampling items."""
-    table = np.array([[one[name] for name in FIGURES] for one in figures])
+    names = tuple(figures[0])
+    table = np.array([[one[name] for name in names] for one in figures])
     low, high = bootstrap_means(table, np.random.default_rng(seed))
     means = np.nanmean(table, axis=0)
-    return {name: [float(means[at]), float(low[at]), float(high[at])] for at, name in enumerate(FIGURES)}
+    return {name: [float(means[at]), float(low[at]), float(high[at])] for at, name in enumerate(names)}

@@ -12,23 +12,24 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.schema import MODALITIES
-from data.shilling import shilling_events
 from pipeline.content.store_encoders import store_encoders
 from pipeline.metrics.examples import Requests, make_requests
+from pipeline.ranker.warm import LEARNED
 from pipeline.retrieval.linear_stage import content_of
-from pipeline.retrieval.queries import embed_queries
 from pipeline.retrieval.served import Served, load_served
-from pipeline.retrieval.train_retrieval import train_retrieval
-from pipeline.robustness.content_attack import AttackedItems, attack_content, with_intervals
+from pipeline.robustness.content_attack import AttackedItems, attack_content
 from pipeline.robustness.content_defences import adversarially_trained, denoised
-from pipeline.robustness.media_attack import attack_media
-from pipeline.robustness.poisoned_log import training_log, with_training_events, without_users
-from pipeline.robustness.shilling_attack import ShillingJudge, attack_by_shilling, detection, suspects_of
+from pipeline.robustness.full_path import FullPath
+from pipeline.robustness.media_attack import attack_media, cost_of_encoders
+from pipeline.robustness.nightly_update import ServedModels, updated_ranker
+from pipeline.robustness.ranker_attack import RankedItems, attack_ranker
+from pipeline.robustness.shilling_attack import ShillingJudge, attack_by_shilling
+from pipeline.robustness.shilling_update import attack_by_update
 from pipeline.robustness.target_exposure import TargetExposure
 from pipeline.settings.config import Config
 from pipeline.training.epochs import Progress
 from towers.attack import Norm
-from towers.two_tower import load_two_tower
+from towers.noised_encoder import NoisedEncoder
 
 FILE = "robustness.json"
 SCORES_AT_MOST = 20_000_000
@@ -72,11 +73,23 @@ def measure_robustness(
         progress(f"content: {name}", 1, 4)
         found["content"][name] = content_lines(dataset, store, part, requests, rows, config, thorough=name == "none")
         say(f"content, {name}: done")
+    ranked = (run / "ranking" / LEARNED).is_file()
+    if ranked and section.ranked_users:
+        found["ranker"] = {
+            "users": min(section.ranked_users, len(requests.users)),
+            "lines": ranker_lines(dataset, store, run, scratch, defences, requests, rows, config, progress, say),
+        }
     if section.pictures and len(rows.get("new", ())):
         progress("files", 2, 4)
-        found["media"] = media_lines(dataset, store, source, run, served, requests, rows["new"], config, say)
+        found |= media_lines(dataset, store, source, run, served, requests, rows["new"], config, say)
     progress("shilling", 3, 4)
-    found["shilling"] = shilling_figures(dataset, store, run, scratch, config, progress, say)
+    targets = shilling_targets(dataset, config)
+    found["shilling"] = shilling_figures(dataset, store, run, targets, config, say)
+    if ranked and section.updates and dataset.schema.has_timestamps:
+        found["shilling"]["updated"] = attack_by_update(
+            dataset, store, run, scratch, config, requests, targets[: section.updates], progress
+        )
+        say("shilling, updated models: done")
     (out / FILE).write_text(json.dumps(found, indent=2))
     return found
 
@@ -136,37 +149,79 @@ def content_lines(
 def media_lines(
     dataset: Dataset, store: FeatureStore, source: Path, run: Path, served: Served, requests: Requests,
     rows: np.ndarray, config: Config, say: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Attacks on the picture and sound files of a few new items, by modality; a line saying why where that cannot be."""
-    section, lines = config.robustness, dict[str, Any]()
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Attacks on the picture and sound files of a few new items, and what pooling over noisy views costs all new ones.
+
+    Returns: `media` by modality, a line saying why where that cannot be, and `media_cost`.
+    """
+    section, lines, cost = config.robustness, dict[str, Any](), dict[str, Any]()
     queries = served.queries(dataset.profile, requests.users, requests.history)
     judge = TargetExposure(queries @ served.items.T, requests.seen, requests.relevant, section.k)
     items = AttackedItems.of(dataset, store, served, rows[: section.pictures])
     sizes = {"image": section.picture_epsilons, "audio": tuple(SOUND_SHARE * size for size in section.picture_epsilons)}
+    noise = {"image": section.picture_noise, "audio": section.sound_noise}
     for modality in [name for name in ("image", "audio") if name in items.features]:
         try:
             encoder = store_encoders(store, config.encoders, run, (modality,)).get(modality)
             if encoder is None or not hasattr(encoder, "model"):
                 raise ValueError(f"{modality}: its vectors come from no single differentiable model")
+            defended = None
+            if noise[modality]:
+                defended = NoisedEncoder(encoder, noise[modality], section.views, f"{section.seed}".encode())
             lines[modality] = attack_media(
-                items, dataset, source, encoder, judge, queries, sizes[modality], steps=section.steps, seed=section.seed
-            )
+                items, dataset, source, encoder, judge, queries, sizes[modality], defended=defended, steps=section.steps,
+                seed=section.seed,
+            )  # fmt: skip
+            if defended is not None:
+                present = np.asarray(store.present)[:, MODALITIES.index(modality)]
+                new = AttackedItems.of(dataset, store, served, np.flatnonzero(present & (dataset.counts == 0)))
+                readers = {"none": encoder, "noised": defended}
+                cost[modality] = cost_of_encoders(new, dataset, source, readers, judge, queries)
         except (ValueError, FileNotFoundError, KeyError) as error:
             lines[modality] = {"skipped": str(error)}
         say(f"files, {modality}: {'skipped' if isinstance(lines[modality], dict) else 'done'}")
+    return {"media": lines, "media_cost": cost}
+
+
+def ranker_lines(
+    dataset: Dataset, store: FeatureStore, run: Path, scratch: Path, defences: dict[str, Served], requests: Requests,
+    rows: dict[str, np.ndarray], config: Config, progress: Progress, say: Callable[[str], None],
+) -> dict[str, dict[str, list[dict[str, Any]]]]:  # fmt: skip
+    """Attacks on the final lists, by defence and kind of target; the ranker of a defence goes on from the run's."""
+    section, before = config.robustness, ServedModels.of(run)
+    most = min(section.ranked_users, len(requests.users))
+    asked = requests.take(np.sort(np.random.default_rng(section.seed).choice(len(requests.users), most, replace=False)))
+    released, lines = dataset.items["created_at"].to_numpy(np.int64), dict[str, dict[str, list[dict[str, Any]]]]()
+    for name, served in defences.items():
+        progress(f"ranker: {name}", 1, 4)
+        models = before
+        if name != "none":
+            models = updated_ranker(dataset, store, served, before, scratch / f"ranker-{name}", config, progress)
+        path, lines[name] = FullPath(models, dataset.profile, asked, released, config.ranking.retrieved, section.k), {}
+        for kind, targets in rows.items():
+            shown = targets[path.open[:, targets].any(axis=0)]
+            if len(shown):
+                items = RankedItems(AttackedItems.of(dataset, store, models.served, shown), path, section.seed)
+                lines[name][kind] = attack_ranker(
+                    items, epsilons=section.epsilons[-2:], steps=section.steps, seed=section.seed
+                )
+        say(f"ranker, {name}: done")
     return lines
 
 
-def shilling_figures(
-    dataset: Dataset, store: FeatureStore, run: Path, scratch: Path, config: Config, progress: Progress,
-    say: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
-    """Both measurements with fake users: the closed form fitted on every attack, and two towers trained on one."""
-    section = config.robustness
-    counts = dataset.counts
+def shilling_targets(dataset: Dataset, config: Config) -> np.ndarray:
+    """Known items of the less popular half, by a seeded draw. [T] rows"""
+    section, counts = config.robustness, dataset.counts
     half = np.flatnonzero((counts > 0) & (counts <= np.median(counts[counts > 0])))
     rng = np.random.default_rng(section.seed)
-    targets = rng.choice(half, min(section.shilling_targets, len(half)), replace=False)
+    return rng.choice(half, min(section.shilling_targets, len(half)), replace=False)
+
+
+def shilling_figures(
+    dataset: Dataset, store: FeatureStore, run: Path, targets: np.ndarray, config: Config, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The closed form, fitted again on every attack."""
+    section = config.robustness
     found: dict[str, Any] = {"users": section.users, "fillers": section.fillers, "days": section.days, "targets": len(targets)}
     linear = json.loads((run / "linear" / "full" / "manifest.json").read_text())["counts"]
     if "closed_form" in linear.get("parts", {}):
@@ -175,41 +230,4 @@ def shilling_figures(
         judge = ShillingJudge(dataset, features, chosen, config.evaluation.mask_splits, section.k)
         found["closed_form"] = attack_by_shilling(judge, targets, section)
         say("shilling, closed form: done")
-    if section.epochs:
-        found["towers"] = retrained_towers(dataset, store, scratch, config, targets, progress)
-        say("shilling, two towers: done")
-    return found
-
-
-def retrained_towers(
-    dataset: Dataset, store: FeatureStore, scratch: Path, config: Config, targets: np.ndarray, progress: Progress
-) -> dict[str, Any]:
-    """Two towers of a few epochs on the clean log, on one where every target has its share of the fake users, and on that
-    one without the users that look made up."""
-    section, ids = config.robustness, dataset.items["item_id"].to_numpy(dtype=object)
-    log, attack = training_log(dataset), section.shilling("average")
-    each = max(attack.users // len(targets), 1)
-    attacked = dataset
-    for number, row in enumerate(targets):
-        small = section.model_copy(update={"users": each}).shilling("average")
-        rows = shilling_events(log, ids[row], small, seed=section.seed + number, prefix=f"fake{number}-")
-        attacked = with_training_events(attacked, rows)
-    suspects = suspects_of(attacked, section.share, section.seed)
-    logs = {"clean": dataset, "none": attacked, "quarantine": without_users(attacked, suspects.flagged)}
-    retrieval = config.retrieval.model_copy(update={"epochs": section.epochs})
-    length = retrieval.history_length
-    requests = make_requests(dataset, "test", known_splits=config.evaluation.mask_splits, history_length=length)
-    found: dict[str, Any] = {"epochs": section.epochs, "users_a_target": each, "lines": {}}
-    for name, part in logs.items():
-        folder = scratch / f"towers-{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        train_retrieval(
-            part, store, folder, scratch / f"checkpoints-{name}", retrieval, modalities=store.modalities, progress=progress
-        )
-        two_tower, items = load_two_tower(folder), np.load(folder / "item_embeddings.npy")
-        queries = embed_queries(two_tower, items, dataset.profile, requests.users, requests.history)
-        lists = TargetExposure(queries @ items.T, requests.seen, requests.relevant, section.k)
-        figures = [lists.figures(int(row), lists.scores[:, row]) for row in targets]
-        found["lines"][name] = with_intervals(figures, section.seed)
-    found["lines"]["quarantine"] |= detection(suspects, dataset.schema.user_rows)
     return found

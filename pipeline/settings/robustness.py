@@ -17,6 +17,8 @@ class RobustnessSection(Section):
     """Items whose content is attacked, of each kind: never chosen in training, and the less popular half of the others."""
     epsilons: tuple[float, ...] = pydantic.Field((0.01, 0.03, 0.1, 0.2), min_length=1)
     """Changes of a content vector, as shares of its length."""
+    ranked_users: int = pydantic.Field(1000, ge=0)
+    """Test users whose final lists, retrieved and ranked, are looked at; 0 leaves attacks through the ranker out."""
     steps: int = pydantic.Field(10, ge=1)
     """Of projected gradient ascent."""
     content_rank: int = pydantic.Field(64, ge=1)
@@ -27,6 +29,12 @@ class RobustnessSection(Section):
     """Changes of pixels, of 255, where the image encoder is a differentiable model and the pictures are at hand."""
     pictures: int = pydantic.Field(8, ge=0)
     """New items whose pictures are attacked; 0 leaves it out."""
+    picture_noise: float = pydantic.Field(32.0, ge=0)
+    """Of the defence of files, an encoder pooled over noisy views (`noised:<sigma>x<views>:<secret>:<spec>`): of 255; 0 leaves
+    it out."""
+    sound_noise: float = pydantic.Field(0.3, ge=0)
+    """The same for sound, in decades of power."""
+    views: int = pydantic.Field(4, ge=1)
     shilling_kinds: tuple[Kind, ...] = ("random", "average", "bandwagon", "popular")
     shilling_targets: int = pydantic.Field(5, ge=2)
     """Items pushed by fake users, one after the other, of the less popular half."""
@@ -40,8 +48,9 @@ class RobustnessSection(Section):
     """`data.anomaly_share` of the defence."""
     burst_bound: float = pydantic.Field(3.0, gt=0)
     """`linear.burst_bound` of the defence."""
-    epochs: int = pydantic.Field(3, ge=0)
-    """Epochs of two towers trained on the clean, the attacked and the defended log; 0 leaves them out."""
+    updates: int = pydantic.Field(3, ge=0)
+    """Of those items, so many on whose attacked and defended log all models go on, as in a night (`[job]`); by the last kind of
+    attack. 0 leaves it out."""
     seed: int = 7
 
     def shilling(self, kind: Kind) -> ShillingAttack:

@@ -9,6 +9,7 @@ import pytest
 
 from data.burst_weights import burst_weights
 from data.ingest import IngestOptions, ingest
+from data.schema import TRAIN
 from data.shilling import ShillingAttack, shilling_events
 from data.suspects import Suspects
 from pipeline.metrics.interactions import Interactions
@@ -22,6 +23,7 @@ from pipeline.retrieval.served import load_served
 from pipeline.retrieval.served_stage import build_served
 from pipeline.retrieval.train_retrieval import train_retrieval
 from pipeline.retrieval.training_matrix import training_matrix
+from pipeline.robustness import shilling_update
 from pipeline.robustness.content_attack import AttackedItems, attack_content
 from pipeline.robustness.content_defences import denoised, with_towers
 from pipeline.robustness.poisoned_log import training_log, with_training_events, without_users
@@ -90,6 +92,31 @@ def test_shilling_raises_exposure_and_setting_suspects_aside_brings_it_back(shop
         assert kept["ndcg"][0] > 0.97 * clean["ndcg"][0]
 
 
+def test_every_log_is_updated_on_and_a_quarantine_takes_the_push_back(shop, tmp_path, monkeypatch):
+    asked, targets = [], np.argsort(shop.counts[1:])[20:22] + 1
+    overrides = ["robustness.users=50", "robustness.fillers=15", "robustness.shilling_kinds=[\"bandwagon\"]"]
+    config = load_config(overrides=overrides)
+
+    def popularity(dataset, store, run, folder, config, since, progress):
+        """Models that know how often an item was chosen since then."""
+        folder.mkdir()
+        events = dataset.events[(dataset.events["timestamp"] > since) & (dataset.events["split"] == TRAIN)]
+        asked.append((since, len(events)))
+        return np.bincount(events["item"], minlength=dataset.schema.item_rows)
+
+    def figures(counts, dataset, requests, targets, config):
+        return [({"rank": float((counts > counts[row]).sum())}, {"reach": float(counts[row])}) for row in targets]
+
+    monkeypatch.setattr(shilling_update, "updated_models", popularity)
+    monkeypatch.setattr(shilling_update, "final_figures", figures)
+    found = shilling_update.attack_by_update(shop, None, tmp_path, tmp_path, config, None, targets, silent)
+    assert {since for since, _ in asked} == {int(shop.events.loc[shop.events["split"] == TRAIN, "timestamp"].max() - 7 * DAY)}
+    assert [number - asked[0][1] for _, number in asked[1::2]] == [800, 800] and not any(tmp_path.iterdir())
+    clean, pushed, kept = (found["lines"][name] for name in ("clean", "none", "quarantine"))
+    assert pushed["final"]["reach"][0] == clean["final"]["reach"][0] + 50 and pushed["retrieval"]["rank"][0] < 3
+    assert kept["final"]["reach"][0] < clean["final"]["reach"][0] + 0.2 * 50 and kept["recall"] > 0.8
+
+
 def test_events_of_new_users_join_the_training_split_and_leave_it_again(shop):
     rows = shilling_events(training_log(shop), "i150", ShillingAttack(users=5, fillers=4, event="like"))
     attacked = with_training_events(shop, rows)
@@ -134,7 +161,7 @@ def run(tmp_path_factory):
         path.mkdir(parents=True)
     overrides = ["retrieval.width=8", "retrieval.history_length=4", "retrieval.batch_size=64", "retrieval.epochs=2",
                  "linear.width=8", "linear.parts=[\"closed_form\"]", "linear.l2=[1.0, 5.0]", "robustness.targets=3",
-                 "robustness.shilling_targets=2", "robustness.users=6", "robustness.fillers=4", "robustness.epochs=0",
+                 "robustness.shilling_targets=2", "robustness.users=6", "robustness.fillers=4", "robustness.updates=0",
                  "robustness.epsilons=[0.1, 1.0]", "robustness.k=3", "robustness.shilling_kinds=[\"random\"]",
                  "robustness.content_rank=2", "robustness.adversarial=0.0"]  # fmt: skip
     config = load_config(overrides=overrides)
@@ -190,12 +217,21 @@ def test_the_stage_measures_everything_and_the_report_shows_it(run, tmp_path):
     assert json.loads((tmp_path / "robustness.json").read_text()) == found
     assert set(found["content"]) == {"none", "denoised_content"}
     assert set(found["shilling"]["closed_form"]["attacks"]) == {"random"}
-    # Three more trainings would be the suite's slowest test; what they leave has the form of the clean lines.
-    assert "towers" not in found["shilling"]
-    lines = dict.fromkeys(("clean", "none", "quarantine"), found["shilling"]["closed_form"]["clean"]["none"])
-    found["shilling"]["towers"] = {"epochs": 1, "users_a_target": 3, "lines": lines}
+    # Trainings for every log would be the suite's slowest test, and this run has no ranker; what they leave has this form.
+    assert "updated" not in found["shilling"] and "ranker" not in found
+    line = found["shilling"]["closed_form"]["clean"]["none"]
+    lines = {name: {"retrieval": line, "final": line} for name in ("clean", "none", "quarantine")}
+    lines["quarantine"] |= {"recall": 1.0, "precision": 0.5, "honest": 2.0}
+    found["shilling"]["updated"] = {"kind": "random", "targets": 2, "lines": lines}
+    attack = {**line, "retrieved": line["reach"], "epsilon": 0.1}
+    found["ranker"] = {"users": 5, "lines": {"none": {"new": [{**attack, "aim": "ranker", "method": "fgsm"}]}}}
+    file = {**line, "defence": "noised", "norm": "of 255", "method": "pgd_guessed", "epsilon": 2.0, "cosine": 0.9}
+    found["media"] = {"image": [file], "audio": {"skipped": "no clips"}}
+    found["media_cost"] = {"image": {"noised": {"ndcg": 0.1, "ndcg_new": 0.05, "seconds": 0.02}}}
     tables = {table.name: table for table in robustness_tables(found, format_number)}
-    assert set(tables) == {"content-attacks", "shilling", "shilling-towers"}
+    assert set(tables) == {
+        "content-attacks", "ranker-attacks", "media-attacks", "media-cost", "shilling", "shilling-updated"
+    }  # fmt: skip
     for table in tables.values():
         assert all(len(row) == len(table.columns) for row in table.rows)
     shown = json.dumps([table.rows for table in tables.values()], ensure_ascii=False)
