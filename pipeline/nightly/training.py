@@ -137,7 +137,8 @@ class JobTraining(JobFolder):
         made = {} if parent is None else (read_manifest(parent / "index") or {})["counts"]
         if section.kind != "auto" or made.get("stock_kind") != "exact":
             return super().index()
-        config = self.config.model_copy(update={"index": section.model_copy(update={"kind": "exact"})})
+        section = section.model_copy(update={"kind": "exact", "points_beyond": 0})
+        config = self.config.model_copy(update={"index": section})
         return dataclasses.replace(self, config=config).index()
 
     def train_ranking(self) -> StageResult:

@@ -20,6 +20,9 @@ class IndexSection(Section):
     """An approximate index that finds less of exact search is refused."""
     recall_target: float = pydantic.Field(0.98, ge=0, le=1)
     """What the choice of leaves and blocks aims at, on one half of the queries."""
+    points_beyond: int = pydantic.Field(2, ge=0)
+    """Settings that are measured after the first one that reaches the target, for the table and its plot; a nightly job that
+    searches exactly measures none."""
     k: int = pydantic.Field(500, ge=1)
     """The first k that recall is chosen by; fewer in a small catalogue, a hundredth of it or 100."""
     queries: int = pydantic.Field(500, ge=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,14 +21,13 @@ from serving.export.raw_models_again import ItemEncoderAgain, SearchAgain
 from serving.export.raw_requests import item_encoder_requests, search_requests
 from serving.export.recommend import RecommendModule, RecommendSettings
 from serving.export.retrieval import RetrievalModule
-from serving.export.score_reference import write_score_reference
+from serving.export.score_reference import ReferenceBeside
 from serving.export.search import SearchModule
 from serving.graphs.request_history import ServingTables
 from serving.index.index import CandidateIndex, ExactIndex
 from serving.releases.manifest import read_release
 from serving.releases.models_config import ModelEntry, write_models_config, write_monitoring_config
 from serving.releases.release import Release, publish
-from serving.server.inference import predict_arrays
 from serving.server.servable import Servable
 from serving.server.warmup import write_warmup
 
@@ -101,7 +99,7 @@ def export_release(
         index = ExactIndex(index.embeddings(np.arange(index.item_rows)).numpy(), precision)
     facts = {"users": len(tables.profile) - 1, "items": index.item_rows - 1, **(counts or {})}
     retrieval = retrieval_requests(tables, k)
-    # A model is made when its turn comes: their weights never stand in memory together.
+    # A model is made when its turn comes: the weights of no more than two stand in memory together.
     models: Models = {
         RETRIEVAL: (lambda: RetrievalModule(tables, user_tower, index, linear_history, precision=precision), retrieval)
     }
@@ -122,7 +120,7 @@ def export_release(
         form, settings = (ranker, recommend) if ranked is None else ranked()
         form = prune_ranker(form, prune, tables.history) if prune else form
         words = {} if settings is None else settings.facts.context
-        found: Models = {RANKING: (lambda: RankingModule(tables, form, precision, words), ranking_requests(tables, k))}
+        found: Models = {}
         if settings is not None:
             length, most = tables.history.shape[1], max(WARM_UP_SIZES)
             ids = (_some_ids(tables.user_ids, most), _some_ids(tables.item_ids, most * length))
@@ -130,6 +128,7 @@ def export_release(
                 lambda: RecommendModule(tables, user_tower, index, form, settings, linear_history, precision),
                 warm_up_requests(WARM_UP_SIZES, *ids, length, settings.k, _some_words(tables)),
             )
+        found[RANKING] = (lambda: RankingModule(tables, form, precision, words), ranking_requests(tables, k))
         return found, settings
 
     with publish(Path(releases), version, counts=facts, details=details) as staging:
@@ -155,17 +154,14 @@ def export_release(
         for name, made in models.items():
             write(name, *made)
         beside, settings = ranked_models()
-        for name, made in beside.items():
-            write(name, *made)
-        if settings is not None:
-            servable = Servable(RECOMMEND, version, staging / RECOMMEND / str(version))
-            try:
-                ask = functools.partial(predict_arrays, servable, "")
-                write_score_reference(staging, ask, tables.user_ids, settings.k, settings.now)
-                if observe is not None:
-                    observe(servable)
-            finally:
-                servable.retire()
+        with ReferenceBeside(staging / RECOMMEND / str(version), version) as reference:
+            for name, made in beside.items():
+                write(name, *made)
+                if settings is not None and name == RECOMMEND:
+                    # To load it and to ask it is no work for Python's interpreter, unlike to trace the next one.
+                    reference.begin(staging, tables.user_ids, settings.k, settings.now)
+            if (servable := reference.written()) is not None and observe is not None:
+                observe(servable)
         names = [name for name in MODELS if name in {**models, **beside}]
         entries = {name: ModelEntry(name, versions=(version,), labels={"stable": version}) for name in names}
         stock = [entry for name, entry in entries.items() if name != RETRIEVAL_SCANN]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +13,8 @@ import numpy as np
 
 from serving.client.recommend_requests import recommend_inputs
 from serving.score_histogram import REFERENCE, score_histogram
+from serving.server.inference import predict_arrays
+from serving.server.servable import Servable
 
 USERS = 512
 """Asked for a page, evenly over the vocabulary: five thousand scores at ten a page, as many as drift looks at."""
@@ -45,3 +49,43 @@ def write_score_reference(folder: Path, ask: Ask, user_ids: Path, k: int, timest
     content: dict[str, Any] = score_histogram(scores)
     file.write_text(json.dumps(content) + "\n")
     return file
+
+
+class ReferenceBeside:
+    """Writes `score_reference.json` in a thread, by the model `recommend` as it was written into the release.
+
+    Args:
+        folder: of the SavedModel. version: its number.
+    """
+
+    def __init__(self, folder: Path, version: int):
+        self.folder, self.version = folder, version
+        self._threads = concurrent.futures.ThreadPoolExecutor(1)
+        self._asked: concurrent.futures.Future[Servable] | None = None
+
+    def begin(self, release: Path, user_ids: Path, k: int, timestamp: int) -> None:
+        """Load the model and ask it, see `write_score_reference`."""
+
+        def work() -> Servable:
+            servable = Servable(self.folder.parent.name, self.version, self.folder)
+            try:
+                ask = functools.partial(predict_arrays, servable, "")
+                write_score_reference(release, ask, user_ids, k, timestamp)
+            except BaseException:
+                servable.retire()
+                raise
+            return servable
+
+        self._asked = self._threads.submit(work)
+
+    def written(self) -> Servable | None:
+        """Wait for the file; the model, which is warm now, until the block ends. None where nothing was begun."""
+        return None if self._asked is None else self._asked.result()
+
+    def __enter__(self) -> ReferenceBeside:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._threads.shutdown()
+        if self._asked is not None and self._asked.exception() is None:
+            self._asked.result().retire()

@@ -15,7 +15,7 @@ import numpy as np
 from serving.index.index import CandidateIndex, ExactIndex, checked_table
 from serving.index.measure import folder_bytes, measure_latency
 from serving.index.partitioned_index import PartitionedIndex
-from serving.index.tuning import RecallJudge, TunedIndex, recall_key, tune_partitioned, tune_scann
+from serving.index.tuning import POINTS_BEYOND, RecallJudge, TunedIndex, recall_key, tune_partitioned, tune_scann
 
 KINDS = ("exact", "partitioned", "scann")
 REPORT = "report.json"
@@ -48,6 +48,7 @@ def build_indexes(
     vectors: str = "float16",
     seed: int = 0,
     repeats: int = 200,
+    points_beyond: int = POINTS_BEYOND,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Builds, measures and saves the indexes of a run into `<out>/<kind>/`, and `<out>/report.json` last.
@@ -70,7 +71,7 @@ def build_indexes(
         exact_below: see `kind`.
         vectors: see `PartitionedIndex.build`.
         seed: of the partitioned index.
-        repeats: single queries timed for each figure.
+        repeats: single queries timed for each figure. points_beyond: points of the trade-off behind the target.
         say: receives one line a step.
 
     Returns:
@@ -111,9 +112,9 @@ def build_indexes(
 
     tuners: dict[str, Callable[[], TunedIndex]] = {}
     if kind == "partitioned" or (kind != "exact" and items >= MEASURED_FROM):
-        tuners["partitioned"] = lambda: tune_partitioned(judge, recall_target, vectors, seed)
+        tuners["partitioned"] = lambda: tune_partitioned(judge, recall_target, vectors, seed, points_beyond)
     if kind == "scann" or scann:
-        tuners["scann"] = lambda: tune_scann(judge, recall_target)
+        tuners["scann"] = lambda: tune_scann(judge, recall_target, points_beyond)
     for name, tune in tuners.items():
         try:
             built[name], rows = _build(tune, judge, out, recall_floor, repeats)

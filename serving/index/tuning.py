@@ -15,7 +15,8 @@ from serving.index.measure import recall_at_k, search_in_blocks
 from serving.index.partitioned_index import PartitionedIndex, fewest_blocks
 
 POINTS_BEYOND = 2
-"""Points of the trade-off that are measured after the goal is reached, so that a plot shows where more buys nothing."""
+"""Points of the trade-off that are measured after the goal is reached, so that a plot shows where more buys nothing; none
+where nobody looks at one."""
 
 
 class RecallJudge:
@@ -66,19 +67,21 @@ class TunedIndex:
         return f"{effort} of {self.total} {self.unit}"
 
 
-def tune_partitioned(judge: RecallJudge, target: float, vectors: str = "float16", seed: int = 0) -> TunedIndex:
+def tune_partitioned(
+    judge: RecallJudge, target: float, vectors: str = "float16", seed: int = 0, beyond: int = POINTS_BEYOND
+) -> TunedIndex:
     """A partitioned index that scans the fewest blocks that reach the target, or else as many as it may."""
     index = PartitionedIndex.build(judge.table, measured_k=judge.k, vectors=vectors, seed=seed)
     half = max(1, index.blocks // 2)
     ladder = half_octaves(min(half, max(index.blocks // 200, math.ceil(fewest_blocks(judge.k)))), half)
-    points = climb(ladder, index.budget.assign, lambda: judge.choosing(index), target)
+    points = climb(ladder, index.budget.assign, lambda: judge.choosing(index), target, beyond)
     best = least_effort(points, target)
     index.budget.assign(best)
     settings = {"leaves": index.leaves, "blocks": index.blocks, "budget": best}
     return TunedIndex(index, index.budget, "blocks", index.blocks, points, settings)
 
 
-def tune_scann(judge: RecallJudge, target: float) -> TunedIndex:
+def tune_scann(judge: RecallJudge, target: float, beyond: int = POINTS_BEYOND) -> TunedIndex:
     """ScaNN's index with the fewest leaves, and then the fewest exact scores, that reach the target."""
     # ScaNN loads a library of operations when imported; a run without it does not need it.
     from serving.index.scann_index import ScannIndex
@@ -92,7 +95,7 @@ def tune_scann(judge: RecallJudge, target: float) -> TunedIndex:
         index.leaves_to_search.assign(max(some, 1))
 
     while True:
-        points = climb(ladder, set_effort, lambda: judge.choosing(index), target)
+        points = climb(ladder, set_effort, lambda: judge.choosing(index), target, beyond)
         if points[-1][1] >= target or int(index.reorder.numpy()) >= count:
             break
         index.reorder.assign(min(count, 2 * int(index.reorder.numpy())))
@@ -103,9 +106,13 @@ def tune_scann(judge: RecallJudge, target: float) -> TunedIndex:
 
 
 def climb(
-    ladder: Iterable[int], set_effort: Callable[[int], Any], recall: Callable[[], float], target: float
+    ladder: Iterable[int],
+    set_effort: Callable[[int], Any],
+    recall: Callable[[], float],
+    target: float,
+    beyond: int = POINTS_BEYOND,
 ) -> list[tuple[int, float]]:
-    """Recall at every effort of a rising ladder, until the target is reached and a little beyond.
+    """Recall at every effort of a rising ladder, until the target is reached and `beyond` more points.
 
     Example:
         >>> effort = []
@@ -118,7 +125,7 @@ def climb(
         set_effort(effort)
         points.append((effort, recall()))
         reached += points[-1][1] >= target
-        if reached > POINTS_BEYOND:
+        if reached > beyond:
             break
     return points
 
