@@ -16,6 +16,7 @@ from pipeline.nightly.check import STOP
 from pipeline.nightly.export import Beside, Exporter
 from pipeline.nightly.gate import DECISION, explain
 from pipeline.nightly.lock import JobLock, held
+from pipeline.nightly.process import compute_on, cores_beside
 from pipeline.nightly.record import (
     JOBS,
     KEPT,
@@ -155,6 +156,8 @@ def work(
         return lineage | outcome_released(folder, counts, start)
     if config.encoders.trained() and not record.full:
         raise StageError("job: encoders that train (encoders.*.train) know the events of their run; use --full, or 'none'.")
+    if beside.linear is not None and not record.full:
+        compute_on(cores_beside())
     parent = out / record.parent if record.parent else None
     versions = list_releases(out / "releases")
     version = versions[-1] + 1 if versions else 1
