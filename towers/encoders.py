@@ -201,8 +201,8 @@ def _make_one(modality: str, part: str, cache: Path | None) -> Encoder:
 
 def _describe_one(modality: str, part: str) -> EncoderCard:
     if part.startswith("noised:"):
-        sigma, views, secret, base = read_noised(part)
-        card = describe_encoder(modality, base)
+        sigma, views, secret, spec = read_noised(part)
+        card = describe_encoder(modality, spec)
         assert card is not None  # `read_noised` refuses "none"
         return noised_card(card, sigma, views, secret)
     if part.startswith("tuned:"):

@@ -61,7 +61,7 @@ class NoisedEncoder:
     knows the n_v attacks through them, and they protect little: keep them secret, and the release that holds them.
 
     Args:
-        encoder: with `model` over a float32 tensor [B, H, W] or [B, H, W, C], and `tensors`.
+        encoder: of pictures or sound, with `model` over one float32 tensor, and `tensors`.
         sigma: standard deviation of the noise, of 255 for pictures, in the spectrogram's own units for sound (decades of power:
             0.1 is 1 dB). views: V, and as many times the cost.
         secret: what the n_v follow from; nothing for ones that anybody can draw.
@@ -74,15 +74,18 @@ class NoisedEncoder:
     """
 
     def __init__(self, encoder: Any, sigma: float, views: int, secret: bytes = b"") -> None:
-        shape = getattr(getattr(encoder, "model", None), "input_shape", None)
-        if not isinstance(shape, tuple) or len(shape) not in (3, 4) or None in shape[1:3]:
+        if not hasattr(encoder, "model") or not hasattr(encoder, "tensors"):
             raise ValueError(f"noised: must be of a model of pictures or spectrograms, received {encoder.name!r}")
         card = noised_card(encoder, sigma, views, secret)
         self.name, self.fingerprint, self.modality = card.name, card.fingerprint, card.modality
         self.encoder, self.width, self.size, self.views = encoder, card.width, card.size, views
         self.scale = np.float32(sigma) * _unit(encoder)
         seed = int.from_bytes(hashlib.blake2b(secret, digest_size=16).digest())
-        patterns = np.random.default_rng(seed).standard_normal((views, *shape[1:]), np.float32) * self.scale
+        nothing = np.zeros((1, self.size, self.size, 3), np.uint8)
+        if self.modality == "audio":
+            nothing = np.zeros((1, self.size), np.float32)
+        self.shape = np.asarray(encoder.tensors(nothing)).shape[1:]
+        patterns = np.random.default_rng(seed).standard_normal((views, *self.shape), np.float32) * self.scale
         self.model = self._model(patterns)
         self.batch_size = getattr(encoder, "batch_size", 32)
         if hasattr(encoder, "spectrogram"):
@@ -104,14 +107,14 @@ class NoisedEncoder:
         return other
 
     def _model(self, patterns: np.ndarray | None) -> Any:
-        inputs = keras.Input(self.encoder.model.input_shape[1:], name="plain")
+        inputs = keras.Input(self.shape, name="plain")
         return compiled(keras.Model(inputs, NoisyViews(self.encoder.model, patterns, self.views, self.scale)(inputs)))
 
 
 def _unit(encoder: Any) -> np.ndarray:
     """What one grey level is in a picture's tensor, [C]; 1 for a spectrogram."""
     if encoder.modality != "image":
-        return np.float32(1.0)
+        return np.ones(1, np.float32)
     flat = np.zeros((2, encoder.size, encoder.size, 3), np.uint8)
     flat[1] = int(GREYS)
     black, white = np.asarray(encoder.tensors(flat), np.float32)

@@ -14,7 +14,7 @@ from pipeline.report.table import ReportTable, interval_text
 DEFENCES = {
     "none": "none", "denoised_content": "denoised content", "adversarial_training": "adversarial training",
     "both": "both", "quarantine": "quarantine of suspects", "burst_weights": "burst weights",
-    "clean": "no attack", "noised": "noisy views",
+    "clean": "no attack", "noised": "noisy views", "updated": "none, ranker gone on",
 }  # fmt: skip
 KINDS = {"new": "never-seen items", "known": "less popular items"}
 METHODS = {"none": "no attack", "fgsm": "FGSM", "pgd": "PGD", "noise": "random noise",
@@ -196,7 +196,7 @@ def _ranker_table(found: Mapping[str, Any], number: Number) -> ReportTable:
     caption = (
         f"Final lists of {ranker.get('users')} users: retrieved, ranked and cut. All modalities are changed, along the "
         "gradient of the ranking network (thresholds and ranks made smooth), or as they were against retrieval alone. Judged "
-        "by the whole served answer. The ranker of a defence went on from the run's."
+        "by the whole served answer. Adversarially trained towers have a ranker that went on with them."
         if rows
         else ""
     )

@@ -124,27 +124,30 @@ def cost_of_encoders(
     """What reading the files of new items by other encoders costs, the models being as they are.
 
     Args:
-        items: new ones, all with the file. encoders: by defence.
+        items: new ones, all with the file. encoders: by defence, all of one size.
 
     Returns: by defence `ndcg` of everybody, `ndcg_new` over what they chose of these items, `seconds` a file.
     """
     found, new = dict[str, dict[str, float]](), np.zeros(judge.scores.shape[1], bool)
     new[items.rows] = True
-    fresh = judge.relevant.restrict(new)
-    for name, encoder in encoders.items():
-        vectors, seconds = [], 0.0
-        for begin in range(0, len(items.rows), CHUNK):
-            files = decoded_media(dataset, source, encoder, items.rows[begin : begin + CHUNK])
+    fresh, modality = judge.relevant.restrict(new), next(iter(encoders.values())).modality
+    vectors = {name: np.zeros((len(items.rows), encoder.width), np.float32) for name, encoder in encoders.items()}
+    seconds = dict.fromkeys(encoders, 0.0)
+    for begin in range(0, len(items.rows), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        files = decoded_media(dataset, source, next(iter(encoders.values())), items.rows[part])
+        for name, encoder in encoders.items():
             start = time.perf_counter()
-            vectors.append(np.asarray(encoder.encode(files), np.float32))
-            seconds += time.perf_counter() - start
+            vectors[name][part] = encoder.encode(files)
+            seconds[name] += time.perf_counter() - start
+    for name in encoders:
         scores = judge.scores.copy()
-        placed = queries @ items.vectors({encoder.modality: np.concatenate(vectors)}).T
+        placed = queries @ items.vectors({modality: vectors[name]}).T
         scores[:, items.rows] = np.where(np.isfinite(scores[:, items.rows]), placed, -np.inf)
         ranked, _ = select_top_k(scores, judge.k)
         found[name] = {
             "ndcg": mean_over_users(ndcg_at_k(ranked, judge.relevant, judge.k)),
             "ndcg_new": mean_over_users(ndcg_at_k(ranked, fresh, judge.k)),
-            "seconds": seconds / len(items.rows),
+            "seconds": seconds[name] / len(items.rows),
         }
     return found

@@ -12,10 +12,7 @@ from pipeline.ranker.rank_requests import answer
 from pipeline.ranker.warm import LEARNED
 from pipeline.robustness.content_attack import SOFTNESS, AttackedItems, moved_content, reach_gain, with_intervals
 from pipeline.robustness.full_path import Final, FullPath
-from ranking.calibration import apply_calibration
 from ranking.content import unit_token
-from ranking.domain_calibration import domain_of
-from ranking.score import weighted_score
 from towers.attack import STEPS
 from towers.input_gradient import InputGradient
 
@@ -58,21 +55,17 @@ class RankedItems:
         """The share of users who are shown the item, made smooth: retrieved, and among the first k of the final list. [B]
 
         Formula: `mean_u sigmoid((s_u - t_u) / (0.3 sd)) sigmoid((f_u - h_u) / (0.3 sd'))`, s the retrieval score and t that
-        of a user's last candidate, f the ranking network's score and h the one to pass; the rank among the candidates that
-        the network reads is a sum of sigmoids.
+        of a user's last candidate, f the score in the final list and h the one to pass; the rank among the candidates that the
+        ranker reads is a sum of sigmoids. Boosted trees, where the ranker has any, count and lend no slope.
         """
-        path, users, form = self.path, self.users, self.path.models.form
-        rows = ops.convert_to_tensor(self.items.rows.astype(np.int32))
+        path, users = self.path, self.users
         vectors = self.items.embed(features)
         scores = ops.transpose(ops.matmul(vectors, path.queries[users].T.astype(np.float32)))  # [U, B]
         ranked = path.scores[users]
         others = np.where(path.rows[users][:, :, None] == self.items.rows, -np.inf, ranked[:, :, None]).astype(np.float32)
         spread = max(float(np.nanstd(np.where(np.isfinite(ranked), ranked, np.nan))), 1e-9)
         ranks = 1.0 + ops.sum(ops.sigmoid((others - scores[:, None]) / (RANK_SOFTNESS * spread)), axis=1)
-        logits, standardised = self._logits(features, vectors, scores, ranks)
-        domain = domain_of(form.network.features.side, form.spec, ops.broadcast_to(rows, ops.shape(scores)))
-        odds = {head: apply_calibration(values, form.calibrations[head], domain) for head, values in logits.items()}
-        final = weighted_score(odds, form.score_weights, form.blend, standardised)
+        final = self._final_scores(features, vectors, scores, ranks)
         hurdle = np.where(np.isfinite(ranked[:, path.retrieved - 1]), ranked[:, path.retrieved - 1], 0.0)
         height = np.where(np.isfinite(path.threshold[users]), path.threshold[users], 0.0)
         width = max(float(path.now[users].std(axis=1).mean()), 1e-9)
@@ -81,8 +74,8 @@ class RankedItems:
         open_to = path.open[users][:, self.items.rows].astype(np.float32)
         return ops.sum(open_to * retrieved * shown, axis=0) / np.maximum(open_to.sum(axis=0), 1.0)
 
-    def _logits(self, features: Mapping[str, Any], vectors: Any, scores: Any, ranks: Any) -> tuple[dict[str, Any], Any]:
-        """The network's answer about every item as a candidate of every user; what it reads of others is as it was."""
+    def _final_scores(self, features: Mapping[str, Any], vectors: Any, scores: Any, ranks: Any) -> Any:
+        """The served answer about every item as a candidate of every user, what it reads of others as it was. [U, B]"""
         path, users, form = self.path, self.users, self.path.models.form
         requests, count = path.requests, form.tokens.shape[0]
         rows = np.broadcast_to(self.items.rows.astype(np.int32), (len(users), len(self.items.rows)))
@@ -90,14 +83,13 @@ class RankedItems:
             ops.convert_to_tensor(requests.users[users]), ops.convert_to_tensor(requests.history[users]), rows, scores,
             ops.convert_to_tensor(requests.timestamps[users]), ranks, ops.convert_to_tensor(requests.context[users]),
         )  # fmt: skip
-        standardised = form.standardised(inputs)
         # The items once more behind the table: histories go on reading them as they were.
         tokens = ops.concatenate([form.tokens, self.tokens(features, vectors)], axis=0)
         present = ops.concatenate([form.present, self.present], axis=0)
         behind = np.broadcast_to(count + np.arange(len(self.items.rows), dtype=np.int32), rows.shape)
         whose = np.concatenate([np.arange(count, dtype=np.int32), self.items.rows.astype(np.int32)])
         x0 = form.network.features(tokens, present, whose, {**inputs, "candidates": behind})
-        return form.network.logits(x0, rows), standardised
+        return form.answer(x0, ops.convert_to_tensor(rows), form.standardised(inputs))["score"]
 
     def figures(self, features: Mapping[str, np.ndarray], seed: int) -> dict[str, list[float]]:
         """Figures of `FullPath` with this content, each item alone, as [mean, low, high] over the items."""

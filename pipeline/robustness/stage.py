@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -187,15 +188,21 @@ def ranker_lines(
     dataset: Dataset, store: FeatureStore, run: Path, scratch: Path, defences: dict[str, Served], requests: Requests,
     rows: dict[str, np.ndarray], config: Config, progress: Progress, say: Callable[[str], None],
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:  # fmt: skip
-    """Attacks on the final lists, by defence and kind of target; the ranker of a defence goes on from the run's."""
+    """Attacks on the final lists, by defence and kind of target.
+
+    Other towers need a ranker that has gone on with them; `updated` is the run's own gone on as far, for comparison.
+    """
     section, before = config.robustness, ServedModels.of(run)
     most = min(section.ranked_users, len(requests.users))
     asked = requests.take(np.sort(np.random.default_rng(section.seed).choice(len(requests.users), most, replace=False)))
     released, lines = dataset.items["created_at"].to_numpy(np.int64), dict[str, dict[str, list[dict[str, Any]]]]()
-    for name, served in defences.items():
+    cases = dict(defences)
+    if "adversarial_training" in cases:
+        cases["updated"] = cases["none"]
+    for name, served in cases.items():
         progress(f"ranker: {name}", 1, 4)
-        models = before
-        if name != "none":
+        models = dataclasses.replace(before, served=served)
+        if name in ("updated", "adversarial_training"):
             models = updated_ranker(dataset, store, served, before, scratch / f"ranker-{name}", config, progress)
         path, lines[name] = FullPath(models, dataset.profile, asked, released, config.ranking.retrieved, section.k), {}
         for kind, targets in rows.items():
