@@ -16,7 +16,8 @@ class EncoderSection(Section):
     """One modality's encoder. A bare string is short for its `spec`: `text = "signal:"`."""
 
     spec: str = "auto"
-    """`auto`, `none`, `signal:`, `pack:<name>`, `keras_hub:<preset or folder>` or `hub:<handle or folder>`; `a+b` joins two."""
+    """`auto`, `none`, `signal:`, `pack:<name>`, `keras_hub:<preset or folder>` or `hub:<handle or folder>`; `a+b` joins two,
+    `noised:<sigma>x<views>:<file of a secret>:<spec>` pools one over noisy views, against pixels changed to deceive."""
     train: Literal["frozen", "lora", "last_k", "full"] = "frozen"
     """What learns with the towers: nothing, low-rank adapters, the last k blocks, or all of it."""
     lora_rank: int = pydantic.Field(8, ge=1)
