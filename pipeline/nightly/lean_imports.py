@@ -15,11 +15,13 @@ def left_out(*packages: str) -> Iterator[None]:
     Of a package that was imported before nothing changes.
 
     Example:
-        >>> with left_out("colorsys"):
-        ...     import colorsys
-        Traceback (most recent call last):
-        ModuleNotFoundError: import of colorsys halted; None in sys.modules
-        >>> import colorsys
+        >>> with left_out("tabnanny"):
+        ...     try:
+        ...         import tabnanny
+        ...     except ImportError:
+        ...         print("goes on without it")
+        goes on without it
+        >>> import tabnanny
     """
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]

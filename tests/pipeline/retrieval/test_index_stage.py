@@ -4,8 +4,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pandas as pd
 
+import pipeline.retrieval.served
 from pipeline.report.words import summarise
 from pipeline.retrieval.index_stage import PLOT, TABLE, write_trade_off
+from pipeline.retrieval.served import shared_served
 
 POINTS = [
     {"kind": "exact", "recall@100_vs_exact": 1.0, "p50_ms": 11.0, "p99_ms": 13.0, "bytes": 256},
@@ -33,3 +35,15 @@ def test_a_run_without_figures_leaves_no_picture(tmp_path):
 def test_the_report_says_why_this_kind(tmp_path):
     index = {**POINTS[1], "reason": "1000000 items are 50000 or more"}
     assert "Why this kind: 1000000 items are 50000 or more." in " ".join(summarise({"index": index}))
+
+
+def test_stages_share_what_is_served_until_it_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.retrieval.served, "load_served", lambda run, variant: object())
+    towers = tmp_path / "retrieval" / "full"
+    towers.mkdir(parents=True)
+    (towers / "weights").write_text("old")
+    first = shared_served(tmp_path)
+    assert shared_served(tmp_path) is first
+    (towers / "weights").rename(tmp_path / "aside")
+    (towers / "model").write_text("new")
+    assert shared_served(tmp_path) is not first

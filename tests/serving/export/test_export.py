@@ -115,10 +115,11 @@ def world(tmp_path_factory):
     return World(tables, items, MeanUserTower(), CountingRanker(), folder)
 
 
-def export(world, releases, version=7):
+def export(world, releases, version=7, **ranked):
     # All leaves and all items scored anew: what is tested here is the release, not the approximation.
     index, approximate = ExactIndex(world.items), ScannIndex.build(world.items, leaves_to_search=ITEMS, reorder=ITEMS)
-    models = {"user_tower": world.tower, "index": index, "approximate_index": approximate, "ranker": world.ranker}
+    models = {"user_tower": world.tower, "index": index, "approximate_index": approximate}
+    models |= ranked or {"ranker": world.ranker}
     return export_release(releases, version, tables=world.tables, k=20, **models)
 
 
@@ -326,8 +327,15 @@ def test_warm_up_records_hold_answerable_requests(release, models):
             ask(models[name], inputs)
 
 
-def test_same_inputs_same_fingerprint(world, release, tmp_path):
-    again = export(world, tmp_path / "releases")
+def test_same_inputs_same_fingerprint_and_a_ranker_may_come_when_all_else_is_written(world, release, tmp_path):
+    written = []
+
+    def ranked():
+        written.extend(path.parts[-3] for path in tmp_path.glob("releases/.*/*/7/saved_model.pb"))
+        return world.ranker, None
+
+    again = export(world, tmp_path / "releases", ranked=ranked)
+    assert sorted(written) == [RETRIEVAL, RETRIEVAL_SCANN]
     assert again.fingerprint == release.fingerprint and again.folder != release.folder
     assert again.manifest["counts"] == {"users": USERS, "items": ITEMS}
 
