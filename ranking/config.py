@@ -57,6 +57,8 @@ class RankingConfig:
         category_weight, sentiment_weight: of telling an item's categories and reception by its content tokens.
         position_bias: whether places on the page, where a log has them, get a logit of their own in training.
         positions: P, places told apart.
+        trees: at most so many boosted trees are fitted to the clicks beside the network, and their sum joins its click logit
+            (`ranking.trees`); 0 = none.
         calibration: "platt", "isotonic" or "best" (whichever predicts other held-out users better).
         score_weights: head -> weight of the ranking score; empty = chosen on the held-out requests, with the blend.
         score_blend: weight of the standardised retrieval score beside given `score_weights`.
@@ -112,6 +114,7 @@ class RankingConfig:
     sentiment_weight: float = 0.0
     position_bias: bool = True
     positions: int = 50
+    trees: int = 256
     calibration: str = "platt"
     score_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     score_blend: float = 0.0
@@ -132,8 +135,9 @@ class RankingConfig:
         for name in ("dropout", "id_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), received {getattr(self, name)}")
-        if self.propensity_cap < 0:
-            raise ValueError(f"propensity_cap must be at least 0, received {self.propensity_cap}")
+        for name in ("propensity_cap", "trees"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, received {getattr(self, name)}")
         if not 0.0 < self.calibration_share < 1.0:
             raise ValueError(f"calibration_share must be in (0, 1), received {self.calibration_share}")
         if self.experts != "shared" and not self.hidden:

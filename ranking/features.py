@@ -13,6 +13,8 @@ from ranking.tables import ITEM_NUMBERS, SideTables
 MASKED_LOGIT = -1e9
 GROUPS = ("ids", "profile", "attributes", "retrieval", "popularity", "price", "recency", "context")
 """Groups of features beside the modalities, in their one order."""
+SIMILARITIES, MOMENT = 6, 5
+"""Columns that a modality begins with, and those of hour, weekday and length of the history that the context begins with."""
 
 
 class PairFeatures(keras.layers.Layer):
@@ -31,6 +33,8 @@ class PairFeatures(keras.layers.Layer):
         groups: group -> ranges of columns, in the order of the columns: one group per modality, then those of
             `GROUPS` that the data has; every column is in exactly one.
         width: X. score_column: where the standardised retrieval score stands.
+        numbers: columns that mean something each alone, similarities, shares, counts, ages and the clock, as opposed to the
+            coordinates of vectors: what trees ask about.
 
     Shapes: see `call`.
     """
@@ -58,7 +62,7 @@ class PairFeatures(keras.layers.Layer):
             for place, (name, shape) in enumerate(rows.items())
         }
         side = config.side_width
-        widths = {name: 6 + 3 * config.token_width for name in spec.modalities} | {
+        widths = {name: SIMILARITIES + 3 * config.token_width for name in spec.modalities} | {
             "ids": 2 * config.id_width,
             "profile": side * len(schema.profile),
             "attributes": (side + 2) * len(schema.attributes),
@@ -66,7 +70,7 @@ class PairFeatures(keras.layers.Layer):
             "popularity": 3 + len(config.popularity_half_lives),
             "price": 3,
             "recency": 2,
-            "context": 5 + side * len(spec.context),
+            "context": MOMENT + side * len(spec.context),
         }
         widths = {name: width for name, width in widths.items() if width}
         ends = np.cumsum(list(widths.values()))
@@ -75,6 +79,13 @@ class PairFeatures(keras.layers.Layer):
         }
         self.width = int(ends[-1])
         self.score_column = self.groups["retrieval"][0][0]
+        vectors = {**dict.fromkeys(spec.modalities, slice(SIMILARITIES, None)), "ids": slice(None), "profile": slice(None)}
+        vectors |= {"attributes": slice(0, side * len(schema.attributes)), "context": slice(MOMENT, None)}
+        kept = np.ones(self.width, bool)
+        for name, ranges in self.groups.items():
+            for first, end in ranges:
+                kept[first:end][vectors.get(name, slice(0))] = False
+        self.numbers = np.flatnonzero(kept)
         self.group_of_column = np.repeat(np.arange(len(widths)), list(widths.values())).astype(np.int32)
         self.built = True
 

@@ -69,7 +69,8 @@ def prune_ranker(form: RankingServingForm, share: float, history: np.ndarray) ->
     hidden = tuple(len(kept[f"hidden_{place}"]) for place in range(len(form.config.hidden)))
     ranks = [len(rows) for name, rows in kept.items() if name.startswith("cross_")]
     config = dataclasses.replace(form.config, hidden=hidden, cross_rank=ranks[0] if ranks else form.config.cross_rank)
-    pruned = RankingServingForm(form.spec, config, form.calibrations, form.score_weights, form.blend)
+    trees = 0 if form.trees is None else form.trees.count
+    pruned = RankingServingForm(form.spec, config, form.calibrations, form.score_weights, form.blend, trees)
     slices: dict[int, list[tuple[int, int, int, np.ndarray]]] = {}
     for name, units in layers.items():
         count = units.activations.shape[1]

@@ -14,6 +14,7 @@ from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.domain_calibration import domain_of
 from ranking.model import Ranker, RankingNetwork
 from ranking.score import weighted_score
+from ranking.trees import BoostedTrees, TreeTables
 
 DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
 LOWEST_SCORE = -0.999
@@ -26,7 +27,9 @@ class RankingServingForm(keras.Model):
 
         probability_h = calibration_h(logit_h);  score = sum_h w_h probability_h / sum_h |w_h| + blend * z
 
-    with z the standardised retrieval score.
+    with z the standardised retrieval score. Where boosted trees belong to it, logit_click is that of the network and their
+    sum together: trees see each feature alone, ask about thresholds and forget nothing rare, a network sees vectors; they err
+    differently.
 
     Args:
         spec, config: of the trained ranker.
@@ -34,6 +37,7 @@ class RankingServingForm(keras.Model):
         score_weights: head -> weight of the score, negative for what should count against an item; a head that was not
             trained has probability 0 and no weight.
         blend: weight of the standardised retrieval score; not negative.
+        trees: how many boosted trees there are, 0 = none; `self.trees.assign` takes them.
 
     Shapes: `call(user_row [B], history_rows [B, L'], candidate_rows [B, K], retrieval_scores [B, K], timestamp [B],
     retrieval_ranks [B, K] or None, context [B, C] or None, profile [B, P] or None)` returns {every head of `HEADS`,
@@ -53,6 +57,7 @@ class RankingServingForm(keras.Model):
         calibrations: dict,
         score_weights: dict[str, float],
         blend: float = 0.0,
+        trees: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,6 +79,7 @@ class RankingServingForm(keras.Model):
         self.tokens, self.present = add(shape, "tokens"), add(shape[:2], "present")
         self.network = RankingNetwork(spec, config, name="network")
         self.network.trainable = False
+        self.trees = BoostedTrees(trees, name="trees") if trees else None
         self.built = True
 
     def call(
@@ -138,6 +144,8 @@ class RankingServingForm(keras.Model):
     def answer(self, x0, candidate_rows, standardised) -> dict:
         """From features on: x0 [B, K, X], rows [B, K] and standardised retrieval scores [B, K] to what `call` returns."""
         logits = self.network.logits(x0, candidate_rows)
+        if self.trees is not None:
+            logits["click"] = logits["click"] + self.trees(x0)
         exists = candidate_rows > 0
         kept = ops.cast(exists, "float32")
         domain = domain_of(self.network.features.side, self.spec, candidate_rows)
@@ -161,6 +169,7 @@ class RankingServingForm(keras.Model):
         blend: float = 0.0,
         chunk: int = 8192,
         newest: bool = True,
+        trees: TreeTables | None = None,
     ):
         """Folds a trained ranker: every item's tokens are computed once, `chunk` rows at a time.
 
@@ -171,7 +180,11 @@ class RankingServingForm(keras.Model):
         """
         calibrations = calibrations or {head: IDENTITY for head in ranker.spec.heads}
         spec = ranker.spec.newest() if newest else ranker.spec
-        form = cls(spec, ranker.config, calibrations, score_weights or {"click": 1.0}, blend)
+        form = cls(
+            spec, ranker.config, calibrations, score_weights or {"click": 1.0}, blend, 0 if trees is None else trees.count
+        )
+        if trees is not None:
+            form.trees.assign(trees)
         tokens, present = [], []
         for start in range(0, ranker.spec.schema.item_rows, chunk):
             part = ranker.content(np.arange(start, min(start + chunk, ranker.spec.schema.item_rows), dtype=np.int32))
@@ -201,6 +214,7 @@ class RankingServingForm(keras.Model):
             "calibrations": self.calibrations,
             "score_weights": self.score_weights,
             "blend": self.blend,
+            "trees": 0 if self.trees is None else self.trees.count,
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2))
 
@@ -221,6 +235,7 @@ class RankingServingForm(keras.Model):
             description["calibrations"],
             description["score_weights"],
             description["blend"],
+            description.get("trees", 0),
         )
         form.load_weights(folder / WEIGHTS)
         return form

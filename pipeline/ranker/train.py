@@ -20,6 +20,7 @@ from pipeline.ranker.boosted_trees import fit_boosted_trees
 from pipeline.ranker.calibrate import calibrate
 from pipeline.ranker.catch_up import catch_up
 from pipeline.ranker.choose_score import choose_score, choosing_requests, score_of
+from pipeline.ranker.click_trees import REPORT, ClickTrees, fit_again, fit_click_trees, tree_margins
 from pipeline.ranker.earlier_fold import EarlierFold
 from pipeline.ranker.list_checks import check_counts_read, check_lists, check_popularity_read
 from pipeline.ranker.lists import QueryFunction, SearchFunction, retrieve_fold
@@ -34,6 +35,7 @@ from pipeline.ranker.setup import (
     unique_size,
 )
 from pipeline.ranker.training_sources import earlier_source, epoch_batches, own_source
+from pipeline.ranker.tree_examples import TreeExamples
 from pipeline.ranker.visits import HELD_OUT, Visits
 from pipeline.ranker.warm import save_learned
 from pipeline.training.checkpoint import Checkpoint, put_back, snapshot
@@ -62,6 +64,7 @@ def train_ranking(
     earlier: EarlierFold | None = None,
     baseline: bool = False,
     start: Callable[[Ranker], None] | None = None,
+    trees: ClickTrees | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Train, keep the best epoch, calibrate, choose the score, and write the serving form to `out`.
@@ -83,6 +86,7 @@ def train_ranking(
         baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
         start: fills the new ranker from an earlier one, which knows the days before the hold-out: it is calibrated and
             weighed as it is, and only then goes on learning, by catching up.
+        trees: that ranker's, which go with `start`.
 
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`, and in
         `out/held_out.npz` the held-out requests as the ranker saw them before it learned from them, for the choice of a policy.
@@ -173,21 +177,36 @@ def train_ranking(
     if best:
         put_back(ranker.trainable_variables, best)
     logits = predict_lists(ranker, judged, config, unique_items, raw=True)
-    calibrations, calibrated = calibrate(dataset, logits, judged, config)
-    past = RankingServingForm.from_ranker(ranker, calibrations, newest=False)
     asked = choosing_requests(holding)
+    past, rng = RankingServingForm.from_ranker(ranker, newest=False), np.random.default_rng(config.seed)
+    told_of_trees: dict[str, Any] = {"kept": True}
+    known: tuple[TreeExamples, ...] = ()
+    if start is None:
+        known = tuple(TreeExamples.of(past, lists, config, rng) for lists in (first, judged))
+        trees, told_of_trees = fit_click_trees(past, *known, asked, config)
+    if trees is not None:
+        logits["click"] = logits["click"] + tree_margins(past, trees.tables, judged)
+    calibrations, calibrated = calibrate(dataset, logits, judged, config)
+    past = RankingServingForm.from_ranker(ranker, calibrations, newest=False, trees=None if trees is None else trees.tables)
     told = answer_fold(past, asked)
     weights, blend, ndcg = choose_score(past.spec, asked, told, config)
     told["score"] = score_of(past.spec, asked, told, weights, blend)
     catch_up(ranker, own_source(dataset, fold, item_embeddings, ranker), config, unique_items)
-    RankingServingForm.from_ranker(ranker, calibrations, weights, blend).save(out / "serving_form")
+    baseline_report: dict[str, Any] = {}
+    if trees is not None or baseline:
+        caught_up = RankingServingForm.from_ranker(ranker, newest=False)
+        everything = TreeExamples.of(
+            caught_up, fold.lists(dataset, item_embeddings, config, [config.seed, 0]), config, rng
+        )
+        if baseline and known:
+            baseline_report = fit_boosted_trees(*known, config, out, again=everything)
+        if trees is not None:
+            trees = fit_again(trees, caught_up, everything, config)
+            (out / REPORT).write_text(json.dumps({"rounds": trees.rounds, "factor": trees.factor}))
+    tables = None if trees is None else trees.tables
+    RankingServingForm.from_ranker(ranker, calibrations, weights, blend, trees=tables).save(out / "serving_form")
     save_learned(ranker, out)
     Visits.of(asked, told).save(out / HELD_OUT)
-    trees: dict[str, Any] = {}
-    if baseline:
-        caught_up = RankingServingForm.from_ranker(ranker, calibrations, newest=False)
-        everything = fold.lists(dataset, item_embeddings, config, [config.seed, 0])
-        trees = fit_boosted_trees(past, first, judged, config, out, again=(caught_up, everything))
     (out / "history.json").write_text(json.dumps(log, indent=2))
     return {
         "requests": len(first),
@@ -197,7 +216,8 @@ def train_ranking(
         "score_weights": weights,
         "score_blend": blend,
         "valid_ndcg@10": ndcg,
-        "boosted_trees": trees,
+        "click_trees": told_of_trees,
+        "boosted_trees": baseline_report,
         "valid_ece": {head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads},
     }
 

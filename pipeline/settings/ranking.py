@@ -110,6 +110,8 @@ class RankingSection(Section):
     """Whether XLA compiles the training step; on few CPU cores it takes longer than it saves."""
     seed: int = 7
 
+    trees: int = pydantic.Field(256, ge=0)
+    """Boosted trees that are fitted to the clicks beside the network, at most; their sum joins its click logit. 0 = none."""
     calibration: Literal["platt", "isotonic", "best"] = "platt"
     """How logits become probabilities; `best` = whichever predicts other held-out users better."""
     score_weights: dict[Head, float] = pydantic.Field(default_factory=dict)

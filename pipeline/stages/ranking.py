@@ -46,6 +46,7 @@ def train_ranking_stage(
         previous: an earlier run, in whose rows this one counts, and from whose ranker it goes on.
         baseline: whether boosted trees are fitted beside it.
     """
+    from pipeline.ranker.click_trees import ClickTrees
     from pipeline.ranker.earlier_fold import earlier_fold
     from pipeline.ranker.train import train_ranking
 
@@ -58,10 +59,11 @@ def train_ranking_stage(
             )
         earlier = earlier_fold(dataset, Path(config.ranking.previous_run), settings)
     side = RetrievalSide(dataset, run, config.index.kind, unseen=True)
-    start = None
+    start, trees = None, None
     if previous is not None:
         then = served_items(previous, side.variant if (previous / "served" / side.variant).is_dir() else FULL)
         start = WarmRanker(previous / "ranking", then, side.item_embeddings).start
+        trees = ClickTrees.load(previous / "ranking") if settings.trees else None
     check_split_order(dataset)
     check_context(dataset, "valid")
     check_retrieval(dataset, side.records, "valid")
@@ -78,6 +80,7 @@ def train_ranking_stage(
         earlier=earlier,
         baseline=baseline,
         start=start,
+        trees=trees,
         progress=progress,
     )
 

