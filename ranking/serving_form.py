@@ -183,7 +183,7 @@ class RankingServingForm(keras.Model):
         form = cls(
             spec, ranker.config, calibrations, score_weights or {"click": 1.0}, blend, 0 if trees is None else trees.count
         )
-        if trees is not None:
+        if trees is not None and form.trees is not None:
             form.trees.assign(trees)
         tokens, present = [], []
         for start in range(0, ranker.spec.schema.item_rows, chunk):

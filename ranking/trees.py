@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +17,8 @@ TREES_AT_ONCE = 64
 """Trees answered by one chain of operations: fewer would be slower to start, more would hold too much at a time."""
 
 
-class TreeTables(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TreeTables:
     """T complete trees of depth D; node n asks before its children 2 n + 1 and 2 n + 2, leaves lie from left to right.
 
     Attributes:
@@ -34,9 +36,14 @@ class TreeTables(NamedTuple):
         """T."""
         return self.leaves.shape[1]
 
+    def padded(self, count: int) -> TreeTables:
+        """With trees of nothing behind them, `count` in all."""
+        more = ((0, 0), (0, count - self.count))
+        return TreeTables(*(np.pad(table, more) for table in (self.columns, self.thresholds, self.leaves)))
+
     def scaled(self, factor: float) -> TreeTables:
         """The same trees, their leaves multiplied."""
-        return self._replace(leaves=(self.leaves * factor).astype(np.float32))
+        return dataclasses.replace(self, leaves=(self.leaves * factor).astype(np.float32))
 
 
 class BoostedTrees(keras.layers.Layer):
@@ -83,7 +90,8 @@ class BoostedTrees(keras.layers.Layer):
 
     def assign(self, tables: TreeTables) -> None:
         """Takes the trees of `tables`."""
-        for mine, table in zip(self.weights, tables, strict=True):
+        for mine in (self.columns, self.thresholds, self.leaves):
+            table = getattr(tables, mine.name)
             if table.size != mine.shape[0]:
                 raise ValueError(
                     f"tables must be of {self.count} trees of depth {DEPTH}, received {table.shape} as {mine.name}"
@@ -92,7 +100,8 @@ class BoostedTrees(keras.layers.Layer):
 
     def tables(self) -> TreeTables:
         """The trees as they are kept."""
-        return TreeTables(*(ops.convert_to_numpy(table).reshape(-1, self.count) for table in self.weights))
+        kept = (self.columns, self.thresholds, self.leaves)
+        return TreeTables(*(ops.convert_to_numpy(table).reshape(-1, self.count) for table in kept))
 
     def call(self, x):
         columns, thresholds = (ops.reshape(table, (NODES, self.count)) for table in (self.columns, self.thresholds))

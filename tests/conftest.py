@@ -11,6 +11,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # What is compiled here runs a few times: LLVM's optimisations take longer than they save (a quarter of a test on JAX).
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Processes beside each other have a core each: threads of theirs would only wait for one another (an eighth of the time).
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 # Tracing a graph makes objects by the hundred thousand and little garbage: looking for it less often, and not among what
 # TensorFlow's import has left, saves an eighth of a test that trains.

@@ -117,9 +117,7 @@ def fit_again(trees: ClickTrees, form: RankingServingForm, examples: TreeExample
     booster = lightgbm.train({**SETTINGS, "seed": config.seed}, examples.dataset(), trees.rounds)
     tables = tables_of(booster.dump_model(), form.network.features.numbers)
     # A served graph is of as many trees as it was traced with, so trees that could not be grown stand there as nothing.
-    missing = trees.rounds - tables.count
-    tables = TreeTables(*(np.pad(table, ((0, 0), (0, missing))) for table in tables))
-    return trees._replace(tables=tables.scaled(trees.factor))
+    return trees._replace(tables=tables.padded(trees.rounds).scaled(trees.factor))
 
 
 def tables_of(dump: Mapping[str, Any], columns: np.ndarray) -> TreeTables:

@@ -180,9 +180,9 @@ def train_ranking(
     asked = choosing_requests(holding)
     past, rng = RankingServingForm.from_ranker(ranker, newest=False), np.random.default_rng(config.seed)
     told_of_trees: dict[str, Any] = {"kept": True}
-    known: tuple[TreeExamples, ...] = ()
+    known: tuple[TreeExamples, TreeExamples] | None = None
     if start is None:
-        known = tuple(TreeExamples.of(past, lists, config, rng) for lists in (first, judged))
+        known = TreeExamples.of(past, first, config, rng), TreeExamples.of(past, judged, config, rng)
         trees, told_of_trees = fit_click_trees(past, *known, asked, config)
     if trees is not None:
         logits["click"] = logits["click"] + tree_margins(past, trees.tables, judged)
@@ -198,10 +198,11 @@ def train_ranking(
         everything = TreeExamples.of(
             caught_up, fold.lists(dataset, item_embeddings, config, [config.seed, 0]), config, rng
         )
-        if baseline and known:
+        if baseline and known is not None:
             baseline_report = fit_boosted_trees(*known, config, out, again=everything)
         if trees is not None:
             trees = fit_again(trees, caught_up, everything, config)
+            out.mkdir(parents=True, exist_ok=True)
             (out / REPORT).write_text(json.dumps({"rounds": trees.rounds, "factor": trees.factor}))
     tables = None if trees is None else trees.tables
     RankingServingForm.from_ranker(ranker, calibrations, weights, blend, trees=tables).save(out / "serving_form")

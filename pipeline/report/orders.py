@@ -65,8 +65,9 @@ def trees_table(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> Rep
     gain = interval_text(trees.get("ranker_less_trees"))
     rows += [["Triptych", number(ranking.get("ndcg@10")), f"{gain} against the trees"]]
     caption = (
-        "Trees see the features of the ranker but for id embeddings, are stopped on the same held-out requests, and are then "
-        "fitted to these too, as the ranker is."
+        "Trees see the features of the ranker that mean something each alone (no coordinates of vectors), are stopped on the "
+        "same held-out requests, and are then fitted to these too, as the ranker is. The ranker has trees of its own, fitted "
+        "to clicks one by one, beside its network (ranking.trees)."
     )
     return ReportTable("trees", "Boosted trees on the same features", ("model", "NDCG@10", ""), rows, caption)
 

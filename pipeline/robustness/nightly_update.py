@@ -11,6 +11,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.nightly.linear import refit_linear
+from pipeline.ranker.click_trees import ClickTrees
 from pipeline.ranker.retrieval_side import exact_search
 from pipeline.ranker.train import train_ranking
 from pipeline.ranker.warm import WarmRanker
@@ -93,6 +94,7 @@ def updated_ranker(
     train_ranking(
         dataset, store, items, lambda users, history: served.queries(dataset.profile, users, history), search, out,
         folder / "ranker", settings, query_history=served.history_length,
-        start=WarmRanker(before.ranking, before.served.items, items).start, progress=progress,
+        start=WarmRanker(before.ranking, before.served.items, items).start,
+        trees=ClickTrees.load(before.ranking) if settings.trees else None, progress=progress,
     )  # fmt: skip
     return ServedModels(served, RankingServingForm.load(out / "serving_form"), out)

@@ -65,7 +65,7 @@ def same(step, expected, gradient=1e-5):
 
 def test_two_devices_of_jax_are_one(world, single):
     pytest.importorskip("jax", reason="pip install -r requirements-jax.txt")
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     step = ended(world, "jax", start(world, "jax", KERAS_BACKEND="jax", XLA_FLAGS=flags))
     assert step["replicas"] == 2
     same(step, single[0])
