@@ -9,6 +9,7 @@ import numpy as np
 from data.schema import Schema
 from ranking.config import RankerSpec, RankingConfig
 from ranking.serving_form import RankingServingForm
+from ranking.trees import LEAVES, NODES, TreeTables
 from serving.client.recommend_requests import recommend_inputs
 from serving.export.recommend import RecommendModule, RecommendSettings
 from serving.graphs.policy_tables import PolicyTables
@@ -34,7 +35,15 @@ def serving_form(table: np.ndarray, schema: Schema, counts: np.ndarray, seed: in
     scores = np.sort(table[1:20_001] @ table[1], kind="stable")[-500:]
     spec = RankerSpec(schema, table.shape[1], NOW - 90 * 86_400, float(scores.mean()), float(scores.std()))
     weights = {"click": 3.0, "like": 1.0, "purchase": 5.0, "skip": -1.0}
-    form = RankingServingForm(spec, config, {head: PLATT for head in spec.heads}, weights, blend=0.02)
+    form = RankingServingForm(spec, config, {head: PLATT for head in spec.heads}, weights, 0.02, config.trees)
+    numbers = form.network.features.numbers
+    form.trees.assign(
+        TreeTables(
+            rng.choice(numbers, (NODES, config.trees)).astype(np.int32),
+            rng.standard_normal((NODES, config.trees), dtype=np.float32),
+            0.02 * rng.standard_normal((LEAVES, config.trees), dtype=np.float32),
+        )
+    )
     tokens = np.zeros(tuple(form.tokens.shape), np.float32)
     for place in range(tokens.shape[1]):
         drawn = table @ rng.standard_normal((table.shape[1], tokens.shape[2]), dtype=np.float32) / table.shape[1] ** 0.5
