@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,9 +78,8 @@ def fit_click_trees(
         form: the network, uncalibrated, with popularity as of the past. asked: see `pipeline.ranker.choose_score`.
 
     Returns: the trees, None where they add nothing, the config wants none or LightGBM cannot be loaded; and
-        {rounds, factor, seconds} or {skipped: why}.
+        {rounds, factor} or {skipped: why}.
     """
-    begun = time.perf_counter()
     if not config.trees or not len(asked.requests):
         return None, {"skipped": "ranking.trees is 0" if not config.trees else "no held-out request chose anything"}
     try:
@@ -99,10 +97,9 @@ def fit_click_trees(
     rounds = booster.best_iteration
     tables = tables_of(booster.dump_model(num_iteration=rounds), form.network.features.numbers)
     factor = weigh(form, tables, asked)
-    seconds = round(time.perf_counter() - begun, 2)
     if factor == 0.0:
-        return None, {"skipped": "they tell nothing of the held-out clicks that the network does not", "seconds": seconds}
-    report = {"rounds": rounds, "factor": factor, "seconds": seconds}
+        return None, {"skipped": "they tell nothing of the held-out clicks that the network does not"}
+    report = {"rounds": rounds, "factor": factor}
     return ClickTrees(tables.scaled(factor), rounds, factor), report
 
 

@@ -22,9 +22,11 @@ def test_the_newest_days_are_learned_and_nothing_else_changes(store, tmp_path): 
     off, still, on = (weights_of(form) for form in forms.values())
     for one, other in zip(off, still, strict=True):
         np.testing.assert_array_equal(one, other)
-    moved = [float(np.abs(one - other).max()) for one, other in zip(off, on, strict=True)]
-    assert 0 < max(moved) < 0.1
     form: RankingServingForm = forms[1, 0.3]
+    pairs = zip(weights_of(forms[0, 0.3].network), weights_of(form.network), strict=True)
+    assert 0 < max(float(np.abs(one - other).max()) for one, other in pairs) < 0.1
+    # Trees are fitted again to all days, as many as before.
+    assert len(off) == len(on) and any((one != other).any() for one, other in zip(off[-3:], on[-3:], strict=True))
     assert form.calibrations == forms[0, 0.3].calibrations and form.score_weights == forms[0, 0.3].score_weights
     assert reports[1, 0.3] == reports[0, 0.3]
     # What policies are chosen on is what the ranker said before: the last days, whoever learns from them later.
