@@ -41,11 +41,11 @@ def item_traits(dataset: Dataset) -> dict[str, Trait]:
     for name, values in dataset.attribute_vocabulary.items():
         if name == DERIVED:
             continue
-        codes, places = items[ATTRIBUTE + name].to_numpy(np.int64), numbers_of(values)
-        if places is None:
+        codes, numbers = items[ATTRIBUTE + name].to_numpy(np.int64), numbers_of(values)
+        if numbers is None:
             traits[ATTRIBUTE + name] = of_lists([[values[code]] if code else [] for code in codes])
         else:
-            traits[ATTRIBUTE + name] = of_numbers(places[codes])
+            traits[ATTRIBUTE + name] = of_numbers(numbers[codes])
     return {name: (table, present) for name, (table, present) in traits.items() if table.shape[1]}
 
 
@@ -86,7 +86,7 @@ def of_lists(lists: Sequence[Sequence[str]]) -> Trait:
     table = np.zeros((len(lists), len(places)), np.float32)
     for row, values in enumerate(lists):
         table[row, [places[value] for value in values if value in places]] = 1.0
-    return table, np.asarray(table.any(axis=1))
+    return table, table.any(axis=1)
 
 
 def of_numbers(numbers: np.ndarray) -> Trait:
