@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from data.schema import MODALITIES
-from pipeline.metrics.metrics import mean_over_users
 from pipeline.retrieval.linear_judge import LinearJudge
 from pipeline.settings.linear import LinearSection
 from towers.closed_form import (
@@ -24,7 +22,7 @@ from towers.linear import LinearTower
 from towers.spectral import spectral_tower, spectrum
 
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""{kind: (table [N + 1, F], present [N + 1])}, a modality or a column; a video's table is pooled over its frames before."""
+"""{modality: (table [N + 1, F_m], present [N + 1])}; a video's table is pooled over its frames before."""
 Say = Callable[[str], None]
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the width that a truncated part may be cut to."""
@@ -41,54 +39,36 @@ def widths_of(width: int) -> list[int]:
 def fit_closed_form(
     judge: LinearJudge, features: Features, section: LinearSection, say: Say = lambda line: None
 ) -> tuple[LinearTower, dict[str, Any]]:
-    """Rank-truncated EASE: one setting at a time is chosen with the full matrix, then the content, and then the rank.
+    """Rank-truncated EASE: one setting at a time is chosen with the full matrix, and then the rank.
 
-    Content is taken in kind by kind (a modality, a column of the catalogue): one stays where the users' NDCG@20 rises by
-    more than a standard error of the difference. Then the weight that all of them have is chosen.
-
-    Returns: the tower, and the settings and kinds chosen with their NDCG@20.
+    Returns: the tower, and the settings chosen with their NDCG@20.
     """
     train = judge.train
     rows = rows_of(train, features)
     taken, history = train[:, rows], judge.taken[:, rows]
     grams = {power: co_occurrence(taken, power) for power in section.user_power}
-    kinds: list[str] = []
-    content: np.ndarray | None = None
+    content = content_similarity(features, rows) if features else None
     tried: dict[ClosedFormSettings, float] = {}
-
-    def values(settings: ClosedFormSettings, content: np.ndarray | None) -> np.ndarray:
-        weights = ease(grams[settings.user_power], settings, content, exact=False)
-        scores = np.full((history.shape[0], train.shape[1]), -np.inf, np.float32)
-        scores[:, rows] = history @ weights
-        return judge.values(scores)
 
     def quality(settings: ClosedFormSettings) -> float:
         if settings not in tried:
-            tried[settings] = mean_over_users(values(settings, content))
+            weights = ease(grams[settings.user_power], settings, content, exact=False)
+            scores = np.full((history.shape[0], train.shape[1]), -np.inf, np.float32)
+            scores[:, rows] = history @ weights
+            tried[settings] = judge.ndcg(scores)
             say(f"closed form {dataclasses.asdict(settings)}: {tried[settings]:.4f}")
         return tried[settings]
 
-    grids = {"l2": section.l2, "user_power": section.user_power, "dropout": section.history_dropout}
-    best = ClosedFormSettings(**{name: grid[len(grid) // 2] for name, grid in grids.items()})
-    for name, grid in grids.items():
-        along = [dataclasses.replace(best, **{name: value}) for value in grid]
-        best = climb(along, len(grid) // 2, quality)
-    along = [dataclasses.replace(best, content=value) for value in section.content]
-    middle = along[len(along) // 2]
-    if features and middle.content:
-        reached = values(best, None)
-        for kind, pair in features.items():
-            more = content_similarity({kind: pair}, rows)
-            more = more if content is None else content + more
-            found = values(middle, more)
-            gain = (found - reached)[~np.isnan(reached)]
-            say(f"closed form with {kind}: {gain.mean():+.4f}")
-            if gain.mean() > gain.std() / np.sqrt(len(gain)):
-                kinds, content, reached = [*kinds, kind], more, found
-    if kinds:
-        tried.clear()  # what was tried before had no content
-        best = climb(along, len(along) // 2, quality)
-    full_rank = quality(best)
+    grids = {
+        "l2": section.l2,
+        "user_power": section.user_power,
+        "dropout": section.history_dropout,
+        "content": section.content if features else (0.0,),
+    }
+    best = ClosedFormSettings(**{name: values[len(values) // 2] for name, values in grids.items()})
+    for name, values in grids.items():
+        along = [dataclasses.replace(best, **{name: value}) for value in values]
+        best = climb(along, len(values) // 2, quality)
     sides = truncate(ease(grams[best.user_power], best, content), grams[best.user_power], section.width)
     cut = {
         width: spread_rows(sides[0][:, :width], sides[1][:, :width], rows, train.shape[1])
@@ -98,10 +78,9 @@ def fit_closed_form(
     width = max(figures, key=lambda width: figures[width])
     return cut[width], {
         **dataclasses.asdict(best),
-        "kinds": kinds,
         "width": width,
         "valid_ndcg@20": figures[width],
-        "valid_ndcg@20_full_rank": full_rank,
+        "valid_ndcg@20_full_rank": tried[best],
     }
 
 
@@ -122,9 +101,7 @@ def refit_closed_form(taken: Any, features: Features, chosen: Mapping[str, Any])
     settings = ClosedFormSettings(**{field.name: chosen[field.name] for field in dataclasses.fields(ClosedFormSettings)})
     rows = rows_of(taken, features)
     gram = co_occurrence(taken[:, rows], settings.user_power)
-    # A tower of before kinds were chosen read every modality; a column may have left the catalogue since.
-    kinds = {kind: features[kind] for kind in chosen.get("kinds", MODALITIES) if kind in features}
-    content = content_similarity(kinds, rows) if kinds else None
+    content = content_similarity(features, rows) if features else None
     history, items = truncate(ease(gram, settings, content), gram, chosen["width"])
     return spread_rows(history, items, rows, taken.shape[1])
 

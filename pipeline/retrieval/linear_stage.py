@@ -14,7 +14,6 @@ import numpy as np
 from data.dataset import Dataset
 from data.durable_file import write_durably
 from data.features import FeatureStore
-from data.item_traits import item_traits
 from data.schema import MODALITIES
 from pipeline.metrics.examples import interactions
 from pipeline.metrics.interactions import Interactions
@@ -52,11 +51,6 @@ def content_of(store: FeatureStore, modalities: tuple[str, ...]) -> Features:
     return content
 
 
-def closed_form_content(dataset: Dataset, store: FeatureStore, modalities: tuple[str, ...]) -> Features:
-    """What the closed form may choose from: the modalities, and the columns of the catalogue where there is a modality."""
-    return {**content_of(store, modalities), **(item_traits(dataset) if modalities else {})}
-
-
 def fit_linear(
     dataset: Dataset,
     store: FeatureStore,
@@ -88,7 +82,7 @@ def fit_linear(
 
     def fit(part: str) -> tuple[LinearTower, dict[str, Any]]:
         if part == "closed_form":
-            return fit_closed_form(judge, closed_form_content(dataset, store, modalities), section, say)
+            return fit_closed_form(judge, features, section, say)
         if part == "spectral":
             return fit_spectral(judge, features, section, say)
         return train_history(
@@ -117,7 +111,7 @@ def fit_linear(
         def fit_again(part: str) -> tuple[LinearTower, dict[str, Any]]:
             say(f"{part}: again on {', '.join(refit_splits)}")
             if part == "closed_form":
-                return refit_closed_form(known, closed_form_content(dataset, store, modalities), parts[part]), {}
+                return refit_closed_form(known, features, parts[part]), {}
             if part == "spectral":
                 return refit_spectral(known, features, parts[part], section.seed), {}
             return train_history(

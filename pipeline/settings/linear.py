@@ -28,8 +28,7 @@ class LinearSection(Section):
     """Ridges of the closed form to choose from; so are the next three."""
     history_dropout: tuple[float, ...] = (0.0, 0.2, 0.4)
     user_power: tuple[float, ...] = (0.0, 0.3, 0.5, 0.8)
-    content: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-    """Weights that the kinds of content of the closed form may have; which kinds take part is tried with the middle one."""
+    content: tuple[float, ...] = (0.0, 0.03, 0.3)
     content_edges: float = pydantic.Field(0.2, ge=0, lt=1)
     """Share of the content's edges in the spectral part's graph; it is tried with and without."""
     burst_bound: float = pydantic.Field(0.0, ge=0)

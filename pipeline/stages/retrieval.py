@@ -39,7 +39,7 @@ LINEAR_PARTS = (
     "retrieval/train_history",
     "retrieval/training_matrix",
 )
-LINEAR = ("data/history_batches.py", "data/item_traits.py", *(f"pipeline/{name}.py" for name in LINEAR_PARTS))
+LINEAR = ("data/history_batches.py", *(f"pipeline/{name}.py" for name in LINEAR_PARTS))
 """Code that fits the linear towers."""
 SERVED = ("pipeline/retrieval/served_stage.py", "pipeline/retrieval/served.py", "towers/ensemble.py", "towers/content_map.py")
 """Code that joins both."""

@@ -12,8 +12,8 @@ from data.schema import SPLIT_CODES
 from pipeline.ranker.leak_checks import LeakError, check_retrieval
 from pipeline.retrieval import linear_stage, served_stage
 from pipeline.retrieval.linear_judge import LinearJudge
-from pipeline.retrieval.linear_parts import choose_weights, climb, fit_closed_form, fit_spectral, refit_closed_form
-from pipeline.retrieval.linear_stage import closed_form_content, content_of, fit_linear
+from pipeline.retrieval.linear_parts import choose_weights, climb, fit_closed_form, fit_spectral
+from pipeline.retrieval.linear_stage import content_of, fit_linear
 from pipeline.retrieval.served import Served, history_matrix, load_served, served_history_length, served_items
 from pipeline.retrieval.served_stage import build_served
 from pipeline.retrieval.train_retrieval import train_retrieval
@@ -195,23 +195,7 @@ def test_ids_alone_see_no_content(world, judge):
     assert features == {}
     _, closed = fit_closed_form(judge, features, SECTION)
     _, spectral = fit_spectral(judge, features, SECTION)
-    assert closed["content"] == 0.0 and closed["kinds"] == [] and spectral["content_edges"] == 0.0
-    assert closed_form_content(world[1], world[2], ()) == {}
-
-
-def test_content_that_tells_who_likes_what_is_taken_in_and_chance_is_not(judge):
-    """The item's own place among those chosen on validation, and the same places dealt out anew."""
-    chosen = np.zeros((21, len(judge.requests.users)), np.float32)
-    chosen[judge.requests.relevant.rows, judge.requests.relevant.users] = 1.0
-    chosen += np.asarray(judge.taken.todense()).T
-    there = np.arange(21) > 0
-    noise = np.random.default_rng(3).normal(size=(21, 40)).astype(np.float32)
-    features = {"noise": (noise, there), "told": (chosen, there)}
-    tower, info = fit_closed_form(judge, features, SECTION)
-    assert info["kinds"] == ["told"] and info["content"] > 0
-    assert info["valid_ndcg@20_full_rank"] > fit_closed_form(judge, {}, SECTION)[1]["valid_ndcg@20_full_rank"]
-    again = refit_closed_form(judge.train, features, info)
-    np.testing.assert_allclose(again.history @ again.items.T, tower.history @ tower.items.T, atol=1e-4)
+    assert closed["content"] == 0.0 and spectral["content_edges"] == 0.0
 
 
 def test_weights_find_the_part_that_knows(judge):
