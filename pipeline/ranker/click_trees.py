@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,31 +149,34 @@ def weigh(form: RankingServingForm, tables: TreeTables, asked: RankingFold) -> f
     """The `stacking_factor` over all candidates of the requests that the index has something for."""
     told = answer_fold(form, asked)["click"].astype(np.float64).clip(1e-9, 1 - 1e-7)
     requests, wanted, exists = asked.requests, wanted_items(asked.requests), asked.rows > 0
-    margins, labels = np.zeros(asked.rows.shape, np.float32), np.zeros(asked.rows.shape, bool)
-    trees = BoostedTrees(tables.count)
-    trees.assign(tables)
-    for start in range(0, len(requests), BLOCK_LISTS):
-        at = np.arange(start, min(start + BLOCK_LISTS, len(requests)))
-        given = form.request_inputs(
+
+    def inputs(at: np.ndarray) -> dict[str, Any]:
+        return form.request_inputs(
             requests.user[at], requests.history[at], asked.rows[at], asked.scores[at], requests.timestamp[at], None,
             requests.context[at],
         )  # fmt: skip
-        margins[at] = np.asarray(trees(form.network.features(form.tokens, form.present, None, given)))
-    for line, rows in enumerate(asked.rows):
-        labels[line] = np.isin(rows, wanted[line])
+
+    margins = _sums(form, tables, asked.rows.shape, inputs)
+    labels = np.stack([np.isin(rows, wanted[line]) for line, rows in enumerate(asked.rows)])
     return stacking_factor(np.log(told / (1 - told))[exists], margins[exists], labels[exists])
 
 
 def tree_margins(form: RankingServingForm, tables: TreeTables, lists: RankingLists) -> np.ndarray:
     """The trees' sum for every element of lists. f32 [R, K]"""
-    trees = BoostedTrees(tables.count)
+    return _sums(form, tables, lists.candidates.shape, lambda at: list_inputs(form, lists, at))
+
+
+def _sums(
+    form: RankingServingForm, tables: TreeTables, shape: tuple[int, ...], inputs: Callable[[np.ndarray], dict[str, Any]]
+) -> np.ndarray:
+    """The trees' sums [R, K], of the inputs of some lines at a time."""
+    trees, features = BoostedTrees(tables.count), form.network.features
     trees.assign(tables)
-    margins = np.zeros(lists.candidates.shape, np.float32)
-    features = form.network.features
-    for start in range(0, len(lists), BLOCK_LISTS):
-        at = np.arange(start, min(start + BLOCK_LISTS, len(lists)))
-        margins[at] = np.asarray(trees(features(form.tokens, form.present, None, list_inputs(form, lists, at))))
-    return margins
+    sums = np.zeros(shape, np.float32)
+    for start in range(0, len(sums), BLOCK_LISTS):
+        at = np.arange(start, min(start + BLOCK_LISTS, len(sums)))
+        sums[at] = np.asarray(trees(features(form.tokens, form.present, None, inputs(at))))
+    return sums
 
 
 def stacking_factor(logits: np.ndarray, margins: np.ndarray, labels: np.ndarray) -> float:
