@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import keras
 import numpy as np
 from keras import ops
@@ -10,26 +12,38 @@ from ranking.config import RankerSpec, RankingConfig
 from ranking.tables import ContentTable
 
 
-def principal_projection(table: np.ndarray, present: np.ndarray, width: int, seed: int, sample: int = 20_000):
+def sampled_mean(table: np.ndarray, present: np.ndarray, seed: int, sample: int = 20_000):
+    """Some rows of a content table, and their mean, by which they are centred.
+
+    Args:
+        table: [N + 1, F]. present: bool [N + 1]. seed: of the sample. sample: rows looked at.
+
+    Returns:
+        rows f64 [R, F], mean f64 [F]; zeros where fewer than two rows are present.
+    """
+    rows = np.flatnonzero(present)
+    if len(rows) > sample:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
+    values = np.asarray(table[rows], np.float32).astype(np.float64)
+    return values, values.mean(axis=0) if len(rows) > 1 else np.zeros(table.shape[1])
+
+
+def principal_projection(table: np.ndarray, present: np.ndarray, width: int, seed: int):
     """Mean and whitening projection [F, width] of a content table: where a learned projection sensibly starts.
 
     Raw vectors of one modality often share a large common direction, which makes every cosine nearly 1; in the whitened
     space of the leading principal components cosines tell items apart from the first step on.
 
     Args:
-        table: [N + 1, F]. present: bool [N + 1]. width: D. seed: of the sample. sample: rows looked at.
+        table: [N + 1, F]. present: bool [N + 1]. width: D. seed: see `sampled_mean`.
 
     Returns:
         mean [F], projection [F, D] f32; components beyond F are zero.
     """
-    rows = np.flatnonzero(present)
-    if len(rows) > sample:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
-    values = np.asarray(table[rows], np.float32).astype(np.float64)
+    values, mean = sampled_mean(table, present, seed)
     projection = np.zeros((table.shape[1], width), np.float32)
-    if len(rows) < 2:
-        return np.zeros(table.shape[1], np.float32), projection
-    mean = values.mean(axis=0)
+    if len(values) < 2:
+        return mean.astype(np.float32), projection
     spread, directions = np.linalg.eigh(np.cov(values - mean, rowvar=False).reshape(table.shape[1], -1))
     kept = min(width, table.shape[1])
     spread, directions = spread[::-1][:kept], directions[:, ::-1][:, :kept]
@@ -71,11 +85,14 @@ class ContentProjection(keras.layers.Layer):
         self.seed, self.width = config.seed, width
         self.built = True
 
-    def assign(self, tables: dict[str, np.ndarray], present: np.ndarray) -> None:
-        """Fills the raw tables ({modality: [N + 1, F_m]}, present bool [N + 1, M]) and starts the projections from
-        them."""
+    def assign(self, tables: dict[str, np.ndarray], present: np.ndarray, learned: Collection[str] = ()) -> None:
+        """Fills the raw tables ({modality: [N + 1, F_m]}, present bool [N + 1, M]), centres them, and starts the projections
+        from them; those of the `learned` modalities are left for somebody else to fill."""
         for axis, (name, layer) in enumerate(zip(self.modalities, self.tables, strict=True)):
             layer.table.assign(np.asarray(tables[name]).astype(layer.table.dtype))
+            if name in learned:
+                self.means[axis].assign(sampled_mean(tables[name], present[:, axis], self.seed)[1])
+                continue
             mean, projection = principal_projection(tables[name], present[:, axis], self.width, self.seed)
             self.means[axis].assign(mean)
             self.kernels[axis].assign(projection)

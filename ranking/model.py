@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import keras
 import numpy as np
 from keras import ops
@@ -104,14 +106,15 @@ class Ranker(keras.Model):
         tables: dict[str, np.ndarray],
         present: np.ndarray,
         labels: ItemLabels | None = None,
+        learned: Collection[str] = (),
     ) -> None:
         """Fills the side tables, the raw content tables {modality: [N + 1, F_m]}, `present` [N + 1, M], and the labels of
-        the content heads."""
+        the content heads; `learned`: see `ContentProjection.assign`."""
         missing = set(self.spec.modalities) - set(tables)
         if missing:
             raise ValueError(f"tables must hold {tuple(self.spec.modalities)}, received none for {sorted(missing)}")
         self.network.features.side.assign(side)
-        self.content.assign(tables, present)
+        self.content.assign(tables, present, learned)
         if self.content_heads is not None and labels is not None:
             self.content_heads.assign(labels)
 

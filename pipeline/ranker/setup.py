@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,7 @@ def build_ranker(
     known_splits: tuple[str, ...],
     first_request: int,
     also: Requests | None = None,
+    learned: Collection[str] = (),
 ) -> Ranker:
     """A fresh ranker with every table it reads.
 
@@ -84,6 +85,7 @@ def build_ranker(
         known_splits: whose events make items popular, each from its own time on.
         first_request: UTC seconds of the earliest request that the ranker will be asked about.
         also: requests of another source that it learns from too.
+        learned: modalities whose projections somebody else fills.
     """
     tables = {name: np.asarray(store.pooled(name)) for name in store.modalities}
     schema = dataset.schema.with_modalities({name: table.shape[1] for name, table in tables.items()})
@@ -127,7 +129,7 @@ def build_ranker(
         tables["behaviour"] = item_embeddings
         present = np.concatenate([present, np.abs(item_embeddings).sum(axis=1, keepdims=True) > 0], axis=1)
     weak = None if labels is None else ItemLabels(labels.categories, labels.sentiment, labels.known)
-    ranker.assign(side, tables, present, weak)
+    ranker.assign(side, tables, present, weak, learned)
     return ranker
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from pipeline.ranker.setup import (
 from pipeline.ranker.training_sources import earlier_source, epoch_batches, own_source
 from pipeline.ranker.tree_examples import TreeExamples
 from pipeline.ranker.visits import HELD_OUT, Visits
-from pipeline.ranker.warm import save_learned
+from pipeline.ranker.warm import WarmRanker, save_learned
 from pipeline.training.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.training.epochs import Progress
 from ranking.config import RankingConfig
@@ -63,7 +62,7 @@ def train_ranking(
     query_history: int = 20,
     earlier: EarlierFold | None = None,
     baseline: bool = False,
-    start: Callable[[Ranker], None] | None = None,
+    start: WarmRanker | None = None,
     trees: ClickTrees | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def train_ranking(
         query_history: history length that `query_fn` is given.
         earlier: a second source of lists; every epoch begins with it.
         baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
-        start: fills the new ranker from an earlier one, which knows the days before the hold-out: it is calibrated and
+        start: an earlier ranker that the new one goes on from, which knows the days before the hold-out: it is calibrated and
             weighed as it is, and only then goes on learning, by catching up.
         trees: that ranker's, which go with `start`.
 
@@ -125,9 +124,10 @@ def train_ranking(
         known_splits=FOLDS,
         first_request=begin,
         also=also,
+        learned=() if start is None else start.modalities,
     )
     if start is not None:
-        start(ranker)
+        start.fill(ranker)
     own = own_source(dataset, training, item_embeddings, ranker)
     sources = [own] if earlier is None else [earlier_source(earlier, own, ranker, config), own]
     for source in sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import keras
@@ -36,7 +37,26 @@ class WarmRanker:
     item_embeddings: np.ndarray
     new_embeddings: np.ndarray
 
-    def start(self, ranker: Ranker) -> None:
+    @functools.cached_property
+    def learned(self) -> dict[str, np.ndarray]:
+        """What `save_learned` kept.
+
+        Raises:
+            StageError: nothing was.
+        """
+        file = self.previous / LEARNED
+        if not file.is_file():
+            raise StageError(f"job: {file} is missing, from which the ranker would go on. {RETRAIN}.")
+        with np.load(file) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those whose projections were learned, and need no start."""
+        parts = (path.partition("_kernel") for path in self.learned if path.startswith("content/"))
+        return tuple(name.removeprefix("content/") for name, kernel, _ in parts if kernel)
+
+    def fill(self, ranker: Ranker) -> None:
         """Give a newly built ranker the earlier weights.
 
         Rows of new users and items become those of the unknown one; heads, columns and values that are new keep their start.
@@ -45,11 +65,7 @@ class WarmRanker:
         Raises:
             StageError: nothing was kept, or the ranker is built otherwise.
         """
-        file = self.previous / LEARNED
-        if not file.is_file():
-            raise StageError(f"job: {file} is missing, from which the ranker would go on. {RETRAIN}.")
-        with np.load(file) as arrays:
-            learned = {name: arrays[name] for name in arrays.files}
+        learned = self.learned
         for weight in [*ranker.trainable_variables, *ranker.content.means]:
             value, shape = learned.get(weight.path), tuple(weight.shape)
             if value is None or "behaviour" in weight.path:

@@ -94,7 +94,7 @@ def updated_ranker(
     train_ranking(
         dataset, store, items, lambda users, history: served.queries(dataset.profile, users, history), search, out,
         folder / "ranker", settings, query_history=served.history_length,
-        start=WarmRanker(before.ranking, before.served.items, items).start,
+        start=WarmRanker(before.ranking, before.served.items, items),
         trees=ClickTrees.load(before.ranking) if settings.trees else None, progress=progress,
     )  # fmt: skip
     return ServedModels(served, RankingServingForm.load(out / "serving_form"), out)

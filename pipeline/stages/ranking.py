@@ -62,7 +62,7 @@ def train_ranking_stage(
     start, trees = None, None
     if previous is not None:
         then = served_items(previous, side.variant if (previous / "served" / side.variant).is_dir() else FULL)
-        start = WarmRanker(previous / "ranking", then, side.item_embeddings).start
+        start = WarmRanker(previous / "ranking", then, side.item_embeddings)
         trees = ClickTrees.load(previous / "ranking") if settings.trees else None
     check_split_order(dataset)
     check_context(dataset, "valid")

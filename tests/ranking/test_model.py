@@ -9,7 +9,7 @@ import pytest
 from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
 from ranking.config import RankerSpec, RankingConfig
 from ranking.content import principal_projection
-from ranking.model import batch_inputs
+from ranking.model import Ranker, batch_inputs
 from tests.ranking.worlds import NOW, SMALL, planted_world
 
 
@@ -264,6 +264,16 @@ def test_principal_projection_keeps_neighbours():
     assert (wide[:, 12:] == 0).all()
     empty = principal_projection(table, np.zeros(201, bool), 4, seed=0)[1]
     assert (empty == 0).all()
+
+
+def test_projections_that_are_given_are_not_fitted(world):
+    whole, other = (Ranker(world.spec, SMALL) for _ in range(2))
+    whole.assign(world.side, world.tables, world.present)
+    other.assign(world.side, world.tables, world.present, learned=("image",))
+    for mine, theirs in zip(other.weights, whole.weights, strict=True):
+        given = mine.path == "content/image_kernel"
+        np.testing.assert_array_equal(mine, np.zeros(mine.shape) if given else theirs)
+        assert not given or np.abs(theirs).max() > 0
 
 
 @pytest.mark.parametrize(
