@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import grpc
-import numpy as np
 
 from serving.catalogue.live_items_log import LiveItem, LiveVector
-from serving.client.new_items import EncodedItems, NewItem
+from serving.client.new_items import NewItem
 from serving.status import ServingError
 
+if TYPE_CHECKING:  # its protocol messages bring TensorFlow with them
+    from serving.client.recommender import Recommender
+
 TRIES = 3
-
-
-class ItemEncoder(Protocol):
-    """The part of `serving.client.recommender.Recommender` that places items."""
-
-    def encode_items(
-        self, items: Sequence[NewItem], *, encoder_model: str = "item_encoder", deadline: float | None = None
-    ) -> EncodedItems: ...
-
-    def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None: ...
-
-    def place_in_content(self, encoded: EncodedItems) -> dict[str, np.ndarray]: ...
-
-    def known_items(self, item_ids: Sequence[str], *, ranking_model: str = "ranking") -> tuple[list[bool], int]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +23,12 @@ class Placing:
     """Asks the models of the answering release.
 
     Attributes:
-        encoder: the client.
+        encoder: the client; only what places items is asked of it.
         released: whether the run's catalogue holds an item with the very content that it has now.
         encoder_model, search_model, ranking_model: names of the models. deadline: seconds for encoding.
     """
 
-    encoder: ItemEncoder
+    encoder: Recommender
     released: Callable[[LiveItem], bool]
     encoder_model: str = "item_encoder"
     search_model: str = "search"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from fastapi import FastAPI
@@ -38,7 +38,7 @@ from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.monitoring import add_monitoring_routes
 from serving.gateway.openapi import describe_security
 from serving.gateway.pages import add_pages
-from serving.gateway.parts import AnyRecommender, GatewayParts
+from serving.gateway.parts import GatewayParts
 from serving.gateway.recommend import add_recommend_routes
 from serving.gateway.release import ReleaseWatch
 from serving.gateway.search import add_search_routes
@@ -47,10 +47,13 @@ from serving.gateway.session import Sessions
 from serving.gateway.settings import GatewaySettings
 from serving.json_log import UserHash
 
+if TYPE_CHECKING:  # its protocol messages bring TensorFlow with them
+    from serving.client.recommender import Recommender
+
 __all__ = ["GatewaySettings", "create_app"]
 
 
-def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = None) -> FastAPI:
+def create_app(settings: GatewaySettings, recommender: Recommender | None = None) -> FastAPI:
     """The gateway as an ASGI application.
 
     Args:
@@ -107,8 +110,7 @@ def create_app(settings: GatewaySettings, recommender: AnyRecommender | None = N
     return app
 
 
-def _make_recommender(settings: GatewaySettings, metrics: GatewayMetrics) -> AnyRecommender:
-    # Only here, because the client's protocol messages bring TensorFlow with them.
+def _make_recommender(settings: GatewaySettings, metrics: GatewayMetrics) -> Recommender:
     from serving.client.model_client import ModelClient
     from serving.client.recommender import Recommender
 
@@ -124,7 +126,7 @@ def _make_recommender(settings: GatewaySettings, metrics: GatewayMetrics) -> Any
     return Recommender(client, label=settings.label, deadline=settings.deadline_seconds)
 
 
-def _make_parts(settings: GatewaySettings, recommender: AnyRecommender, metrics: GatewayMetrics) -> GatewayParts:
+def _make_parts(settings: GatewaySettings, recommender: Recommender, metrics: GatewayMetrics) -> GatewayParts:
     log = LiveItemsLog(settings.state_folder / "items")
     catalogue = LiveCatalogue(settings.run / "ingest", media_folder(settings.source), log)
     placing = Placing(

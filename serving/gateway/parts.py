@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from serving.catalogue.live_catalogue import LiveCatalogue
 from serving.catalogue.live_items import LiveItems
-from serving.catalogue.live_items_place import ItemEncoder
-from serving.client.added_items import AddedItems
-from serving.client.explanation import Explanation
-from serving.client.new_items import NewItem
 from serving.feedback.log import FeedbackLog
 from serving.gateway.cache import AnswerCache
 from serving.gateway.drift import Coverage, ScoreDrift
@@ -23,61 +16,8 @@ from serving.gateway.session import Session, Sessions
 from serving.gateway.settings import GatewaySettings
 from serving.json_log import UserHash, note
 
-
-class StatusClient(Protocol):
-    """The part of `serving.client.recommender.ModelClient` that the health check uses."""
-
-    def status(self, model: str) -> dict[int, str]: ...
-
-
-class AnyRecommender(ItemEncoder, Protocol):
-    """The part of `serving.client.recommender.Recommender` that the gateway uses."""
-
-    @property
-    def client(self) -> StatusClient: ...
-
-    def recommend(self, user_id: str, **options: Any) -> Any: ...
-
-    def search(
-        self,
-        query: str,
-        k: int = 10,
-        *,
-        exclude_item_ids: Sequence[str] = (),
-        search_model: str = "search",
-        added: AddedItems | None = None,
-    ) -> Sequence[Any]: ...
-
-    def similar(
-        self,
-        item: str | np.ndarray,
-        k: int = 10,
-        *,
-        exclude_item_ids: Sequence[str] = (),
-        retrieval_model: str = "retrieval",
-        added: AddedItems | None = None,
-    ) -> Any: ...
-
-    def search_media(
-        self,
-        item: NewItem,
-        k: int = 10,
-        *,
-        exclude_item_ids: Sequence[str] = (),
-        encoder_model: str = "item_encoder",
-        added: AddedItems | None = None,
-        deadline: float | None = None,
-    ) -> Sequence[Any]: ...
-
-    def explain(
-        self,
-        user_id: str,
-        item_ids: Sequence[str],
-        *,
-        retrieval_scores: Sequence[float] | None = None,
-        retrieval_ranks: Sequence[int] | None = None,
-        **options: Any,
-    ) -> list[Explanation]: ...
+if TYPE_CHECKING:  # its protocol messages bring TensorFlow with them
+    from serving.client.recommender import Recommender
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +26,7 @@ class GatewayParts:
 
     settings: GatewaySettings
     catalogue: LiveCatalogue
-    recommender: AnyRecommender
+    recommender: Recommender
     metrics: GatewayMetrics
     cache: AnswerCache
     sessions: Sessions
