@@ -8,7 +8,7 @@ from typing import NamedTuple
 import grpc
 import numpy as np
 
-from serving.client.added_items import AddedItems
+from serving.client.added_items import AddedItems, found_items
 from serving.client.model_client import ModelClient
 from serving.client.new_items import EncodedItems
 from serving.status import ServingError
@@ -62,11 +62,7 @@ def similar(
     else:
         inputs = {"embedding": np.asarray(item, np.float32)[None, :], "exclude_item_ids": excluded, "k": number}
         answer, version = _signature(client, retrieval_model, inputs, SIMILAR, None, label, deadline)
-    found = answer["item_ids"][0] != b""
-    ids, scores = answer["item_ids"][0][found], answer["scores"][0][found]
-    if added is not None:
-        query = answer["query"][0] if "query" in answer else None
-        ids, scores = added.merge(query, ids, scores, k, version, excluded=set(exclude_item_ids))
+    ids, scores = found_items(answer, k, version, added, excluded=set(exclude_item_ids))
     return SimilarItems([name.decode() for name in ids], [float(score) for score in scores], version)
 
 

@@ -99,6 +99,32 @@ class AddedItems:
         return np.array([name.decode() in ours for name in ids], bool) & (scores == unknown_score)
 
 
+def found_items(
+    answer: Mapping[str, np.ndarray],
+    k: int,
+    version: int,
+    added: AddedItems | None,
+    *,
+    excluded: Collection[str] = (),
+    space: str = RETRIEVAL,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a server found for its only question, without the padding, and with those of `added` that belong among it.
+
+    Args:
+        answer: `item_ids` and `scores` [1, K], and where the server tells it the `query` [1, D].
+        k, version, excluded, space: as of `AddedItems.merge`. added: None = nothing is added, nor is anything cut.
+
+    Returns:
+        `bytes` in an object array, and f32, best first.
+    """
+    there = answer["item_ids"][0] != b""
+    ids, scores = answer["item_ids"][0][there], answer["scores"][0][there]
+    if added is None:
+        return ids, scores
+    query = answer["query"][0] if "query" in answer else None
+    return added.merge(query, ids, scores, k, version, excluded=excluded, space=space)
+
+
 def fill_unranked(scores: np.ndarray, unranked: np.ndarray) -> np.ndarray:
     """Ranking scores in which each unranked candidate has the mean score of those retrieved next to it.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import grpc
 import numpy as np
 
-from serving.client.added_items import AddedItems
+from serving.client.added_items import AddedItems, found_items
 from serving.client.model_client import ModelClient
 from serving.client.new_items import EncodedItems, NewItem, item_inputs
 from serving.client.recommendation import FoundItem
@@ -70,11 +70,7 @@ def search_media(
             f"{content_model}: the release is not searched by {modality}; export one whose items have it, encoded by "
             "operations",
         ) from None
-    found = answer["item_ids"][0] != b""
-    ids, scores = answer["item_ids"][0][found], answer["scores"][0][found]
-    if added is not None:
-        query = answer["query"][0] if "query" in answer else None
-        ids, scores = added.merge(query, ids, scores, k, version, excluded=set(exclude_item_ids), space=modality)
+    ids, scores = found_items(answer, k, version, added, excluded=set(exclude_item_ids), space=modality)
     return [FoundItem(name.decode(), float(score)) for name, score in zip(ids, scores, strict=True)]
 
 

@@ -107,7 +107,11 @@ class ModelClient:
         self._policies: dict[str, HedgePolicy] | None = collections.defaultdict(HedgePolicy) if hedge else None
         self.breakers: dict[str, CircuitBreaker] | None = None if breaker is None else collections.defaultdict(breaker)
 
-    def predict(
+    def predict(self, model: str, inputs: Mapping[str, np.ndarray], **which: Any) -> dict[str, np.ndarray]:
+        """What `predict_version` answers, which takes the same arguments, without the version."""
+        return self.predict_version(model, inputs, **which)[0]
+
+    def predict_version(
         self,
         model: str,
         inputs: Mapping[str, np.ndarray],
@@ -115,7 +119,7 @@ class ModelClient:
         label: str | None = None,
         deadline: float | None = None,
         signature_name: str = DEFAULT_SIGNATURE,
-    ) -> dict[str, np.ndarray]:
+    ) -> tuple[dict[str, np.ndarray], int]:
         """Runs a model on named arrays.
 
         Args:
@@ -127,25 +131,13 @@ class ModelClient:
             signature_name: which signature.
 
         Returns:
-            Arrays by output alias; strings are `bytes` in object arrays.
+            Arrays by output alias, strings as `bytes` in object arrays; and the version that answered.
 
         Raises:
             ServingError: with the server's code and message; DEADLINE_EXCEEDED and UNAVAILABLE come from the client's
                 side.
             ValueError: both a version and a label.
         """
-        return self.predict_version(model, inputs, version, label, deadline, signature_name)[0]
-
-    def predict_version(
-        self,
-        model: str,
-        inputs: Mapping[str, np.ndarray],
-        version: int | None = None,
-        label: str | None = None,
-        deadline: float | None = None,
-        signature_name: str = DEFAULT_SIGNATURE,
-    ) -> tuple[dict[str, np.ndarray], int]:
-        """As `predict`, and tells which version answered."""
         if version is not None and label is not None:
             raise ValueError(f"version and label: give one of them, got {version} and {label!r}")
         request = predict_pb2.PredictRequest()

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 
 from serving.client.added import SimilarItems, known_items, place_in_search, similar
-from serving.client.added_items import SEARCH, AddedItems
+from serving.client.added_items import SEARCH, AddedItems, found_items
 from serving.client.explain import explain
 from serving.client.explanation import Explanation
 from serving.client.media import place_in_content, search_media
@@ -147,11 +147,7 @@ class Recommender:
             "k": np.array(k, np.int32),
         }
         answer, version = self.client.predict_version(search_model, inputs, label=self._label, deadline=self._deadline)
-        keep = answer["item_ids"][0] != b""
-        ids, scores = answer["item_ids"][0][keep], answer["scores"][0][keep]
-        if added is not None:
-            asked = answer["query"][0] if "query" in answer else None
-            ids, scores = added.merge(asked, ids, scores, k, version, excluded=set(exclude_item_ids), space=SEARCH)
+        ids, scores = found_items(answer, k, version, added, excluded=set(exclude_item_ids), space=SEARCH)
         return [FoundItem(item_id.decode(), float(score)) for item_id, score in zip(ids, scores, strict=True)]
 
     def similar(

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 
 from ranking.config import HEADS
-from serving.client.added_items import fill_unranked
+from serving.client.added_items import fill_unranked, found_items
 from serving.client.model_client import ModelClient
 from serving.client.page_request import PageRequest
 from serving.client.recommendation import RankedItem, Recommendation
@@ -41,12 +41,8 @@ class TwoCalls:
             request.retrieval_model, request.retrieval_inputs(), label=self._label, deadline=self._deadline
         )
         middle = time.perf_counter()
-        keep = retrieved["item_ids"][0] != b""
-        ids, scores = retrieved["item_ids"][0][keep], retrieved["scores"][0][keep]
-        if added is not None:
-            query = retrieved["query"][0] if "query" in retrieved else None
-            never = {*request.exclude_item_ids, *request.recent_item_ids}
-            ids, scores = added.merge(query, ids, scores, request.candidates, retrieval_version, excluded=never)
+        never = {*request.exclude_item_ids, *request.recent_item_ids}
+        ids, scores = found_items(retrieved, request.candidates, retrieval_version, added, excluded=never)
         seconds = {"retrieval": middle - started, "ranking": 0.0}
         if not len(ids):
             return Recommendation(request.user_id, [], seconds, {request.retrieval_model: retrieval_version})
