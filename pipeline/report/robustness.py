@@ -21,6 +21,8 @@ METHODS = {"none": "no attack", "fgsm": "FGSM", "pgd": "PGD", "noise": "random n
            "pgd_unaware": "PGD, not knowing the defence", "pgd_guessed": "PGD, not knowing its secret"}  # fmt: skip
 AIMS = {"": "", "retrieval": "against retrieval", "ranker": "through the ranker"}
 LISTS = {"retrieval": "retrieved", "final": "ranked"}
+CAUGHT = {"recall": "fake users found", "precision": "precision", "honest": "honest users flagged"}
+Line = Mapping[str, Any]
 Number = Callable[[Any], str]
 
 
@@ -108,19 +110,11 @@ def _main_lines(lines: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> l
 
 
 def _content_table(found: Mapping[str, Any], number: Number) -> ReportTable:
-    rows = [
-        [
-            KINDS.get(kind, kind),
-            DEFENCES.get(defence, defence),
-            ", ".join(line["content"]),
-            f"{METHODS[line['method']]} {line['norm'].replace('l2', '').replace('linf', 'L∞')}".strip(),
-            number(line["epsilon"]),
-            *_figures(line, number),
-        ]
-        for defence, kinds in (found.get("content") or {}).items()
-        for kind, lines in kinds.items()
-        for line in lines
-    ]
+    def cells(line: Line) -> list[str]:
+        norm = line["norm"].replace("l2", "").replace("linf", "L∞")
+        return [", ".join(line["content"]), f"{METHODS[line['method']]} {norm}".strip(), number(line["epsilon"])]
+
+    rows = _attack_rows(found.get("content") or {}, cells, number)
     columns = ("items", "defence", "content", "attack", "epsilon", *_columns(found))
     caption = (
         "Each item is attacked alone, by someone who knows the model and every query. Epsilon: the change as a share of "
@@ -161,12 +155,12 @@ def _media_cost_table(found: Mapping[str, Any], number: Number) -> ReportTable:
 def _shilling_table(found: Mapping[str, Any], closed: Mapping[str, Any], number: Number) -> ReportTable:
     rows = [
         [kind, DEFENCES.get(defence, defence), *_figures(line, number),
-         *(number(line.get(name)) for name in ("recall", "precision", "honest"))]
+         *(number(line.get(name)) for name in CAUGHT)]
         for kind, lines in {"none": closed.get("clean") or {}, **(closed.get("attacks") or {})}.items()
         for defence, line in lines.items()
     ]  # fmt: skip
     shilling = found.get("shilling") or {}
-    columns = ("attack", "defence", *_columns(found), "fake users found", "precision", "honest users flagged")
+    columns = ("attack", "defence", *_columns(found), *CAUGHT.values())
     caption = (
         f"{shilling.get('users')} fake users with {shilling.get('fillers')} fillers each push one item within "
         f"{shilling.get('days'):g} days; {shilling.get('targets')} items, one after the other. Fitted again on every log: "
@@ -178,20 +172,12 @@ def _shilling_table(found: Mapping[str, Any], closed: Mapping[str, Any], number:
 
 
 def _ranker_table(found: Mapping[str, Any], number: Number) -> ReportTable:
+    def cells(line: Line) -> list[str]:
+        attack = f"{METHODS[line['method']]} {AIMS[line['aim']]}".strip()
+        return [attack, number(line["epsilon"]), interval_text(line["retrieved"])]
+
     ranker = found.get("ranker") or {}
-    rows = [
-        [
-            KINDS.get(kind, kind),
-            DEFENCES.get(defence, defence),
-            f"{METHODS[line['method']]} {AIMS[line['aim']]}".strip(),
-            number(line["epsilon"]),
-            interval_text(line["retrieved"]),
-            *_figures(line, number),
-        ]
-        for defence, kinds in (ranker.get("lines") or {}).items()
-        for kind, lines in kinds.items()
-        for line in lines
-    ]
+    rows = _attack_rows(ranker.get("lines") or {}, cells, number)
     columns = ("items", "defence", "attack", "epsilon", "retrieved", *_columns(found))
     caption = (
         f"Final lists of {ranker.get('users')} users: retrieved, ranked and cut. All modalities are changed, along the "
@@ -209,11 +195,11 @@ def _updated_table(found: Mapping[str, Any], updated: Mapping[str, Any], number:
     names = {"clean": "no attack", "none": "attacked", "quarantine": "attacked, suspects set aside"}
     rows = [
         [names[name], LISTS[part], *_figures(line[part], number),
-         *(number(line.get(figure)) for figure in ("recall", "precision", "honest"))]
+         *(number(line.get(figure)) for figure in CAUGHT)]
         for name, line in (updated.get("lines") or {}).items()
         for part in LISTS
     ]  # fmt: skip
-    columns = ("log", "lists", *_columns(found), "fake users found", "precision", "honest users flagged")
+    columns = ("log", "lists", *_columns(found), *CAUGHT.values())
     caption = (
         f"{found['shilling']['users']} fake users ({updated.get('kind')}) push each of {updated.get('targets')} items alone. "
         "Two towers, linear tower and ranker go on from the run's on the attacked days, as a night's update does."
@@ -221,6 +207,18 @@ def _updated_table(found: Mapping[str, Any], updated: Mapping[str, Any], number:
         else ""
     )
     return ReportTable("shilling-updated", "Fake users in a night's update", columns, rows, caption, words=2)
+
+
+def _attack_rows(
+    lines_of: Mapping[str, Mapping[str, Sequence[Line]]], cells: Callable[[Line], list[str]], number: Number
+) -> list[list[str]]:
+    """A row an attack on items of a kind under a defence: what was attacked, `cells` of its own, what came of it."""
+    return [
+        [KINDS.get(kind, kind), DEFENCES.get(defence, defence), *cells(line), *_figures(line, number)]
+        for defence, kinds in lines_of.items()
+        for kind, lines in kinds.items()
+        for line in lines
+    ]
 
 
 def _columns(found: Mapping[str, Any]) -> tuple[str, ...]:
