@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +36,15 @@ SHAPES = {"image": (64, 64, 3), "audio": (80_000,), "video": (8, 64, 64, 3), "so
 """What each decoder must return."""
 
 
-def measure(count: int = 500, seed: int = 0) -> dict:
-    """Write the corpus, decode it in a process of its own, and return what came out."""
+def measure(files: Iterable[tuple[str, bytes]]) -> dict:
+    """Write a corpus of (name, content), decode it in a process of its own, and return what came out."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in hostile_files(seed, count):
+        for name, content in files:
             Path(folder, name).write_bytes(content)
         command = [sys.executable, __file__, "--decode", folder]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=600)
         if not done.stdout.strip():
-            return {"files": count, "faults": [f"the decoding process died with status {done.returncode}"]}
+            return {"faults": [f"the decoding process died with status {done.returncode}"]}
         return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -101,7 +102,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--decode", type=Path, help="decode this folder in this process, instead of a corpus")
     options = parser.parse_args()
-    result = decode_folder(options.decode) if options.decode else measure(options.count, options.seed)
+    result = decode_folder(options.decode) if options.decode else measure(hostile_files(options.seed, options.count))
     print(json.dumps(result))
     return 1 if result["faults"] else 0
 

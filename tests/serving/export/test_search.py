@@ -26,7 +26,7 @@ from serving.local import LocalServer
 from serving.releases.models_config import ModelEntry, write_models_config
 from serving.saved_model import operations, read_variables
 from serving.server.warmup import write_warmup
-from tests.serving.independent import run_capi
+from tests.serving.independent import run_capi_jobs
 from towers.encoders import PACK, make_encoder
 from towers.search import SearchTower, load_search_tower
 
@@ -207,8 +207,7 @@ def test_server_and_c_api_answer_the_same(world, ask, tmp_path):
         "exclude_item_ids": np.array([["track 3"]]),
         "k": np.array(6, np.int32),
     }
-    for signature in ("search", "serving_default"):
-        (answer,) = run_capi(world.folder, [request], signature)
+    for (answer,) in run_capi_jobs([(world.folder, name, [request]) for name in ("search", "serving_default")]):
         assert answer["item_ids"][0].tolist() == expected
         np.testing.assert_allclose(answer["scores"][0], scores, atol=1e-4)
 
