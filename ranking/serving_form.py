@@ -141,11 +141,16 @@ class RankingServingForm(keras.Model):
         """The standardised retrieval scores of `request_inputs`. [B, K]"""
         return (inputs["retrieval_scores"] - self.spec.score_center) / self.spec.score_scale
 
-    def answer(self, x0, candidate_rows, standardised) -> dict:
-        """From features on: x0 [B, K, X], rows [B, K] and standardised retrieval scores [B, K] to what `call` returns."""
+    def logits(self, x0, candidate_rows) -> dict:
+        """Logits of the trained heads, trees included and nothing calibrated: x0 [B, K, X], rows [B, K] to {head: [B, K]}."""
         logits = self.network.logits(x0, candidate_rows)
         if self.trees is not None:
             logits["click"] = logits["click"] + self.trees(x0)
+        return logits
+
+    def answer(self, x0, candidate_rows, standardised) -> dict:
+        """From features on: x0 [B, K, X], rows [B, K] and standardised retrieval scores [B, K] to what `call` returns."""
+        logits = self.logits(x0, candidate_rows)
         exists = candidate_rows > 0
         kept = ops.cast(exists, "float32")
         domain = domain_of(self.network.features.side, self.spec, candidate_rows)

@@ -6,10 +6,29 @@ import numpy as np
 
 from data.dataset import Dataset
 from pipeline.metrics.segments import domain_codes
+from pipeline.ranker.tree_examples import BLOCK_LISTS, list_inputs
 from ranking.calibration import apply_calibration
 from ranking.config import RankingConfig
 from ranking.domain_calibration import fit_domain_calibration
 from ranking.lists import RankingLists
+from ranking.serving_form import RankingServingForm
+
+
+def list_logits(form: RankingServingForm, lists: RankingLists) -> dict[str, np.ndarray]:
+    """Logits of every trained head for every list, trees included. {head: f64 [R, K]}
+
+    Nothing is traced: a night asks this once, for a few hundred lists.
+
+    Args:
+        form: of the trained ranker, with popularity as of the past.
+    """
+    parts: dict[str, list[np.ndarray]] = {head: [] for head in form.spec.heads}
+    for start in range(0, len(lists), BLOCK_LISTS):
+        given = list_inputs(form, lists, np.arange(start, min(start + BLOCK_LISTS, len(lists))))
+        x0 = form.network.features(form.tokens, form.present, None, given)
+        for head, logits in form.logits(x0, given["candidates"]).items():
+            parts[head].append(np.asarray(logits, np.float64))
+    return {head: np.concatenate(values) for head, values in parts.items()}
 
 
 def calibrate(

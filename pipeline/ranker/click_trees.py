@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,8 @@ from pipeline.ranker.boosted_trees import no_lightgbm
 from pipeline.ranker.lists import RankingFold
 from pipeline.ranker.rank_requests import answer_fold
 from pipeline.ranker.request_quality import wanted_items
-from pipeline.ranker.tree_examples import BLOCK_LISTS, TreeExamples, list_inputs
+from pipeline.ranker.tree_examples import BLOCK_LISTS, TreeExamples
 from ranking.config import RankingConfig
-from ranking.lists import RankingLists
 from ranking.serving_form import RankingServingForm
 from ranking.trees import DEPTH, BoostedTrees, TreeTables, complete_trees
 
@@ -149,34 +148,17 @@ def weigh(form: RankingServingForm, tables: TreeTables, asked: RankingFold) -> f
     """The `stacking_factor` over all candidates of the requests that the index has something for."""
     told = answer_fold(form, asked)["click"].astype(np.float64).clip(1e-9, 1 - 1e-7)
     requests, wanted, exists = asked.requests, wanted_items(asked.requests), asked.rows > 0
-
-    def inputs(at: np.ndarray) -> dict[str, Any]:
-        return form.request_inputs(
+    trees, margins = BoostedTrees(tables.count), np.zeros(asked.rows.shape, np.float32)
+    trees.assign(tables)
+    for start in range(0, len(margins), BLOCK_LISTS):
+        at = slice(start, start + BLOCK_LISTS)
+        inputs = form.request_inputs(
             requests.user[at], requests.history[at], asked.rows[at], asked.scores[at], requests.timestamp[at], None,
             requests.context[at],
         )  # fmt: skip
-
-    margins = _sums(form, tables, asked.rows.shape, inputs)
+        margins[at] = np.asarray(trees(form.network.features(form.tokens, form.present, None, inputs)))
     labels = np.stack([np.isin(rows, wanted[line]) for line, rows in enumerate(asked.rows)])
     return stacking_factor(np.log(told / (1 - told))[exists], margins[exists], labels[exists])
-
-
-def tree_margins(form: RankingServingForm, tables: TreeTables, lists: RankingLists) -> np.ndarray:
-    """The trees' sum for every element of lists. f32 [R, K]"""
-    return _sums(form, tables, lists.candidates.shape, lambda at: list_inputs(form, lists, at))
-
-
-def _sums(
-    form: RankingServingForm, tables: TreeTables, shape: tuple[int, ...], inputs: Callable[[np.ndarray], dict[str, Any]]
-) -> np.ndarray:
-    """The trees' sums [R, K], of the inputs of some lines at a time."""
-    trees, features = BoostedTrees(tables.count), form.network.features
-    trees.assign(tables)
-    sums = np.zeros(shape, np.float32)
-    for start in range(0, len(sums), BLOCK_LISTS):
-        at = np.arange(start, min(start + BLOCK_LISTS, len(sums)))
-        sums[at] = np.asarray(trees(features(form.tokens, form.present, None, inputs(at))))
-    return sums
 
 
 def stacking_factor(logits: np.ndarray, margins: np.ndarray, labels: np.ndarray) -> float:

@@ -16,10 +16,10 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.metrics.probability_metrics import expected_calibration_error, log_loss
 from pipeline.ranker.boosted_trees import fit_boosted_trees
-from pipeline.ranker.calibrate import calibrate
+from pipeline.ranker.calibrate import calibrate, list_logits
 from pipeline.ranker.catch_up import catch_up
 from pipeline.ranker.choose_score import choose_score, choosing_requests, score_of
-from pipeline.ranker.click_trees import REPORT, ClickTrees, fit_again, fit_click_trees, tree_margins
+from pipeline.ranker.click_trees import REPORT, ClickTrees, fit_again, fit_click_trees
 from pipeline.ranker.earlier_fold import EarlierFold
 from pipeline.ranker.list_checks import check_counts_read, check_lists, check_popularity_read
 from pipeline.ranker.lists import QueryFunction, SearchFunction, retrieve_fold
@@ -176,18 +176,18 @@ def train_ranking(
         checkpoint.save({"epoch": epoch, "log": log}, best)
     if best:
         put_back(ranker.trainable_variables, best)
-    logits = predict_lists(ranker, judged, config, unique_items, raw=True)
     asked = choosing_requests(holding)
-    past, rng = RankingServingForm.from_ranker(ranker, newest=False), np.random.default_rng(config.seed)
+    rng = np.random.default_rng(config.seed)
     told_of_trees: dict[str, Any] = {"kept": True}
     known: tuple[TreeExamples, TreeExamples] | None = None
     if start is None:
+        past = RankingServingForm.from_ranker(ranker, newest=False)
         known = TreeExamples.of(past, first, config, rng), TreeExamples.of(past, judged, config, rng)
         trees, told_of_trees = fit_click_trees(past, *known, asked, config)
-    if trees is not None:
-        logits["click"] = logits["click"] + tree_margins(past, trees.tables, judged)
-    calibrations, calibrated = calibrate(dataset, logits, judged, config)
-    past = RankingServingForm.from_ranker(ranker, calibrations, newest=False, trees=None if trees is None else trees.tables)
+    tables = None if trees is None else trees.tables
+    past = RankingServingForm.from_ranker(ranker, newest=False, trees=tables)
+    calibrations, calibrated = calibrate(dataset, list_logits(past, judged), judged, config)
+    past = RankingServingForm.from_ranker(ranker, calibrations, newest=False, trees=tables)
     told = answer_fold(past, asked)
     weights, blend, ndcg = choose_score(past.spec, asked, told, config)
     told["score"] = score_of(past.spec, asked, told, weights, blend)
@@ -234,15 +234,15 @@ def best_epoch(log: list[dict[str, float]]) -> int:
 
 
 def predict_lists(
-    ranker: Ranker, lists: RankingLists, config: RankingConfig, unique_items: int, *, raw: bool = False
+    ranker: Ranker, lists: RankingLists, config: RankingConfig, unique_items: int
 ) -> dict[str, np.ndarray]:
-    """Probabilities (or, `raw`, logits) of every head for every list. {head: [R, K]}"""
+    """Probabilities of every head for every list. {head: [R, K]}"""
     parts: dict[str, list[np.ndarray]] = {head: [] for head in ranker.spec.heads}
     for inputs, _, real in batches(lists, config, unique_items, np.arange(len(lists))):
         for head, logits in ranker.predict_on_batch(inputs).items():
             parts[head].append(np.asarray(logits)[:real])
     joined = {head: np.concatenate(values).astype(np.float64) for head, values in parts.items()}
-    return joined if raw else {head: 1.0 / (1.0 + np.exp(-values)) for head, values in joined.items()}
+    return {head: 1.0 / (1.0 + np.exp(-values)) for head, values in joined.items()}
 
 
 def labelled(predictions: dict[str, np.ndarray], lists: RankingLists, head: str) -> tuple[np.ndarray, np.ndarray]:

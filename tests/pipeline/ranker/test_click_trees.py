@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
+from pipeline.ranker.calibrate import list_logits
 from pipeline.ranker.click_trees import (
     SETTINGS,
     ClickTrees,
@@ -15,7 +16,6 @@ from pipeline.ranker.click_trees import (
     fit_click_trees,
     stacking_factor,
     tables_of,
-    tree_margins,
 )
 from pipeline.ranker.lists import RankingFold
 from pipeline.ranker.rank_requests import order_by
@@ -51,6 +51,12 @@ def examples(form, lists):
     return TreeExamples.of(form, lists, SMALL, np.random.default_rng(SMALL.seed))
 
 
+def tree_margins(form, ranker, tables, lists):
+    """What trees add to the click logits of lists, element by element."""
+    whole = RankingServingForm.from_ranker(ranker, trees=tables)
+    return list_logits(whole, lists)["click"][lists.mask] - list_logits(form, lists)["click"][lists.mask]
+
+
 def fold_of(world, lines, clicked):
     """The world's requests, with all candidates as what the index answers and the clicked ones as what was chosen."""
     chosen = clicked[lines]
@@ -72,15 +78,15 @@ def fitted(world, form, clicked):
     return fit_click_trees(form, before, after, fold_of(world, HELD_OUT, clicked), SMALL)
 
 
-def test_tables_answer_as_lightgbm_does(world, form, clicked):
+def test_tables_answer_as_lightgbm_does(world, ranker, form, clicked):
     some = examples(form, lists_of(world, TRAIN, clicked))
     booster = lightgbm.train({**SETTINGS, "seed": 1, "min_data_in_leaf": 20}, some.dataset(), 30)
     lists = lists_of(world, TEST, clicked)
     x = form.network.features(form.tokens, form.present, None, list_inputs(form, lists, np.arange(len(lists))))
     columns = form.network.features.numbers
-    found = tree_margins(form, tables_of(booster.dump_model(), columns), lists)
-    asked = np.asarray(x)[..., columns].reshape(-1, len(columns))
-    np.testing.assert_allclose(found.reshape(-1), booster.predict(asked, raw_score=True), atol=1e-5)
+    found = tree_margins(form, ranker, tables_of(booster.dump_model(), columns), lists)
+    asked = np.asarray(x)[lists.mask][:, columns]
+    np.testing.assert_allclose(found, booster.predict(asked, raw_score=True), atol=1e-5)
 
 
 def test_columns_that_trees_ask_about_are_no_coordinates_of_vectors(form):
@@ -97,7 +103,7 @@ def test_a_ranker_with_trees_beats_its_untrained_network(world, ranker, form, cl
     whole = RankingServingForm.from_ranker(ranker, trees=trees.tables)
     asked = [table[TEST] for table in (world.user, world.history, world.candidates, world.scores, world.timestamp)]
     alone, joined = (np.asarray(each(*asked)["click"], np.float64) for each in (form, whole))
-    margins = tree_margins(form, trees.tables, lists_of(world, TEST, clicked & False))[:, :-1]
+    margins = tree_margins(form, ranker, trees.tables, lists_of(world, TEST, clicked & False)).reshape(len(TEST), -1)
     np.testing.assert_allclose(joined, 1 / (1 + (1 / alone - 1) * np.exp(-margins)), atol=1e-5)
     order = lambda score: mean_over_users(ndcg_at_k(order_by(asked[2], score), wanted, 10))  # noqa: E731
     wanted = [asked[2][line][clicked[TEST[line]]] for line in range(len(TEST))]
@@ -115,13 +121,13 @@ def test_a_ranker_with_trees_beats_its_untrained_network(world, ranker, form, cl
     np.testing.assert_array_equal(np.asarray(pruned.trees(x0)), np.asarray(whole.trees(x0)))
 
 
-def test_trees_are_fitted_again_with_the_same_number_and_weight(world, form, clicked, fitted):
+def test_trees_are_fitted_again_with_the_same_number_and_weight(world, ranker, form, clicked, fitted):
     trees = fitted[0]
     few = examples(form, lists_of(world, TRAIN[:4], clicked))  # too few for a leaf: what cannot grow adds nothing
     again = fit_again(trees, form, few, SMALL)
     assert again.tables.count == trees.rounds and again.factor == trees.factor
     lists = lists_of(world, TEST, clicked)
-    assert np.ptp(tree_margins(form, again.tables, lists)) < 1e-6
+    assert np.ptp(tree_margins(form, ranker, again.tables, lists)) < 1e-5
     more = fit_again(trees, form, examples(form, lists_of(world, TRAIN, clicked)), SMALL)
     np.testing.assert_allclose(more.tables.leaves, trees.tables.leaves, atol=1e-6)
 
