@@ -13,7 +13,7 @@ from pipeline.nightly.training import JobTraining
 from pipeline.progress import progress_bar
 from pipeline.settings.config import Config
 from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint, read_manifest
-from pipeline.stages.content import quarantined
+from pipeline.stages.content import ingest_counts
 
 CHECKS = (
     "nightly/check",
@@ -49,13 +49,8 @@ class JobRun(JobTraining):
                 dataset = grow_dataset(dataset, Dataset.load(self.parent / "ingest"))
             dataset = split_newest(dataset, job.test_days, self.valid_days)
             dataset.save(out)
-            return {
-                "users": dataset.schema.user_rows - 1,
-                "items": dataset.schema.item_rows - 1,
-                "events": len(dataset.events),
-                "quarantined": quarantined(out),
-                **{f"new_{name}": count for name, count in dataset.report.get("grown", {}).items()},
-            }
+            grown = {f"new_{name}": count for name, count in dataset.report.get("grown", {}).items()}
+            return {**ingest_counts(dataset, out), **grown}
 
         days = {"test_days": job.test_days, "valid_days": self.valid_days}
         inputs = {"source": folder_fingerprint(self.source), **self.parent_keys("ingest"), **salt}

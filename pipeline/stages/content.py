@@ -39,12 +39,7 @@ class ContentStages(RunFolder):
             dataset = ingest(self.source, out, options)
             if dataset.folder is None:
                 dataset = Dataset.load(out)
-            return {
-                "users": dataset.schema.user_rows - 1,
-                "items": dataset.schema.item_rows - 1,
-                "events": len(dataset.events),
-                "quarantined": quarantined(out),
-            }
+            return ingest_counts(dataset, out)
 
         return self.run(
             "ingest",
@@ -187,8 +182,13 @@ class ContentStages(RunFolder):
         return [tuned, self._encode("encode_tuned", {**section.specs(), **specs}, {"finetune": self.key("finetune")})]
 
 
-def quarantined(ingested: Path) -> int:
-    """Rows and cells that ingestion set aside."""
+def ingest_counts(dataset: Dataset, ingested: Path) -> dict[str, int]:
+    """What the manifest of an ingestion says: users, items, events, and rows and cells that were set aside."""
     import pyarrow.parquet as pq
 
-    return pq.read_metadata(ingested / "quarantine.parquet").num_rows
+    return {
+        "users": dataset.schema.user_rows - 1,
+        "items": dataset.schema.item_rows - 1,
+        "events": len(dataset.events),
+        "quarantined": pq.read_metadata(ingested / "quarantine.parquet").num_rows,
+    }
