@@ -30,6 +30,7 @@ SETTINGS = [
     "linear.parts=['closed_form', 'spectral']",
     "linear.width=32",
     "ranking.epochs=1",
+    "ranking.trees=16",
     "index.recall_floor=0.9",
 ]
 """What differs from the demo's: as small as can be, and nothing of the walk is left out."""

@@ -38,6 +38,8 @@ SETTINGS = [
     "linear.parts=[]",
     "ranking.epochs=1",
     "ranking.catch_up_epochs=0",
+    "ranking.trees=16",
+    "search.epochs=3",
     "index.recall_floor=0.9",
 ]
 

@@ -11,6 +11,7 @@ from PIL import Image
 from pipeline.settings.config import Config, ConfigError, RetrievalConfig, load_config
 from pipeline.stage import StageError
 from pipeline.training.epoch_steps import NonFiniteLossError
+from pipeline.tune import report
 from pipeline.tune import study as module
 from pipeline.tune.report import importances
 from pipeline.tune.space import apply_values, read_space
@@ -54,9 +55,13 @@ def run(search, trials, **options):
     return found, said
 
 
-def scripted(monkeypatch, quality):
-    """Let `quality(section, epoch)` stand for training; returns what every training was asked."""
+def scripted(monkeypatch, quality, *, drawn=True):
+    """Let `quality(section, epoch)` stand for training, which leaves nothing to clear; returns what every training was
+    asked. Not `drawn`: no picture either."""
     asked = []
+    monkeypatch.setattr(module.keras.utils, "clear_session", lambda **_: None)
+    if not drawn:
+        monkeypatch.setattr(report, "draw_search", lambda *_: None)
 
     def train(dataset, store, out, checkpoints, section, *, modalities, progress, after_epoch):
         asked.append((section, checkpoints, dataset))
@@ -142,7 +147,7 @@ def test_a_search_goes_on_where_it_was_interrupted(search, monkeypatch):
             raise error
         return section.learning_rate
 
-    asked = scripted(monkeypatch, quality)
+    asked = scripted(monkeypatch, quality, drawn=False)
     with pytest.raises(KeyboardInterrupt):
         run(search, 6)
     (kept,) = search.folder.glob(".checkpoints-*")
@@ -160,7 +165,7 @@ def test_a_search_goes_on_where_it_was_interrupted(search, monkeypatch):
 
 def test_a_trial_whose_process_died_is_taken_up_again(search, monkeypatch):
     """A kill -9 leaves a trial that the database believes to be running."""
-    asked = scripted(monkeypatch, lambda section, epoch: section.learning_rate)
+    asked = scripted(monkeypatch, lambda section, epoch: section.learning_rate, drawn=False)
     run(search, 1)
     dead = module.open_study(search).ask()
     values = {setting.name: setting.suggest(dead) for setting in search.space}
@@ -202,7 +207,7 @@ def test_a_trial_whose_loss_is_not_finite_ends_alone(search, monkeypatch):
 
 
 def test_other_settings_and_a_second_process_are_refused(search, monkeypatch):
-    scripted(monkeypatch, lambda section, epoch: 0.1)
+    scripted(monkeypatch, lambda section, epoch: 0.1, drawn=False)
     run(search, 1)
     wider = search.config.model_copy(update={"retrieval": RetrievalConfig(**SMALL | {"width": 16})})
     for changed in ({"config": wider}, {"inputs": {"ingest": "b"}}, {"space": search.space[:1]}):
