@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from pipeline.settings.config import RetrievalConfig
 from serving.releases.release import latest_release, verify_release
 from tests.record_shop import SETTINGS
 
@@ -49,10 +52,10 @@ def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def walked(record_shop, tmp_path_factory) -> tuple[Path, nbformat.NotebookNode]:
-    """The long notebook: it makes a small world, is then given that of a run which was killed before its evaluation, and
-    goes on from there."""
+    """The long notebook: it makes a small world, is then given that of a run which has lost a stage's folder and its report,
+    and goes on from there."""
     run = record_shop.copy(tmp_path_factory.mktemp("notebooks") / "run").folder
-    shutil.rmtree(run / "evaluate")
+    shutil.rmtree(run / "policy")
     for report in run.glob("report.*"):
         report.unlink()
     tiny = ["--items", "40", "--users", "40", "--events", "600"]
@@ -66,7 +69,7 @@ def test_the_long_notebook_ends_with_a_release_that_holds(walked):
     release = verify_release(latest_release(run / "releases"))
     printed = "".join(outputs(notebook, "stdout"))
     assert "with 40 items" in printed and (run.parent / "run-world" / "interactions.parquet").is_file()
-    assert "[index] unchanged" in printed and "[evaluate] done" in printed
+    assert "[index] unchanged" in printed and "[policy] done" in printed and "[export] unchanged" in printed
     assert release.fingerprint[:12] in printed
     assert Path(f"{run}-release.zip").stat().st_size > 100_000
     assert "somebody-new (never seen before)" in printed, "the servers answered nobody"
@@ -92,13 +95,23 @@ def test_notebooks_are_valid_and_without_outputs(name):
             assert cell.outputs == [] and cell.execution_count is None, f"{name}: clear the outputs before a commit"
 
 
-def test_the_fusion_notebook_compares_five_kinds(record_shop, tmp_path):
+def test_the_fusion_notebook_names_every_kind():
+    cells = nbformat.read(FOLDER / "fusion.ipynb", as_version=4).cells
+    (line,) = (line for cell in cells for line in cell.source.splitlines() if line.startswith("KINDS = "))
+    kinds = ast.literal_eval(line.removeprefix("KINDS = "))
+    assert sorted(kinds) == sorted(get_args(RetrievalConfig.model_fields["fusion"].annotation))
+
+
+def test_the_fusion_notebook_compares_kinds(record_shop, tmp_path):
+    """Three of its five; each of them trains in `tests/towers/test_fusion.py`."""
+    kinds = ["gated", "weighted", "bottleneck"]
     run = record_shop.copy(tmp_path / "run").folder
     small = [setting for setting in SETTINGS if setting.startswith("retrieval.") and "epochs" not in setting]
-    parameters = {"RUN": str(run), "DATA": str(record_shop.source), "SETTINGS": [*small, "retrieval.epochs=1"]}
+    settings = [*small, "retrieval.epochs=1"]
+    parameters = {"RUN": str(run), "DATA": str(record_shop.source), "SETTINGS": settings, "KINDS": kinds}
     notebook = executed("fusion.ipynb", parameters)
     printed = "".join(outputs(notebook, "stdout"))
-    for kind in ("gated", "concat", "weighted", "attention", "bottleneck"):
+    for kind in kinds:
         assert re.search(rf"^{kind} +[0-9.]+ s an epoch", printed, flags=re.MULTILINE), printed
         name = "plain" if kind == "gated" else kind
         config = json.loads((run / "notebook-fusion" / name / "7" / "model.json").read_text())["config"]
