@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ class JobRun(JobTraining):
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             self.exporter.begin(*self._to_export())
             self.exporter.go_on()
+            importlib.import_module("pipeline.report.page")  # Matplotlib, while the export is written
             return self.exporter.finish()
 
         inputs = {

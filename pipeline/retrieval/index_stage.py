@@ -11,7 +11,6 @@ import pandas as pd
 
 from data.dataset import Dataset
 from pipeline.metrics.examples import make_requests
-from pipeline.report.plots import plot_index
 from pipeline.retrieval.served import shared_served
 from pipeline.settings.index import IndexSection
 from serving.index.build import build_indexes
@@ -24,6 +23,8 @@ def build_index_stage(
 ) -> dict[str, Any]:
     """Item embeddings -> the indexes in `out`, `report.json`, `trade_off.csv` and `trade_off.svg`; returns the figures.
 
+    Nothing is drawn where no points beside the chosen ones are measured (`index.points_beyond` is 0).
+
     Raises:
         serving.index.build.RecallBelowFloor: the kind that was asked for finds too little.
     """
@@ -33,13 +34,17 @@ def build_index_stage(
     queries = served.queries(dataset.profile, requests.users, requests.history)
     settings = section.model_dump(exclude={"queries"})
     report = build_indexes(served.items, queries, out, **settings, say=lambda line: say(f"[index] {line}"))
-    write_trade_off(report, out)
+    write_trade_off(report, out, drawn=section.points_beyond > 0)
     return {key: value for key, value in report.items() if key != "trade_off"}
 
 
-def write_trade_off(report: Mapping[str, Any], out: Path) -> None:
-    """Recall, latency and bytes of every setting that was measured, as `trade_off.csv` and, drawn, `trade_off.svg`."""
+def write_trade_off(report: Mapping[str, Any], out: Path, *, drawn: bool = True) -> None:
+    """Recall, latency and bytes of every setting that was measured, as `trade_off.csv` and, `drawn`, `trade_off.svg`."""
     pd.DataFrame(report["trade_off"]).to_csv(out / TABLE, index=False)
+    if not drawn:
+        return
+    from pipeline.report.plots import plot_index  # half a second of Matplotlib
+
     plot = plot_index(report)
     if plot is not None:
         (out / PLOT).write_text(plot.document, encoding="utf-8")

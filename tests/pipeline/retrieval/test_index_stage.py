@@ -29,7 +29,8 @@ def test_trade_off_is_a_table_and_a_picture_that_stands_alone(tmp_path):
 
 def test_a_run_without_figures_leaves_no_picture(tmp_path):
     write_trade_off({"trade_off": []}, tmp_path)
-    assert not (tmp_path / PLOT).exists()
+    write_trade_off({"trade_off": POINTS}, tmp_path, drawn=False)
+    assert not (tmp_path / PLOT).exists() and len(pd.read_csv(tmp_path / TABLE)) == len(POINTS)
 
 
 def test_the_report_says_why_this_kind(tmp_path):
