@@ -107,9 +107,17 @@ class ModelClient:
         self._policies: dict[str, HedgePolicy] | None = collections.defaultdict(HedgePolicy) if hedge else None
         self.breakers: dict[str, CircuitBreaker] | None = None if breaker is None else collections.defaultdict(breaker)
 
-    def predict(self, model: str, inputs: Mapping[str, np.ndarray], **which: Any) -> dict[str, np.ndarray]:
+    def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, np.ndarray],
+        version: int | None = None,
+        label: str | None = None,
+        deadline: float | None = None,
+        signature_name: str = DEFAULT_SIGNATURE,
+    ) -> dict[str, np.ndarray]:
         """What `predict_version` answers, which takes the same arguments, without the version."""
-        return self.predict_version(model, inputs, **which)[0]
+        return self.predict_version(model, inputs, version, label, deadline, signature_name)[0]
 
     def predict_version(
         self,
