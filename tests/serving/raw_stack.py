@@ -23,6 +23,7 @@ from data.world import WorldConfig, generate_world
 from pipeline.content.encode import encode
 from serving.client.recommender import NewItem
 from serving.export.item_encoder import ItemEncoderModule
+from tests.towers.blank_weights import blank_weights
 from towers.config import TowerConfig
 from towers.encoders import PACK, make_encoder
 from towers.two_tower import TwoTower
@@ -79,7 +80,8 @@ def raw_stack() -> RawStack:
     generate_world(world, WorldConfig(seed=5, items=ITEMS, users=30, events=500))
     ingest(world, folder / "ingest", IngestOptions())
     dataset = Dataset.load(folder / "ingest")
-    encoders: dict[str, Any] = {name: make_encoder(name, spec) for name, spec in specs().items() if spec != "none"}
+    with blank_weights():
+        encoders: dict[str, Any] = {name: make_encoder(name, spec) for name, spec in specs().items() if spec != "none"}
     options = {"batch_size": 20, "workers": 1, "tuned": encoders}
     store = encode(world, dataset, folder / "encode", specs(), folder / "store", **options)
     keras.utils.set_random_seed(3)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.towers.blank_weights import blank_weights
 from towers.encoders import describe_encoder
 from towers.pack_e5 import E5Encoder
 from towers.pack_e5_file import dequantise, read_e5_file
@@ -23,7 +24,8 @@ def made(tmp_path_factory):
 
     def make(kind):
         if kind not in built:
-            built[kind] = kind(cache)
+            with blank_weights():
+                built[kind] = kind(cache)
         return built[kind]
 
     return make

@@ -93,10 +93,10 @@ def test_every_item_over_the_server(stack, tmp_path):
     assert set(answers[0].vectors) == set(stack.store.modalities)
 
 
-def test_every_item_through_the_c_api(stack):
-    answers = run_capi(stack.folder, [item_inputs(batch) for batch in batches(stack)])
-    embeddings = np.concatenate([answer["embedding"] for answer in answers])
-    assert cosines(embeddings, stack.embeddings).min() >= CLOSE
+def test_items_through_the_c_api(stack):
+    (answer,) = run_capi(stack.folder, [item_inputs(stack.items[:BATCH])])
+    assert len(answer["embedding"]) == BATCH
+    assert cosines(answer["embedding"], stack.embeddings[:BATCH]).min() >= CLOSE
 
 
 def test_only_operations_of_the_stock_server(stack):
