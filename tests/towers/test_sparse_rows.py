@@ -129,6 +129,6 @@ def test_auto_leaves_small_tables_alone_and_takes_large_ones():
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="runs on JAX already")
 def test_the_same_on_jax():
     pytest.importorskip("jax", reason="pip install -r requirements-jax.txt")
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "equals_dense or stay_as_they_are", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "equals_dense and adamw or stay_as_they_are", __file__]
     finished = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True)
-    assert finished.returncode == 0 and "3 passed" in finished.stdout, finished.stdout[-3000:]
+    assert finished.returncode == 0 and "2 passed" in finished.stdout, finished.stdout[-3000:]
