@@ -20,7 +20,9 @@ from data.validation import Quarantine, RowChecks
 FILE = "items.parquet"
 TEXTS = ("title", "description")
 MEDIA = ("image", "audio", "video")
-ITEM_COLUMNS = ("item_id", *TEXTS, "categories", "price", "created_at", "domain", *MEDIA)
+LISTS = ("categories", "tags")
+"""Columns of several values a cell, joined by `|`: kinds of item, and what else items share, such as actors."""
+ITEM_COLUMNS = ("item_id", *TEXTS, *LISTS, "price", "created_at", "domain", *MEDIA)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ def read_items(
         allowed: columns that may be read beside `ITEM_COLUMNS`; None = all.
     """
     only = None if allowed is None else {*ITEM_COLUMNS, *allowed}
-    table = read_parquet(source / FILE, ["item_id"], quarantine, lists=["categories"], only=only)
+    table = read_parquet(source / FILE, ["item_id"], quarantine, lists=LISTS, only=only)
     table, rows, counts = accept_rows(table, "item_id", FILE, quarantine)
     cells = _Cells(quarantine, rows, read_texts(table, "item_id"))
     columns: dict[str, np.ndarray] = {"item_id": cells.ids}
@@ -66,7 +68,8 @@ def read_items(
     for name in TEXTS:
         columns[name], cut = clean_texts(_texts(table, name), max_text_length)
         counts["texts_cut"] += cut
-    columns["categories"] = clean_texts(_texts(table, "categories"), max_text_length)[0]
+    for name in LISTS:
+        columns[name] = clean_texts(_texts(table, name), max_text_length)[0]
     columns["price"] = _price(table, cells)
     columns["created_at"] = _created_at(table, cells, latest)
     columns["domain"] = clean_texts(_texts(table, "domain"), max_text_length)[0]

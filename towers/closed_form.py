@@ -23,12 +23,14 @@ class ClosedFormSettings:
         dropout: p; adds `p / (1 - p)` of an item's own count to its ridge, what dropout of histories would do.
         user_power: g; a user of n events counts `(n / mean n)^-g`.
         content: alpha; how much one modality's cosine similarities count beside the mean item count; 0 = none.
+        columns: beta; the same of one column of the catalogue.
     """
 
     l2: float = 200.0
     dropout: float = 0.2
     user_power: float = 0.5
     content: float = 0.0
+    columns: float = 0.0
 
 
 def co_occurrence(taken: Any, user_power: float) -> np.ndarray:
@@ -40,10 +42,10 @@ def co_occurrence(taken: Any, user_power: float) -> np.ndarray:
 
 
 def content_similarity(features: Mapping[str, tuple[np.ndarray, np.ndarray]], items: np.ndarray) -> np.ndarray:
-    """Cosines of centred content vectors, summed over modalities; an absent one is similar to nothing, itself included.
+    """Cosines of centred vectors, summed over modalities or columns; an absent one is similar to nothing, itself included.
 
     Args:
-        features: {modality: (table [N + 1, F_m], present [N + 1] bool)}. items: [K] rows. Returns: float32 [K, K].
+        features: {kind: (table [N + 1, F_m], present [N + 1] bool)}. items: [K] rows. Returns: float32 [K, K].
     """
     total = np.zeros((len(items), len(items)), np.float32)
     for table, present in features.values():
@@ -57,17 +59,22 @@ def content_similarity(features: Mapping[str, tuple[np.ndarray, np.ndarray]], it
 
 
 def ease(
-    gram: np.ndarray, settings: ClosedFormSettings, content: np.ndarray | None = None, *, exact: bool = True
+    gram: np.ndarray,
+    settings: ClosedFormSettings,
+    content: np.ndarray | None = None,
+    columns: np.ndarray | None = None,
+    *,
+    exact: bool = True,
 ) -> np.ndarray:
     """The item-to-item matrix B that best reconstructs histories without looking at the item itself.
 
-    Formula: `G = H + alpha mean(diag H) S`, `P = (G + diag(lambda + p / (1 - p) diag G))^-1`, `B = -P / diag(P)` by
+    Formula: `G = H + mean(diag H) (alpha S + beta C)`, `P = (G + diag(lambda + p / (1 - p) diag G))^-1`, `B = -P / diag(P)` by
     columns, zero on the diagonal. Steck (2019), https://arxiv.org/abs/1905.03375; dropout as a ridge: Steck (2020),
     *Autoencoders that don't overfit towards the identity*; content as further rows of X: Jeunen, Van Balen and Goethals
     (2020), *Closed-form models for collaborative filtering with side-information*.
 
     Args:
-        gram: H, [N, N] of `co_occurrence`. content: S, [N, N] of `content_similarity`.
+        gram: H, [N, N] of `co_occurrence`. content: S, [N, N] of `content_similarity`; columns: C, the same.
         exact: whether to invert in float64; in float32 it takes half the time and memory, to compare settings.
 
     Returns: float32 [N, N].
@@ -78,8 +85,9 @@ def ease(
     if settings.l2 <= 0:
         raise ValueError(f"l2: must be > 0, received {settings.l2}; 20 to 1000 are usual")
     matrix: Any = gram.astype(np.float64 if exact else np.float32)
-    if content is not None and settings.content:
-        matrix += (settings.content * np.diag(gram).mean() * content).astype(matrix.dtype)
+    for weight, similarity in ((settings.content, content), (settings.columns, columns)):
+        if similarity is not None and weight:
+            matrix += (weight * np.diag(gram).mean() * similarity).astype(matrix.dtype)
     diagonal = np.diag(matrix).copy()
     matrix[np.diag_indices(len(matrix))] += settings.l2 + settings.dropout / (1.0 - settings.dropout) * diagonal
     # LAPACK reads columns: the transpose of a symmetric matrix is that matrix, without a copy.

@@ -11,12 +11,14 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.metrics.examples import interactions
 from pipeline.retrieval.baselines import to_sparse
+from pipeline.retrieval.linear_closed_form import refit_closed_form
 from pipeline.retrieval.linear_judge import LinearJudge
-from pipeline.retrieval.linear_parts import refit_closed_form, refit_spectral
+from pipeline.retrieval.linear_parts import refit_spectral
 from pipeline.retrieval.linear_stage import (
     INFO,
     REFIT,
     TRAINED,
+    closed_form_content,
     content_of,
     joined,
     keep_trained,
@@ -66,7 +68,7 @@ def refit_linear(
     def fit(part: str, splits: tuple[str, ...]) -> tuple[LinearTower, dict[str, Any]]:
         known = judge.train if splits == ("train",) else to_sparse(interactions(dataset, splits), dataset.schema.item_rows)
         if part == "closed_form":
-            return refit_closed_form(known, features, info["parts"][part]), {}
+            return refit_closed_form(known, closed_form_content(dataset, store, modalities), info["parts"][part]), {}
         if part == "spectral":
             return refit_spectral(known, features, info["parts"][part], section.seed), {}
         if not (previous / TRAINED / part).is_dir():

@@ -49,7 +49,11 @@ class LinearJudge:
 
     def ndcg(self, scores: np.ndarray) -> float:
         """NDCG@20 of scores [Q, N + 1], items seen in training left out; the scores are not written into."""
-        return mean_over_users(ndcg_at_k(self.rank(scores), self.requests.relevant, K))
+        return mean_over_users(self.values(scores))
+
+    def values(self, scores: np.ndarray) -> np.ndarray:
+        """The same of every user. [Q]"""
+        return ndcg_at_k(self.rank(scores), self.requests.relevant, K)
 
     def rank(self, scores: np.ndarray) -> np.ndarray:
         """The first 20 rows of every user. [Q, 20]"""

@@ -1,28 +1,19 @@
-"""The linear towers that need no training loop, each with its settings chosen on validation."""
+"""The spectral part of the linear tower, its settings chosen on validation, and what every part weighs."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from pipeline.retrieval.linear_judge import LinearJudge
 from pipeline.settings.linear import LinearSection
-from towers.closed_form import (
-    ClosedFormSettings,
-    co_occurrence,
-    content_similarity,
-    ease,
-    spread_rows,
-    truncate,
-)
 from towers.linear import LinearTower
 from towers.spectral import spectral_tower, spectrum
 
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""{modality: (table [N + 1, F_m], present [N + 1])}; a video's table is pooled over its frames before."""
+"""{modality or column: (table [N + 1, F], present [N + 1])}; a video's table is pooled over its frames before."""
 Say = Callable[[str], None]
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the width that a truncated part may be cut to."""
@@ -36,98 +27,12 @@ def widths_of(width: int) -> list[int]:
     return sorted({max(2, int(share * width)) for share in WIDTHS})
 
 
-def fit_closed_form(
-    judge: LinearJudge, features: Features, section: LinearSection, say: Say = lambda line: None
-) -> tuple[LinearTower, dict[str, Any]]:
-    """Rank-truncated EASE: one setting at a time is chosen with the full matrix, and then the rank.
-
-    Returns: the tower, and the settings chosen with their NDCG@20.
-    """
-    train = judge.train
-    rows = rows_of(train, features)
-    taken, history = train[:, rows], judge.taken[:, rows]
-    grams = {power: co_occurrence(taken, power) for power in section.user_power}
-    content = content_similarity(features, rows) if features else None
-    tried: dict[ClosedFormSettings, float] = {}
-
-    def quality(settings: ClosedFormSettings) -> float:
-        if settings not in tried:
-            weights = ease(grams[settings.user_power], settings, content, exact=False)
-            scores = np.full((history.shape[0], train.shape[1]), -np.inf, np.float32)
-            scores[:, rows] = history @ weights
-            tried[settings] = judge.ndcg(scores)
-            say(f"closed form {dataclasses.asdict(settings)}: {tried[settings]:.4f}")
-        return tried[settings]
-
-    grids = {
-        "l2": section.l2,
-        "user_power": section.user_power,
-        "dropout": section.history_dropout,
-        "content": section.content if features else (0.0,),
-    }
-    best = ClosedFormSettings(**{name: values[len(values) // 2] for name, values in grids.items()})
-    for name, values in grids.items():
-        along = [dataclasses.replace(best, **{name: value}) for value in values]
-        best = climb(along, len(values) // 2, quality)
-    sides = truncate(ease(grams[best.user_power], best, content), grams[best.user_power], section.width)
-    cut = {
-        width: spread_rows(sides[0][:, :width], sides[1][:, :width], rows, train.shape[1])
-        for width in widths_of(sides[1].shape[1])
-    }
-    figures = {width: judge.ndcg(judge.scores(tower)) for width, tower in cut.items()}
-    width = max(figures, key=lambda width: figures[width])
-    return cut[width], {
-        **dataclasses.asdict(best),
-        "width": width,
-        "valid_ndcg@20": figures[width],
-        "valid_ndcg@20_full_rank": tried[best],
-    }
-
-
-def rows_of(taken: Any, features: Features) -> np.ndarray:
-    """Item rows that a closed form can say something about: those with an event or with content."""
-    known = np.asarray(taken.sum(axis=0)).ravel() > 0
-    for _, present in features.values():
-        known = known | np.asarray(present)
-    return np.flatnonzero(known[1:]) + 1
-
-
-def refit_closed_form(taken: Any, features: Features, chosen: Mapping[str, Any]) -> LinearTower:
-    """The closed form of other histories with the settings that `fit_closed_form` chose.
-
-    Args:
-        taken: sparse [U, N + 1]. chosen: what `fit_closed_form` returned beside the tower.
-    """
-    settings = ClosedFormSettings(**{field.name: chosen[field.name] for field in dataclasses.fields(ClosedFormSettings)})
-    rows = rows_of(taken, features)
-    gram = co_occurrence(taken[:, rows], settings.user_power)
-    content = content_similarity(features, rows) if features else None
-    history, items = truncate(ease(gram, settings, content), gram, chosen["width"])
-    return spread_rows(history, items, rows, taken.shape[1])
-
-
 def refit_spectral(taken: Any, features: Features, chosen: Mapping[str, Any], seed: int) -> LinearTower:
     """The graph of other histories with the settings that `fit_spectral` chose."""
     width = chosen["width"]
     values, vectors = spectrum(taken, features, content=chosen["content_edges"], width=width, seed=seed)
     counts = np.asarray(taken.sum(axis=0)).ravel()
     return spectral_tower(values, vectors, counts, diffusion=chosen["diffusion"], width=width)
-
-
-def climb(settings: Sequence[ClosedFormSettings], start: int, quality: Callable[[ClosedFormSettings], float]):
-    """The best of an ordered range by walking uphill from a place in it: half the range is seldom looked at.
-
-    Example:
-        >>> climb([0, 1, 2, 3, 4], 2, lambda value: -abs(value - 3))
-        3
-    """
-    place = start
-    for step in (1, -1):
-        while 0 <= place + step < len(settings) and quality(settings[place + step]) > quality(settings[place]):
-            place += step
-        if place != start:
-            break
-    return settings[place]
 
 
 def fit_spectral(

@@ -14,19 +14,15 @@ import numpy as np
 from data.dataset import Dataset
 from data.durable_file import write_durably
 from data.features import FeatureStore
+from data.item_traits import item_traits
 from data.schema import MODALITIES
 from pipeline.metrics.examples import interactions
 from pipeline.metrics.interactions import Interactions
 from pipeline.retrieval.baselines import to_sparse
+from pipeline.retrieval.linear_closed_form import fit_closed_form, refit_closed_form
 from pipeline.retrieval.linear_judge import LinearJudge
-from pipeline.retrieval.linear_parts import (
-    Features,
-    choose_weights,
-    fit_closed_form,
-    fit_spectral,
-    refit_closed_form,
-    refit_spectral,
-)
+from pipeline.retrieval.linear_parts import Features, choose_weights, fit_spectral, refit_spectral
+from pipeline.retrieval.new_items import judge_new_items
 from pipeline.retrieval.train_history import train_history
 from pipeline.settings.linear import LinearSection
 from pipeline.training.epochs import Progress
@@ -49,6 +45,11 @@ def content_of(store: FeatureStore, modalities: tuple[str, ...]) -> Features:
             table = table.reshape(len(table), store.frames[name], -1).mean(axis=1)
         content[name] = (table, np.asarray(store.present)[:, MODALITIES.index(name)])
     return content
+
+
+def closed_form_content(dataset: Dataset, store: FeatureStore, modalities: tuple[str, ...]) -> Features:
+    """What the closed form reads: the modalities, and where there is one the columns of the catalogue, to choose from."""
+    return {**content_of(store, modalities), **(item_traits(dataset) if modalities else {})}
 
 
 def fit_linear(
@@ -82,7 +83,8 @@ def fit_linear(
 
     def fit(part: str) -> tuple[LinearTower, dict[str, Any]]:
         if part == "closed_form":
-            return fit_closed_form(judge, features, section, say)
+            content = closed_form_content(dataset, store, modalities)
+            return fit_closed_form(judge, content, section, say, judge_new_items(judge, dataset, store, modalities))
         if part == "spectral":
             return fit_spectral(judge, features, section, say)
         return train_history(
@@ -111,7 +113,7 @@ def fit_linear(
         def fit_again(part: str) -> tuple[LinearTower, dict[str, Any]]:
             say(f"{part}: again on {', '.join(refit_splits)}")
             if part == "closed_form":
-                return refit_closed_form(known, features, parts[part]), {}
+                return refit_closed_form(known, closed_form_content(dataset, store, modalities), parts[part]), {}
             if part == "spectral":
                 return refit_spectral(known, features, parts[part], section.seed), {}
             return train_history(

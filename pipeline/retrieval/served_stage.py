@@ -12,17 +12,17 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.metrics.examples import interactions
 from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
 from pipeline.metrics.segments import MINIMUM_USERS
 from pipeline.retrieval.linear_judge import K, LinearJudge
 from pipeline.retrieval.linear_stage import INFO, REFIT
+from pipeline.retrieval.new_items import with_new_items
 from pipeline.retrieval.queries import embed_queries
 from pipeline.retrieval.served import UNSEEN, Served
 from pipeline.settings.linear import LinearSection
 from pipeline.training.record import read_records, write_records
-from towers.content_map import ContentMap, fit_content_map
+from towers.content_map import ContentMap
 from towers.ensemble import Ensemble
 from towers.fusion import unit_length
 from towers.linear import FILE, LinearTower, whiten
@@ -162,25 +162,3 @@ def stretch(tower: LinearTower, content_map: ContentMap | None, unknown: np.ndar
         for weight in (*content_map.kernels, *content_map.biases):
             weight.assign(weight * factors)
     return LinearTower(tower.history, tower.items * np.where(unknown, boost, 1.0).astype(np.float32)[:, None])
-
-
-def with_new_items(
-    tower: LinearTower, unknown: np.ndarray, store: FeatureStore, modalities: tuple[str, ...]
-) -> tuple[LinearTower, ContentMap | None]:
-    """Give `unknown` items (bool [N + 1]) the vectors that their content suggests, as the item encoder would."""
-    if not modalities:
-        return tower, None
-    present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in modalities]]
-    features = {name: np.asarray(store.table(name), np.float32) for name in modalities}
-    warm = np.flatnonzero(~unknown & present.any(axis=1))
-    targets = np.concatenate([tower.history, tower.items], axis=1)
-    frames = {name: count for name, count in store.frames.items() if name in modalities}
-    content_map = fit_content_map(features, present, targets, warm, frames=frames)
-    cold = np.flatnonzero(unknown & present.any(axis=1))
-    history, items = tower.history.copy(), tower.items.copy()
-    history[unknown], items[unknown] = 0.0, 0.0
-    if len(cold):
-        mapped = content_map({name: table[cold] for name, table in features.items()}, present[cold])
-        mapped = keras.ops.convert_to_numpy(mapped)
-        history[cold], items[cold] = mapped[:, : tower.width], mapped[:, tower.width :]
-    return LinearTower(history, items), content_map

@@ -14,7 +14,8 @@ from data.shilling import shilling_events
 from data.suspects import Suspects, find_suspects
 from pipeline.metrics.examples import interactions, make_requests
 from pipeline.retrieval.baselines import to_sparse
-from pipeline.retrieval.linear_parts import Features, refit_closed_form
+from pipeline.retrieval.linear_closed_form import refit_closed_form
+from pipeline.retrieval.linear_parts import Features
 from pipeline.retrieval.training_matrix import training_matrix
 from pipeline.robustness.content_attack import with_intervals
 from pipeline.robustness.poisoned_log import training_log, with_training_events, without_users

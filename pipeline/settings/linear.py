@@ -25,10 +25,12 @@ class LinearSection(Section):
     (`evaluation.mask_splits`); how often to stop and what to weigh stay as the validation split said."""
     validation_users: int = pydantic.Field(10_000, ge=1)
     l2: tuple[float, ...] = (20.0, 60.0, 200.0, 500.0, 1000.0)
-    """Ridges of the closed form to choose from; so are the next three."""
+    """Ridges of the closed form to choose from; so are the next four."""
     history_dropout: tuple[float, ...] = (0.0, 0.2, 0.4)
     user_power: tuple[float, ...] = (0.0, 0.3, 0.5, 0.8)
     content: tuple[float, ...] = (0.0, 0.03, 0.3)
+    columns: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    """Weights of the catalogue's columns; which of them take part is tried with the middle one. Empty = none do."""
     content_edges: float = pydantic.Field(0.2, ge=0, lt=1)
     """Share of the content's edges in the spectral part's graph; it is tried with and without."""
     burst_bound: float = pydantic.Field(0.0, ge=0)

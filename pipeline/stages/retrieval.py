@@ -34,14 +34,22 @@ TOWERS = (
 """Code that trains the two towers."""
 LINEAR_PARTS = (
     "retrieval/linear_stage",
+    "retrieval/linear_closed_form",
     "retrieval/linear_parts",
     "retrieval/linear_judge",
+    "retrieval/new_items",
     "retrieval/train_history",
     "retrieval/training_matrix",
 )
-LINEAR = ("data/history_batches.py", *(f"pipeline/{name}.py" for name in LINEAR_PARTS))
+LINEAR = ("data/history_batches.py", "data/item_traits.py", *(f"pipeline/{name}.py" for name in LINEAR_PARTS))
 """Code that fits the linear towers."""
-SERVED = ("pipeline/retrieval/served_stage.py", "pipeline/retrieval/served.py", "towers/ensemble.py", "towers/content_map.py")
+SERVED = (
+    "pipeline/retrieval/served_stage.py",
+    "pipeline/retrieval/new_items.py",
+    "pipeline/retrieval/served.py",
+    "towers/ensemble.py",
+    "towers/content_map.py",
+)
 """Code that joins both."""
 
 

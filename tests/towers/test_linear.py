@@ -105,7 +105,7 @@ def test_row_zero_and_numbers_that_are_not_finite_are_refused():
         LinearTower(broken, np.zeros((3, 2), np.float32))
 
 
-def loop_ease(taken: np.ndarray, settings: ClosedFormSettings, content: np.ndarray | None) -> np.ndarray:
+def loop_ease(taken: np.ndarray, settings: ClosedFormSettings, content: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The formula, item by item: each column is a ridge regression on all other items."""
     users, items = taken.shape
     counts = taken.sum(axis=1)
@@ -113,8 +113,7 @@ def loop_ease(taken: np.ndarray, settings: ClosedFormSettings, content: np.ndarr
     gram = np.zeros((items, items))
     for user in range(users):
         gram += weight[user] * np.outer(taken[user], taken[user])
-    if content is not None:
-        gram = gram + settings.content * np.diag(gram).mean() * content
+    gram = gram + np.diag(gram).mean() * (settings.content * content + settings.columns * columns)
     ridge = settings.l2 + settings.dropout / (1 - settings.dropout) * np.diag(gram)
     result = np.zeros((items, items))
     for item in range(items):
@@ -125,15 +124,16 @@ def loop_ease(taken: np.ndarray, settings: ClosedFormSettings, content: np.ndarr
 
 
 @pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("content", [0.0, 0.3])
-def test_ease_is_a_ridge_regression_of_every_item_on_the_others(content, exact):
+@pytest.mark.parametrize(("content", "columns"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.1)])
+def test_ease_is_a_ridge_regression_of_every_item_on_the_others(content, columns, exact):
     taken = random_histories(12, users=60).toarray()[:, 1:]
     features = {"image": (np.random.default_rng(13).normal(size=(12, 5)), np.arange(12) > 2)}
     similarity = content_similarity(features, np.arange(1, 12))
-    settings = ClosedFormSettings(l2=3.0, dropout=0.2, user_power=0.5, content=content)
+    labels = content_similarity({"tags": (np.eye(3)[np.arange(12) % 3], np.arange(12) > 0)}, np.arange(1, 12))
+    settings = ClosedFormSettings(l2=3.0, dropout=0.2, user_power=0.5, content=content, columns=columns)
     gram = co_occurrence(scipy.sparse.csr_array(taken), 0.5)
-    found = ease(gram, settings, similarity, exact=exact)
-    np.testing.assert_allclose(found, loop_ease(taken, settings, similarity), atol=1e-4)
+    found = ease(gram, settings, similarity, labels, exact=exact)
+    np.testing.assert_allclose(found, loop_ease(taken, settings, similarity, labels), atol=1e-4)
     assert not np.diag(found).any()
 
 

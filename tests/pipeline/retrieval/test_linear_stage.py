@@ -11,9 +11,10 @@ from data.dataset import train_counts
 from data.schema import SPLIT_CODES
 from pipeline.ranker.leak_checks import LeakError, check_retrieval
 from pipeline.retrieval import linear_stage, served_stage
+from pipeline.retrieval.linear_closed_form import fit_closed_form
 from pipeline.retrieval.linear_judge import LinearJudge
-from pipeline.retrieval.linear_parts import choose_weights, climb, fit_closed_form, fit_spectral
-from pipeline.retrieval.linear_stage import content_of, fit_linear
+from pipeline.retrieval.linear_parts import choose_weights, fit_spectral
+from pipeline.retrieval.linear_stage import closed_form_content, content_of, fit_linear
 from pipeline.retrieval.served import Served, history_matrix, load_served, served_history_length, served_items
 from pipeline.retrieval.served_stage import build_served
 from pipeline.retrieval.train_retrieval import train_retrieval
@@ -192,10 +193,10 @@ def test_catalogues_that_are_too_large_and_no_parts_are_left_to_the_two_towers(w
 
 def test_ids_alone_see_no_content(world, judge):
     features = content_of(world[2], ())
-    assert features == {}
+    assert features == closed_form_content(*world[1:], ()) == {}
     _, closed = fit_closed_form(judge, features, SECTION)
     _, spectral = fit_spectral(judge, features, SECTION)
-    assert closed["content"] == 0.0 and spectral["content_edges"] == 0.0
+    assert closed["content"] == closed["columns"] == 0.0 and spectral["content_edges"] == 0.0
 
 
 def test_weights_find_the_part_that_knows(judge):
@@ -206,17 +207,6 @@ def test_weights_find_the_part_that_knows(judge):
     weights, figure = choose_weights(judge, {"noise": noise, "truth": truth})
     assert figure == pytest.approx(1.0)
     assert weights["truth"] > weights["noise"]
-
-
-def test_climbing_looks_at_neighbours_only():
-    seen = []
-
-    def quality(value):
-        seen.append(value)
-        return -abs(value - 1)
-
-    assert climb([0, 1, 2, 3, 4, 5], 3, quality) == 1
-    assert 5 not in seen
 
 
 def test_a_history_counts_an_item_once_and_padding_not_at_all():
