@@ -37,7 +37,7 @@ def job(
     import_models_libraries()
 
     from data.validation import DatasetError
-    from pipeline.nightly.export import begun_early
+    from pipeline.nightly.beside import begun_early
     from pipeline.nightly.job import EXIT_CODES, run_job
     from pipeline.nightly.lock import LockedError
     from pipeline.settings.config import load_config

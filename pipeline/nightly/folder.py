@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.nightly.export import Exporter
-from pipeline.nightly.linear_beside import LinearFit
+from pipeline.nightly.process import JobProcess
 from pipeline.stages.walk import Run
 
 
@@ -27,7 +27,7 @@ class JobFolder(Run):
     full: bool = False
     version: int = 1
     exporter: Exporter = dataclasses.field(default_factory=Exporter)
-    linear: LinearFit | None = None
+    linear: JobProcess | None = None
 
     @property
     def warm(self) -> Path | None:

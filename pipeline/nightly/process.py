@@ -64,6 +64,11 @@ class JobProcess:
         self.close()
         return made, failure
 
+    def wait(self) -> None:
+        """Wait for its end, where it was asked for anything; what it answers, or why it cannot, is not looked at."""
+        if self._begun and self._process is not None:
+            self.answer()
+
     def close(self) -> None:
         """Wait for the end of the process, which has nothing more to do."""
         if self._process is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from data.dataset import Dataset
 from pipeline.nightly.folder import JobFolder
 from pipeline.policy.stage import POLICY, REPORT
 from pipeline.progress import progress_bar
+from pipeline.settings.config import Config
 from pipeline.stage import StageError, StageResult, code_fingerprint, read_manifest
 from pipeline.stages.retrieval import LINEAR, LOOP, SERVED, TOWERS
 from pipeline.stages.walk import RANKING_FILES
@@ -59,12 +61,12 @@ class JobTraining(JobFolder):
     def begin_linear(self) -> None:
         """Let the linear tower be fitted while the two towers train."""
         if self.linear is not None and self.warm is not None:
-            self.linear.begin(self.source, self.folder, self.config, self.warm)
+            self.linear.order(self.source, self.folder, self.config, self.warm)
 
     def train_linear(self) -> list[StageResult]:
         """As in a run; what a process beside this one has fitted is there already."""
         if self.linear is not None:
-            self.linear.finish()
+            self.linear.wait()
         return super().train_linear()
 
     def _fit_linear(self, name: str, modalities: tuple[str, ...]) -> StageResult:
@@ -197,3 +199,12 @@ def check_unseen(dataset: Dataset, learned_until: int, parent: Path) -> None:
             f"job: {parent} was trained on events until {learned_until}, and validation begins at {int(later.min())}; going on "
             "from it would judge the candidate by what it knows. Lower job.warm_days, or retrain in full with --full."
         )
+
+
+def fit_linear_tower(source: Path, folder: Path, config: Config, parent: Path, *, ready: Callable[[], Any]) -> bool:
+    """The linear stage of a job that goes on from `parent`, in a process beside the job's while the two towers train: neither
+    asks the other. The job then finds the stage made, and makes it itself where this failed."""
+    run = JobTraining(source, folder, config, lambda line: None, parent=parent)
+    for name, modalities in run._variants().items():
+        run._fit_linear(name, modalities)
+    return True

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from benchmarks.month_days import cut, scrambled, without_media
 from data.world import WorldConfig, generate_world
 from pipeline.__main__ import app
+from pipeline.nightly.beside import begun_early
 from pipeline.nightly.data_checks import check_data
-from pipeline.nightly.export import begun_early
 from pipeline.nightly.job import gate_lines, run_job
 from pipeline.nightly.lock import held
 from pipeline.nightly.record import current_run, outcome_of

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from pipeline.nightly.export import Exporter
-from pipeline.nightly.linear_beside import LinearFit
+from pipeline.nightly.process import JobProcess
+from pipeline.nightly.training import fit_linear_tower
 from pipeline.settings.config import Config
 from pipeline.stage import StageError
 
@@ -39,13 +40,13 @@ def test_a_job_that_fails_meanwhile_ends_it(tmp_path, monkeypatch):
 
 
 def test_what_fits_beside_a_job_ends_without_one_and_where_it_fails(tmp_path):
-    with LinearFit("fork").start() as linear:
+    with JobProcess(fit_linear_tower, "fork").start() as linear:
         process = linear._process
-        linear.finish()  # it was asked nothing, so there is nothing to wait for
+        linear.wait()  # it was asked nothing, so there is nothing to wait for
         assert process.is_alive()
     assert process.exitcode == 0
-    with LinearFit("fork").start() as linear:
-        linear.begin(tmp_path, tmp_path / "job", Config(), tmp_path / "parent")
+    with JobProcess(fit_linear_tower, "fork").start() as linear:
+        linear.order(tmp_path, tmp_path / "job", Config(), tmp_path / "parent")
         process = linear._process
-        linear.finish()  # the job makes the stage itself, and says why it cannot
+        linear.wait()  # the job makes the stage itself, and says why it cannot
     assert process.exitcode == 1
