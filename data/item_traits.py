@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.catalogue import LISTS
 from data.dataset import ATTRIBUTE, Dataset
 
 MOST_VALUES, FEWEST_ITEMS = 2000, 2
@@ -32,7 +33,7 @@ def item_traits(dataset: Dataset) -> dict[str, Trait]:
     items = dataset.items
     traits = {
         name: of_lists([split_values(text) for text in items[name].to_numpy(dtype=object)])
-        for name in ("categories", "tags")
+        for name in LISTS
         if name in items
     }
     for name in ("price", "created_at"):

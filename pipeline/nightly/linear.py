@@ -68,7 +68,8 @@ def refit_linear(
     def fit(part: str, splits: tuple[str, ...]) -> tuple[LinearTower, dict[str, Any]]:
         known = judge.train if splits == ("train",) else to_sparse(interactions(dataset, splits), dataset.schema.item_rows)
         if part == "closed_form":
-            return refit_closed_form(known, closed_form_content(dataset, store, modalities), info["parts"][part]), {}
+            chosen = info["parts"][part]
+            return refit_closed_form(known, closed_form_content(dataset, features, chosen), chosen), {}
         if part == "spectral":
             return refit_spectral(known, features, info["parts"][part], section.seed), {}
         if not (previous / TRAINED / part).is_dir():

@@ -19,7 +19,7 @@ from data.schema import MODALITIES
 from pipeline.metrics.examples import interactions
 from pipeline.metrics.interactions import Interactions
 from pipeline.retrieval.baselines import to_sparse
-from pipeline.retrieval.linear_closed_form import fit_closed_form, refit_closed_form
+from pipeline.retrieval.linear_closed_form import COLUMNS, fit_closed_form, refit_closed_form
 from pipeline.retrieval.linear_judge import LinearJudge
 from pipeline.retrieval.linear_parts import Features, choose_weights, fit_spectral, refit_spectral
 from pipeline.retrieval.new_items import judge_new_items
@@ -47,9 +47,15 @@ def content_of(store: FeatureStore, modalities: tuple[str, ...]) -> Features:
     return content
 
 
-def closed_form_content(dataset: Dataset, store: FeatureStore, modalities: tuple[str, ...]) -> Features:
-    """What the closed form reads: the modalities, and where there is one the columns of the catalogue, to choose from."""
-    return {**content_of(store, modalities), **(item_traits(dataset) if modalities else {})}
+def closed_form_content(dataset: Dataset, features: Features, chosen: Mapping[str, Any] | None = None) -> Features:
+    """What the closed form reads: the modalities, and where there is one the columns of the catalogue.
+
+    Args:
+        features: the modalities, see `content_of`.
+        chosen: what `fit_closed_form` chose; where it is no column none is made. None = all of them, to choose from.
+    """
+    read = features and (chosen is None or chosen.get(COLUMNS))
+    return {**features, **(item_traits(dataset) if read else {})}
 
 
 def fit_linear(
@@ -83,7 +89,7 @@ def fit_linear(
 
     def fit(part: str) -> tuple[LinearTower, dict[str, Any]]:
         if part == "closed_form":
-            content = closed_form_content(dataset, store, modalities)
+            content = closed_form_content(dataset, features)
             return fit_closed_form(judge, content, section, say, judge_new_items(judge, dataset, store, modalities))
         if part == "spectral":
             return fit_spectral(judge, features, section, say)
@@ -113,7 +119,7 @@ def fit_linear(
         def fit_again(part: str) -> tuple[LinearTower, dict[str, Any]]:
             say(f"{part}: again on {', '.join(refit_splits)}")
             if part == "closed_form":
-                return refit_closed_form(known, closed_form_content(dataset, store, modalities), parts[part]), {}
+                return refit_closed_form(known, closed_form_content(dataset, features, parts[part]), parts[part]), {}
             if part == "spectral":
                 return refit_spectral(known, features, parts[part], section.seed), {}
             return train_history(

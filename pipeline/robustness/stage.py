@@ -16,7 +16,7 @@ from data.schema import MODALITIES
 from pipeline.content.store_encoders import store_encoders
 from pipeline.metrics.examples import Requests, make_requests
 from pipeline.ranker.warm import LEARNED
-from pipeline.retrieval.linear_stage import closed_form_content
+from pipeline.retrieval.linear_stage import closed_form_content, content_of
 from pipeline.retrieval.served import Served, load_served
 from pipeline.robustness.content_attack import AttackedItems, attack_content
 from pipeline.robustness.content_defences import adversarially_trained, denoised
@@ -232,8 +232,8 @@ def shilling_figures(
     found: dict[str, Any] = {"users": section.users, "fillers": section.fillers, "days": section.days, "targets": len(targets)}
     linear = json.loads((run / "linear" / "full" / "manifest.json").read_text())["counts"]
     if "closed_form" in linear.get("parts", {}):
-        features = closed_form_content(dataset, store, tuple(store.modalities))
         chosen = linear["parts"]["closed_form"]
+        features = closed_form_content(dataset, content_of(store, tuple(store.modalities)), chosen)
         judge = ShillingJudge(dataset, features, chosen, config.evaluation.mask_splits, section.k)
         found["closed_form"] = attack_by_shilling(judge, targets, section)
         say("shilling, closed form: done")

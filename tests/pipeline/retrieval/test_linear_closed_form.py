@@ -19,7 +19,7 @@ from pipeline.retrieval.linear_closed_form import (
     refit_closed_form,
 )
 from pipeline.retrieval.linear_judge import K, LinearJudge
-from pipeline.retrieval.linear_stage import closed_form_content, fit_linear
+from pipeline.retrieval.linear_stage import closed_form_content, content_of, fit_linear
 from pipeline.retrieval.new_items import judge_new_items
 from pipeline.settings.job import JobSection
 from pipeline.settings.linear import LinearSection
@@ -71,7 +71,7 @@ def judge(world):
 
 @pytest.fixture(scope="module")
 def features(world):
-    return closed_form_content(*world, ("text",))
+    return closed_form_content(world[0], content_of(world[1], ("text",)))
 
 
 @pytest.fixture(scope="module")

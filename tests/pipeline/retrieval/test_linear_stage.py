@@ -193,7 +193,7 @@ def test_catalogues_that_are_too_large_and_no_parts_are_left_to_the_two_towers(w
 
 def test_ids_alone_see_no_content(world, judge):
     features = content_of(world[2], ())
-    assert features == closed_form_content(*world[1:], ()) == {}
+    assert features == closed_form_content(world[1], features) == {}
     _, closed = fit_closed_form(judge, features, SECTION)
     _, spectral = fit_spectral(judge, features, SECTION)
     assert closed["content"] == closed["columns"] == 0.0 and spectral["content_edges"] == 0.0
