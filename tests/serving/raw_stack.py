@@ -28,7 +28,7 @@ from towers.config import TowerConfig
 from towers.encoders import PACK, make_encoder
 from towers.two_tower import TwoTower
 
-ITEMS, WIDTH, SECONDS = 40, 32, 5
+ITEMS, WIDTH, SECONDS = 100, 32, 5
 
 
 def specs() -> dict[str, str]:
@@ -77,12 +77,12 @@ def raw_stack() -> RawStack:
     atexit.register(keep.cleanup)
     folder = Path(keep.name)
     world = folder / "world"
-    generate_world(world, WorldConfig(seed=5, items=ITEMS, users=30, events=500))
+    generate_world(world, WorldConfig(seed=5, items=ITEMS, users=30, events=1200))
     ingest(world, folder / "ingest", IngestOptions())
     dataset = Dataset.load(folder / "ingest")
     with blank_weights():
         encoders: dict[str, Any] = {name: make_encoder(name, spec) for name, spec in specs().items() if spec != "none"}
-    options = {"batch_size": 20, "workers": 1, "tuned": encoders}
+    options = {"batch_size": 25, "workers": 1, "tuned": encoders}
     store = encode(world, dataset, folder / "encode", specs(), folder / "store", **options)
     keras.utils.set_random_seed(3)
     two_tower = TwoTower(dataset.schema.with_modalities(store.widths), TowerConfig(width=WIDTH))

@@ -76,7 +76,7 @@ def answer(manager: ModelManager, spec: model_pb2.ModelSpec | None = None) -> fl
 
 
 def test_hot_swaps_under_load_lose_no_request(model_store: Path, store: Path):
-    """Six versions come and go while four clients ask without a pause: every request is answered, by a version that was
+    """Ten versions come and go while four clients ask without a pause: every request is answered, by a version that was
     there."""
     failures: list[Exception] = []
     seen: set[int] = set()
@@ -98,16 +98,16 @@ def test_hot_swaps_under_load_lose_no_request(model_store: Path, store: Path):
         workers = [threading.Thread(target=ask, args=(worker, client)) for worker in range(4)]
         for worker in workers:
             worker.start()
-        for version in range(2, 8):
+        for version in range(2, 12):
             copy_version(model_store / NAME / str((version - 1) % 3 + 1), store / NAME / str(version))
             assert eventually(functools.partial(seen.__contains__, version))
         done.set()
         for worker in workers:
             worker.join()
-        assert eventually(lambda: client.status(NAME)[6] == "END")
-        assert client.status(NAME)[7] == "AVAILABLE"
+        assert eventually(lambda: client.status(NAME)[10] == "END")
+        assert client.status(NAME)[11] == "AVAILABLE"
     assert failures == []
-    assert seen == set(range(1, 8))
+    assert seen == set(range(1, 12))
     assert min(counts) > 10
 
 
