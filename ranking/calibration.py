@@ -145,31 +145,63 @@ def apply_calibration(logits, calibration: dict, domain=None):
         >>> float(probability[0])
         0.5
     """
-    parts, slot = [calibration], None
+    if calibration["kind"] != "by_domain":
+        return apply_table(logits, calibration["kind"], calibration_table(calibration))
+    if domain is None:
+        raise ValueError("domain: a calibration by domain needs the candidates' codes, received None")
+    count = max((int(code) for code in calibration["domains"]), default=0) + 2
+    table = calibration_table(calibration, count)
+    return apply_table(logits, kind_of(calibration), table, ops.clip(domain, 0, count - 1))
+
+
+def kind_of(calibration: dict) -> str:
+    """The kind that a calibration is of, in every domain."""
+    return calibration["otherwise"]["kind"] if calibration["kind"] == "by_domain" else calibration["kind"]
+
+
+def calibration_table(calibration: dict, domains: int = 1) -> np.ndarray:
+    """A calibration as numbers, the same for any of its kind: f32 [G, P], a line a domain.
+
+    P = 2, slope and intercept, for Platt scaling; for an isotonic calibration the value at its start, and of every ramp
+    where it begins, how wide and how high it is.
+
+    Args:
+        domains: G, domains 0 to G - 1; one without a calibration of its own has that of all.
+
+    Example:
+        >>> platt = {"kind": "platt", "slope": 2.0, "intercept": 0.5}
+        >>> calibration_table({"kind": "by_domain", "otherwise": platt, "domains": {"1": {**platt, "slope": 3.0}}}, 3).tolist()
+        [[2.0, 0.5], [3.0, 0.5], [2.0, 0.5]]
+    """
+    otherwise, own = calibration, {}
     if calibration["kind"] == "by_domain":
-        if domain is None:
-            raise ValueError("domain: a calibration by domain needs the candidates' codes, received None")
-        parts = [calibration["otherwise"], *calibration["domains"].values()]
-        codes = [int(code) for code in calibration["domains"]]
-        slots = np.zeros(max(codes, default=0) + 2, np.int32)
-        slots[codes] = np.arange(1, len(parts))
-        slot = ops.take(slots, ops.clip(domain, 0, len(slots) - 1))
-    # One line a calibration, gathered by domain; a single one is broadcast.
-    pick = lambda table: table[0] if slot is None else ops.take(table, slot, axis=0)  # noqa: E731
-    if parts[0]["kind"] == "platt":
-        slope, intercept = (np.array([part[name] for part in parts], np.float32) for name in ("slope", "intercept"))
-        return ops.sigmoid(logits * pick(slope) + pick(intercept))
-    low, left, width, rise = _ramps(parts)
+        otherwise, own = calibration["otherwise"], calibration["domains"]
+    parts = [own.get(str(domain), otherwise) for domain in range(domains)]
+    if otherwise["kind"] == "platt":
+        return np.array([[part["slope"], part["intercept"]] for part in parts], np.float32)
+    return np.concatenate(_ramps(parts), axis=1)
+
+
+def apply_table(logits, kind: str, table, domain=None):
+    """Calibrated probabilities of logits of any shape by the table [G, P] of a calibration.
+
+    Args:
+        kind: see `kind_of`. domain: codes of the logits' shape below G; None = the first line counts for all.
+    """
+    pick = lambda values: values[0] if domain is None else ops.take(values, domain, axis=0)  # noqa: E731
+    if kind == "platt":
+        return ops.sigmoid(logits * pick(table[:, 0]) + pick(table[:, 1]))
+    ramps = (table.shape[1] - 1) // 3
+    left, width, rise = (pick(table[:, 1 + part * ramps : 1 + (part + 1) * ramps]) for part in range(3))
     # A sum of clipped ramps instead of a search: the same piecewise-linear function in every backend.
-    ramps = ops.clip((logits[..., None] - pick(left)) / pick(width), 0.0, 1.0) * pick(rise)
-    return pick(low) + ops.sum(ramps, axis=-1)
+    return pick(table[:, 0]) + ops.sum(ops.clip((logits[..., None] - left) / width, 0.0, 1.0) * rise, axis=-1)
 
 
 def _ramps(parts: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Isotonic calibrations as a start [G] and ramps: where they begin, how wide and how high they are, each [G, P]."""
+    """Isotonic calibrations as a start [G, 1] and ramps: where they begin, how wide and how high they are, each [G, R]."""
     knots = max(2, *(len(part["x"]) for part in parts))
     x, y = (
         np.stack([np.pad(np.asarray(part[name], np.float32), (0, knots - len(part[name])), "edge") for part in parts])
         for name in ("x", "y")
     )
-    return y[:, 0], x[:, :-1], np.maximum(np.diff(x), 1e-6), np.diff(y)
+    return y[:, :1], x[:, :-1], np.maximum(np.diff(x), 1e-6), np.diff(y)

@@ -216,6 +216,10 @@ class RankerSpec:
         start = self.popularity_start + (self.popularity_moments - 1) * self.popularity_step
         return dataclasses.replace(self, popularity_moments=1, popularity_start=start)
 
+    def standardised(self) -> RankerSpec:
+        """The same for retrieval scores that come standardised."""
+        return dataclasses.replace(self, score_center=0.0, score_scale=1.0)
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
 

@@ -11,8 +11,6 @@ from ranking.serving_form import RankingServingForm
 
 METHOD = "leave_one_out"
 """What passes the deletion test best (`pipeline.evaluation.deletion_test`), and the cheapest."""
-BACKGROUND = 64
-"""Items of the catalogue that make the typical candidate."""
 
 
 def explain(
@@ -70,7 +68,7 @@ def explain(
     contributions = attribute(masked_scores(form, x, inputs, reference(form, inputs), plan.masks), plan)
     rows, cosines = nearest_history(form.tokens, form.present, inputs["history"], candidate_rows)
     return {
-        "score": form.answer(x, candidate_rows, form.standardised(inputs))["score"],
+        "score": form.answer(x, candidate_rows, inputs["retrieval_scores"])["score"],
         "contributions": contributions,
         "shares": normalised_shares(contributions),
         "nearest_rows": rows,
@@ -88,30 +86,18 @@ def group_names(form: RankingServingForm) -> tuple[str, ...]:
     return tuple(form.network.features.groups)
 
 
-def background_rows(item_rows: int) -> np.ndarray:
-    """Rows spread evenly over the catalogue, at most `BACKGROUND` of them; [0] where it is empty.
-
-    Example:
-        >>> background_rows(4).tolist(), len(background_rows(1501))
-        ([1, 2, 3], 64)
-    """
-    count = item_rows - 1
-    taken = min(count, BACKGROUND)
-    return (1 + np.arange(taken) * count // taken).astype(np.int32) if count > 0 else np.zeros(1, np.int32)
-
-
 def reference(form: RankingServingForm, inputs):
     """Mean features of a typical candidate for the same users at the same times. [B, 1, X]
 
-    Its content, ids, attributes, popularity, price and age are the means over `background_rows`; its retrieval score is the
+    Its content, ids, attributes, popularity, price and age are the means over `typical_rows`; its retrieval score is the
     mean of training and its rank the middle one.
     """
-    rows = background_rows(form.spec.schema.item_rows)
-    like = ops.zeros_like(ops.cast(inputs["user"], "float32"))[:, None] + np.zeros((1, len(rows)), np.float32)
+    rows = form.fitted.typical
+    like = ops.zeros_like(ops.cast(inputs["user"], "float32"))[:, None] + np.zeros((1, rows.shape[0]), np.float32)
     asked = {
         **inputs,
         "candidates": ops.cast(like, inputs["candidates"].dtype) + ops.cast(rows, inputs["candidates"].dtype),
-        "retrieval_scores": like + form.spec.score_center,
+        "retrieval_scores": like,
         "retrieval_ranks": like + (form.config.retrieved + 1.0) / 2.0,
     }
     return ops.mean(pair_features(form, asked), axis=1, keepdims=True)
@@ -134,7 +120,7 @@ def masked_scores(form: RankingServingForm, x, inputs, replacement, masks: np.nd
     mixed = x[:, None] * kept + replacement[:, None] * (1.0 - kept)
     # The retrieval score counts beside the features too, as far as the form blends it in.
     kept = masks[:, group_names(form).index("retrieval")][None, :, None]
-    standardised = form.standardised(inputs)[:, None] * kept
+    standardised = inputs["retrieval_scores"][:, None] * kept
     standardised = standardised + replacement[:, None, :, features.score_column] * (1.0 - kept)
     # Candidates are answered one by one, so every mask's copies can stand in one long list.
     batch, shown, count = ops.shape(x)[0], ops.shape(x)[1], len(masks)

@@ -10,8 +10,9 @@ import numpy as np
 from keras import ops
 
 from ranking.experts import SharedBottom
-from ranking.explain import background_rows, pair_features
+from ranking.explain import pair_features
 from ranking.serving_form import RankingServingForm
+from ranking.tables import typical_rows
 
 USERS = 64
 """Users whose requests tell how large a unit's activations are."""
@@ -134,7 +135,7 @@ def typical_inputs(form: RankingServingForm, history: np.ndarray) -> dict[str, A
     a fixed seed stand for."""
     history = np.asarray(history, np.int32)
     users = np.unique(np.linspace(0, len(history) - 1, USERS).astype(np.int32))
-    rows = background_rows(form.spec.schema.item_rows)
+    rows = typical_rows(form.spec.schema.item_rows)
     draws = np.random.default_rng(0).normal(size=(len(users), len(rows))).astype(np.float32)
     ranks = 1.0 + np.argsort(np.argsort(-draws, axis=1), axis=1) * (form.config.retrieved / len(rows))
     return form.request_inputs(

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from ranking.calibration import apply_calibration
+from ranking.calibration import kind_of
 from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.domain_calibration import domain_of
+from ranking.fitted_numbers import FittedNumbers
 from ranking.model import Ranker, RankingNetwork
 from ranking.score import weighted_score
 from ranking.trees import BoostedTrees, TreeTables
@@ -30,6 +31,9 @@ class RankingServingForm(keras.Model):
     with z the standardised retrieval score. Where boosted trees belong to it, logit_click is that of the network and their
     sum together: trees see each feature alone, ask about thresholds and forget nothing rare, a network sees vectors; they err
     differently.
+
+    Whatever training finds out is a weight, numbers of calibrations and blend included: the graph of a form is that of any
+    other of the same `graph_basis`.
 
     Args:
         spec, config: of the trained ranker.
@@ -77,7 +81,8 @@ class RankingServingForm(keras.Model):
         shape = (spec.schema.item_rows, count, config.token_width)
         add = lambda shape, name: self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name)  # noqa: E731
         self.tokens, self.present = add(shape, "tokens"), add(shape[:2], "present")
-        self.network = RankingNetwork(spec, config, name="network")
+        self.fitted = FittedNumbers(spec, self.calibrations, self.blend, name="fitted")
+        self.network = RankingNetwork(spec.standardised(), config, name="network")
         self.network.trainable = False
         self.trees = BoostedTrees(trees, name="trees") if trees else None
         self.built = True
@@ -98,7 +103,7 @@ class RankingServingForm(keras.Model):
             user_row, history_rows, candidate_rows, retrieval_scores, timestamp, retrieval_ranks, context, profile
         )
         x0 = self.network.features(self.tokens, self.present, None, inputs, group_mask=group_mask)
-        standardised = self.standardised(inputs)
+        standardised = inputs["retrieval_scores"]
         if group_mask is not None:  # a masked retrieval score is blended in no more than it is a feature
             place = list(self.network.features.groups).index("retrieval")
             standardised = standardised * ops.convert_to_tensor(group_mask, "float32")[..., place, None]
@@ -115,12 +120,12 @@ class RankingServingForm(keras.Model):
         context=None,
         profile=None,
     ) -> dict:
-        """The arguments of `call` as the features take them, with what was not given filled in."""
+        """The arguments of `call` as the features take them, scores standardised, with what was not given filled in."""
         # A server sends all candidates of a request, so their ranks follow from their scores. A list that is only a
         # sample of them (evaluation) has to bring the ranks along.
         exists = candidate_rows > 0
         # Padding carries the lowest float as its score; it must not reach the features, where it would overflow.
-        scores = ops.where(exists, retrieval_scores, ops.zeros_like(retrieval_scores) + self.spec.score_center)
+        scores = ops.where(exists, retrieval_scores, ops.zeros_like(retrieval_scores) + self.fitted.center)
         if retrieval_ranks is None:
             higher = ops.logical_and(scores[:, None, :] > scores[:, :, None], exists[:, None, :])
             retrieval_ranks = 1.0 + ops.sum(ops.cast(higher, "float32"), axis=-1)
@@ -130,16 +135,12 @@ class RankingServingForm(keras.Model):
             "user": user_row,
             "history": history_rows[:, : self.config.history_length],
             "candidates": candidate_rows,
-            "retrieval_scores": scores,
+            "retrieval_scores": self.fitted.standardised(scores),
             "retrieval_ranks": ops.minimum(retrieval_ranks, self.config.retrieved + 1.0),
             "timestamp": timestamp,
             "context": context,
             "profile": profile,
         }
-
-    def standardised(self, inputs: dict):
-        """The standardised retrieval scores of `request_inputs`. [B, K]"""
-        return (inputs["retrieval_scores"] - self.spec.score_center) / self.spec.score_scale
 
     def logits(self, x0, candidate_rows) -> dict:
         """Logits of the trained heads, trees included and nothing calibrated: x0 [B, K, X], rows [B, K] to {head: [B, K]}."""
@@ -154,9 +155,9 @@ class RankingServingForm(keras.Model):
         exists = candidate_rows > 0
         kept = ops.cast(exists, "float32")
         domain = domain_of(self.network.features.side, self.spec, candidate_rows)
-        answer = {head: apply_calibration(logits[head], self.calibrations[head], domain) * kept for head in logits}
+        answer = {head: self.fitted.probability(head, logits[head], domain) * kept for head in logits}
         answer = {head: answer.get(head, ops.zeros_like(kept)) for head in HEADS}
-        score = weighted_score(answer, self.score_weights, self.blend, standardised)
+        score = weighted_score(answer, self.score_weights, self.fitted.blend, standardised)
         return {**answer, "score": ops.where(exists, ops.maximum(score, LOWEST_SCORE), -ops.ones_like(kept))}
 
     def row_tables(self) -> list:
@@ -164,6 +165,20 @@ class RankingServingForm(keras.Model):
         features = self.network.features
         ids, numbers = features.embeddings, features.side.tables["numbers"]
         return [self.tokens, self.present, ids["user_id"], ids["item_id"], numbers]
+
+    def code_tables(self) -> list:
+        """The other weights with a line an item or a user, which are never stored in another form."""
+        side = self.network.features.side
+        return [*(table for name, table in side.tables.items() if name != "numbers"), side.popularity_table]
+
+    def graph_basis(self) -> dict:
+        """What the graph of the form follows from beside the shapes of its weights, JSON-able: of no two nights another."""
+        spec = json.loads(self.spec.to_json())
+        grown = {"user_rows": 0, "item_rows": 0}
+        spec |= {"schema": {**spec["schema"], **grown}, "score_center": 0, "score_scale": 1, "popularity_start": 0}
+        kinds = {head: kind_of(calibration) for head, calibration in self.calibrations.items()}
+        config, weights = json.loads(self.config.to_json()), self.score_weights
+        return {"spec": spec, "config": config, "score_weights": weights, "calibrations": kinds}
 
     @classmethod
     def from_ranker(

@@ -15,6 +15,8 @@ from ranking.stored_rows import take_rows
 ITEM_NUMBERS = ("log popularity", "never in training", "log price", "price known", "release known")
 INTEGERS = keras.backend.standardize_dtype("int")
 """Codes are kept in the backend's wide integers: TensorFlow places int32 variables on the host even beside a GPU."""
+TYPICAL = 64
+"""Items of the catalogue that make the typical candidate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,18 @@ def _standardised(column: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.where(present, (column - column[present].mean()) / max(float(column[present].std()), 1e-6), 0.0)
 
 
+def typical_rows(item_rows: int) -> np.ndarray:
+    """Rows spread evenly over the catalogue, at most `TYPICAL` of them; [0] where it is empty.
+
+    Example:
+        >>> typical_rows(4).tolist(), len(typical_rows(1501))
+        ([1, 2, 3], 64)
+    """
+    count = item_rows - 1
+    taken = min(count, TYPICAL)
+    return (1 + np.arange(taken) * count // taken).astype(np.int32) if count > 0 else np.zeros(1, np.int32)
+
+
 class SideTables(keras.layers.Layer):
     """`SideInformation` as non-trainable weights, so that a saved ranker needs nothing but rows.
 
@@ -141,6 +155,8 @@ class SideTables(keras.layers.Layer):
         Returns: f32 [B, K, H].
         """
         last = self.spec.popularity_moments - 1
+        if not last:  # all times have the same answer, whenever it was
+            return ops.cast(ops.take(self.popularity_table, rows, axis=0), "float32")
         moment = ops.clip((time - self.spec.popularity_start) // self.spec.popularity_step, 0, last)
         moment = ops.cast(ops.where(time > 0, moment, last), rows.dtype)
         lines = ops.take(self.popularity_table, moment[:, None] * self.spec.schema.item_rows + rows, axis=0)

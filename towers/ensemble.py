@@ -28,7 +28,8 @@ class EnsembleUserTower(keras.layers.Layer):
     Args:
         user_tower: of the two towers. weights: (w_1, w_2).
 
-    Shapes: user [B], profile [B, P], history [B, L, D_1], history_mask [B, L], sums [B, D_2] -> [B, D_1 + D_2].
+    Shapes: user [B], profile [B, P], history [B, L, D_1], history_mask [B, L], sums [B, D_2], and mixture [2], weights in the
+    place of its own, or None -> [B, D_1 + D_2].
     """
 
     def __init__(self, user_tower: keras.layers.Layer, weights: tuple[float, float], **kwargs):
@@ -36,9 +37,9 @@ class EnsembleUserTower(keras.layers.Layer):
         self.user_tower, self.mixture = user_tower, tuple(weights)
         self.built = True
 
-    def call(self, user, profile, history, history_mask, sums):
+    def call(self, user, profile, history, history_mask, sums, mixture=None):
         queries, intermediates = self.user_tower(user, profile, history, history_mask)
-        towers, linear = self.mixture
+        towers, linear = self.mixture if mixture is None else (mixture[0], mixture[1])
         return ops.concatenate([towers * queries, linear * unit_length(sums)], axis=-1), intermediates
 
 

@@ -94,7 +94,7 @@ def scores_without(
         )
         x0 = features(form.tokens, form.present, None, given)
         for group, mask in kept.items():
-            told = form.answer(x0 * mask + neutral * (1.0 - mask), rows, form.standardised(given))["score"]
+            told = form.answer(x0 * mask + neutral * (1.0 - mask), rows, given["retrieval_scores"])["score"]
             found[group].append(keras.ops.convert_to_numpy(told)[: len(asked) - start])
     return {group: np.concatenate(parts) for group, parts in found.items()}
 

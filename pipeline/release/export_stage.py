@@ -14,16 +14,17 @@ from pipeline.content.store_encoders import READY_MADE
 from pipeline.metrics.examples import interactions, positive_histories
 from pipeline.policy.facts import policy_tables
 from pipeline.policy.stage import load_policy
-from pipeline.release.raw_models import GRAPHS, RawModels, graphs_of, raw_models
+from pipeline.release.raw_models import GRAPHS, RawModels, graphs_of, raw_models, towers_of
 from pipeline.retrieval.served import Served, load_served
 from pipeline.settings.config import Config
 from pipeline.stage import digest, read_manifest
 from ranking.serving_form import RankingServingForm
+from serving.export.graphs_again import GraphsAgain
 from serving.export.recommend import RecommendSettings
 from serving.export.release import export_release
 from serving.graphs.request_history import ServingTables
 from serving.index.build import load_index
-from serving.releases.manifest import Release, read_release
+from serving.releases.manifest import Release
 from serving.releases.release import ReleaseError, list_releases, verify_release
 from serving.server.servable import Servable
 
@@ -65,17 +66,29 @@ def prepare(
     store: FeatureStore | None,
     search: bool,
     previous: Path | None,
-) -> tuple[ServingTables, RawModels, dict[str, Any]]:
-    """What a release has that follows from no ranker: tables, models of raw content, and their part of its details."""
+) -> tuple[ServingTables, RawModels, GraphsAgain, dict[str, Any]]:
+    """What a release has that follows from no ranker: tables, models of raw content, graphs that it may take over, and their
+    part of its details."""
     raw, graphs, encoders = RawModels(), "", {}
+    before, why = whole_release(previous)
     if store is not None:
-        before = None if previous is None else read_release(previous)
-        raw = raw_models(run, served, store, config, search=search, previous=before)
+        raw = raw_models(run, served, store, config, search=search, previous=before, why=why)
         graphs = graphs_of(served, store, run, config.serving.precision)
         stored = {name: store.info["modalities"][name]["encoder"] for name in store.modalities}
         encoders = {name: encoder for name, encoder in stored.items() if encoder != READY_MADE}
     tables = serving_tables(dataset, run / "ingest", served.two_tower.config.history_length)
-    return tables, raw, {"encoders": encoders, GRAPHS: graphs}
+    again = GraphsAgain({**towers_of(served), "precision": config.serving.precision}, before)
+    return tables, raw, again, {"encoders": encoders, GRAPHS: graphs}
+
+
+def whole_release(previous: Path | None) -> tuple[Release | None, str]:
+    """An earlier release whose graphs may be handed on, or None and why there is none."""
+    if previous is None:
+        return None, "there is no release before"
+    try:
+        return verify_release(previous), ""
+    except (ReleaseError, FileNotFoundError) as error:
+        return None, str(error)
 
 
 def export_stage(
@@ -112,7 +125,7 @@ def export_stage(
         return told(before)
     served, versions = load_served(run), list_releases(releases) if releases.is_dir() else []
     ensemble, two_tower = served.ensemble, served.two_tower
-    tables, raw, details = prepare(dataset, run, config, served, store, search, previous)
+    tables, raw, graphs, details = prepare(dataset, run, config, served, store, search, previous)
 
     def ranked() -> tuple[RankingServingForm, RecommendSettings]:
         if ready is not None:
@@ -146,6 +159,7 @@ def export_stage(
             counts={"raw_modalities": len(raw.item_encoder.encoders)} if raw.item_encoder else {},
             details=details,
             observe=observe,
+            graphs=graphs,
         )
     except PublishedBeforeError as found:
         return told(found.release)
@@ -155,6 +169,7 @@ def export_stage(
         "search": raw.search is not None,
         "content_search": raw.content_search is not None,
         "raw_graphs": raw.graphs,
+        "graphs_again": graphs.again,
     }
 
 

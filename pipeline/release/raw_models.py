@@ -25,7 +25,6 @@ from serving.export.release import ITEM_ENCODER, SEARCH
 from serving.export.search import SearchModule, search_table
 from serving.graphs.raw_encoder import UnsupportedEncoderError
 from serving.releases.manifest import Release
-from serving.releases.release import verify_release
 from towers.search import WEIGHTS, SearchTower, load_search_tower
 
 GRAPHS = "graphs"
@@ -48,34 +47,48 @@ class RawModels:
 
 def graphs_of(served: Served, store: FeatureStore, run: Path, precision: Precision) -> str:
     """Digest of what the graphs of raw content follow from: code, encoders, and the form of the towers; no weights."""
-    tower, towers = run / "search" / WEIGHTS, dataclasses.asdict(served.two_tower.config)
-    towers.pop("content_rank")  # a warm start names what was derived before; shapes are compared one by one
+    tower = run / "search" / WEIGHTS
     return digest({
-        "code": code_fingerprint("data", "towers", "ranking", "serving"),
-        "libraries": [tf.__version__, keras.__version__],
+        **towers_of(served),
         "encoders": {name: store.info["modalities"][name].get("fingerprint") for name in store.modalities},
-        "towers": towers,
         "modalities": [served.two_tower.schema.modalities, served.two_tower.schema.frames],
         "search": dataclasses.asdict(load_search_tower(tower.parent).config) if tower.is_file() else None,
         "precision": precision,
     })  # fmt: skip
 
 
+def towers_of(served: Served) -> dict[str, Any]:
+    """What every graph of a release follows from: code, libraries and the form of the towers; no weights."""
+    towers = dataclasses.asdict(served.two_tower.config)
+    towers.pop("content_rank")  # a warm start names what was derived before; shapes are compared one by one
+    return {
+        "code": code_fingerprint("data", "towers", "ranking", "serving"),
+        "libraries": [tf.__version__, keras.__version__],
+        "towers": towers,
+    }
+
+
 def raw_models(
-    run: Path, served: Served, store: FeatureStore, config: Config, *, search: bool, previous: Release | None = None
+    run: Path,
+    served: Served,
+    store: FeatureStore,
+    config: Config,
+    *,
+    search: bool,
+    previous: Release | None = None,
+    why: str = "there is no release before",
 ) -> RawModels:
     """The models of raw content of a run.
 
     Args:
-        search: whether the search stage's tower is among them. previous: an earlier release; where its graphs follow from
-            the same as those of this run would, they are taken over, and no encoder is built.
+        search: whether the search stage's tower is among them. previous: an earlier release, whole; where its graphs follow
+            from the same as those of this run would, they are taken over, and no encoder is built. why: there is none.
     """
-    precision, why = config.serving.precision, "there is no release before"
+    precision = config.serving.precision
     if previous is not None:
         why = "code, encoders or towers are of another form than then"
         if previous.manifest["details"].get(GRAPHS) == graphs_of(served, store, run, precision):
             try:
-                verify_release(previous.folder)  # what is damaged is not handed on
                 return _again(run, served, store, previous, precision, search)
             except (ValueError, FileNotFoundError) as error:
                 why = str(error)

@@ -89,7 +89,7 @@ class RankedItems:
         behind = np.broadcast_to(count + np.arange(len(self.items.rows), dtype=np.int32), rows.shape)
         whose = np.concatenate([np.arange(count, dtype=np.int32), self.items.rows.astype(np.int32)])
         x0 = form.network.features(tokens, present, whose, {**inputs, "candidates": behind})
-        return form.answer(x0, ops.convert_to_tensor(rows), form.standardised(inputs))["score"]
+        return form.answer(x0, ops.convert_to_tensor(rows), inputs["retrieval_scores"])["score"]
 
     def figures(self, features: Mapping[str, np.ndarray], seed: int) -> dict[str, list[float]]:
         """Figures of `FullPath` with this content, each item alone, as [mean, low, high] over the items."""

@@ -13,7 +13,7 @@ from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import Precision
 from serving.export.explain import EXPLAIN, explain_signature, ranking_specs
 from serving.graphs.keras_weights import KerasWeights
-from serving.graphs.request_history import ServingTables, choose_history
+from serving.graphs.request_history import ServingTables, choose_history, table_variable
 from serving.graphs.request_words import Vocabulary, frozen, no_words, word_codes
 from serving.graphs.vocabulary_tables import VocabularyTables
 from serving.saved_model import write_saved_model
@@ -56,12 +56,15 @@ class RankingModule(tf.Module):
             raise ValueError(
                 f"tables: user_ids has {self.users.size} rows, history {len(tables.history)}; take both from one run"
             )
-        self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
+        self.history = table_variable(tables.history, tf.int32, "user_history")
         self.ranker = KerasWeights(ranker, "ranker", precision)
         form = ranker if isinstance(ranker, RankingServingForm) else None
         moment, person = frozen(context or {}), frozen(tables.profile_words if form else {})
         self.rank = self._rank_signature(moment, person)
         self.explain = None if form is None else explain_signature(self, form, moment, person)
+        basis = None if form is None else {"ranker": form.graph_basis(), "context": moment, "words": person}
+        self.graph_basis = lambda: basis
+        """See `serving.export.graphs_again.Reusable`; held by a function, since a module would track it."""
 
     def _rank_signature(self, moment: Vocabulary, person: Vocabulary) -> Callable:
         """`serving_default`.

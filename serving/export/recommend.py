@@ -21,7 +21,7 @@ from ranking.stored_rows import Precision
 from serving.export.retrieval_parts import RetrievalParts
 from serving.graphs.keras_weights import KerasWeights
 from serving.graphs.policy_tables import ITEM_CODES, PolicyTables
-from serving.graphs.request_history import ServingTables
+from serving.graphs.request_history import ServingTables, table_variable
 from serving.graphs.request_policy import chosen_weights, names_weight, uniforms
 from serving.graphs.request_words import frozen, no_words, word_codes
 from serving.index.allowed_items import search_allowed
@@ -94,17 +94,29 @@ class RecommendModule(RetrievalParts):
         self.takes_ranks = isinstance(ranker, RankingServingForm)
         modalities = list(ranker.spec.modalities) if hasattr(ranker, "spec") else []
         self.content = tuple(place for place, name in enumerate(modalities) if name != "behaviour")
-        self.item_codes = tf.Variable(facts.item_codes(), trainable=False, name="item_codes")
-        released = np.asarray(facts.released, np.int64)
-        self.released = tf.Variable(released, dtype=tf.int64, trainable=False, name="item_released")
+        self.item_codes = table_variable(facts.item_codes(), tf.int32, "item_codes")
+        self.released = table_variable(np.asarray(facts.released, np.int64), tf.int64, "item_released")
         self.user_group = None
         if facts.user_group is not None:
-            self.user_group = tf.Variable(facts.user_group, dtype=tf.int32, trainable=False, name="user_group")
-        floors = None if facts.group_floors is None else tuple(map(float, facts.group_floors))
-        # Held by a function, since a module would track them.
+            self.user_group = table_variable(facts.user_group, tf.int32, "user_group")
+            self.group_floors = tf.Variable(np.float32(facts.group_floors), trainable=False, name="group_floors")
+        # What is learnt and counted is a variable: the graph is that of other nights too.
+        weights = np.float32(list(settings.policy.weights().values()))
+        self.policy = tf.Variable(weights, trainable=False, name="policy")
+        self.bucket_prior = tf.Variable(facts.bucket_prior(), trainable=False, name="bucket_prior")
         context = frozen(facts.context)
-        self._constants = lambda: (settings, floors, context, facts.bucket_prior())
+        basis = ranker.graph_basis() if isinstance(ranker, RankingServingForm) else None
+        # Held by functions, since a module would track them.
+        self._constants, self._ranker_basis = lambda: (settings.candidates, context), lambda: basis
         self.recommend = self._recommend_signature()
+
+    def graph_basis(self) -> dict[str, Any] | None:
+        """See `serving.export.graphs_again.Reusable`."""
+        retrieval, ranker = super().graph_basis(), self._ranker_basis()
+        if retrieval is None or ranker is None:
+            return None
+        candidates, context = self._constants()
+        return {**retrieval, "ranker": ranker, "candidates": candidates, "context": context}
 
     def _recommend_signature(self) -> Callable:
         """`serving_default`.
@@ -154,14 +166,14 @@ class RecommendModule(RetrievalParts):
             seed,
             profile=no_words(),  # noqa: B008
         ):
-            settings, _, vocabulary, _ = self._constants()
+            usual, vocabulary = self._constants()
             # The names of these steps are what a trace tells them by.
             with tf.name_scope("request"):
-                weights = chosen_weights(policy_names, policy_values, settings.policy)
+                weights = chosen_weights(policy_names, policy_values, tf.convert_to_tensor(self.policy))
                 user, recent = self.users.rows(user_id), self.items.rows(recent_item_ids)
                 excluded = self.items.rows(exclude_item_ids)
                 k = checked_k(k)
-                count = tf.maximum(tf.where(candidates > 0, candidates, settings.candidates), k)
+                count = tf.maximum(tf.where(candidates > 0, candidates, usual), k)
                 history, said = self.chosen_history(user, recent), self.said_profile(user, profile)
             with tf.name_scope("query"):
                 queries = self.queries(user, recent, said)
@@ -203,7 +215,7 @@ class RecommendModule(RetrievalParts):
         return tf.cond(tf.reduce_any(listed), by_list, everything)
 
     def _floors(self, user, policy_names, share):
-        floors = tf.gather(tf.constant(self._constants()[1], tf.float32), tf.gather(self.user_group, user))
+        floors = tf.gather(self.group_floors, tf.gather(self.user_group, user))
         return tf.where(names_weight(policy_names, "group_share"), share, tf.maximum(floors, share))
 
     def _candidates(self, rows, answer, known, history, timestamp, chance) -> Candidates:
@@ -221,7 +233,7 @@ class RecommendModule(RetrievalParts):
             category=codes["category"],
             protected=codes["protected"] > 0,
             bucket=codes["bucket"],
-            target=bucket_shares(past, history > 0, tf.constant(self._constants()[3])),
+            target=bucket_shares(past, history > 0, tf.convert_to_tensor(self.bucket_prior)),
             vectors=self._vectors(rows),
             deviation=score_deviation(answer["click"], events),
             uniforms=chance,

@@ -15,6 +15,7 @@ from serving.client.page_request import words_of
 from serving.client.recommend_requests import warm_up_requests
 from serving.export.content_search import ContentSearchModule, content_search_requests
 from serving.export.explain import EXPLAIN, SHOWN, explain_requests
+from serving.export.graphs_again import TRACED_FROM, GraphsAgain
 from serving.export.item_encoder import ItemEncoderModule
 from serving.export.ranking import RankingModule
 from serving.export.raw_models_again import ItemEncoderAgain, SearchAgain
@@ -62,6 +63,7 @@ def export_release(
     counts: Mapping[str, int] | None = None,
     details: dict[str, Any] | None = None,
     observe: Callable[[Servable], Any] | None = None,
+    graphs: GraphsAgain | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Release:
     """Writes `<releases>/<version>/`, whole or not at all. The same inputs give the same files and fingerprint.
@@ -89,12 +91,13 @@ def export_release(
         counts, details: for the manifest; keep seconds and dates out of `details` if two runs' manifests are to be
             equal. `ranked` may fill them.
         observe: called with `recommend` as it was written, loaded and warm.
+        graphs: what writes the models, where an earlier release may lend their graphs; all are traced where it is None.
         say: receives one line a model.
 
     Raises:
         ReleaseError: the version exists already. ValueError: tables, tower and index do not belong together.
     """
-    say = say or (lambda line: None)
+    say, graphs, details = say or (lambda line: None), graphs or GraphsAgain(), {} if details is None else details
     if precision != "float32" and isinstance(index, ExactIndex):
         index = ExactIndex(index.embeddings(np.arange(index.item_rows)).numpy(), precision)
     facts = {"users": len(tables.profile) - 1, "items": index.item_rows - 1, **(counts or {})}
@@ -137,7 +140,7 @@ def export_release(
             start = time.perf_counter()
             folder = staging / name / str(version)
             module = make()
-            module.save(folder)
+            graphs.write(name, module, folder)
             if requests:
                 write_warmup(folder, name, requests)
             if isinstance(module, ContentSearchModule):
@@ -160,6 +163,8 @@ def export_release(
                 if settings is not None and name == RECOMMEND:
                     # To load it and to ask it is no work for Python's interpreter, unlike to trace the next one.
                     reference.begin(staging, tables.user_ids, settings.k, settings.now)
+            if graphs.digests:
+                details[TRACED_FROM] = graphs.digests
             if (servable := reference.written()) is not None and observe is not None:
                 observe(servable)
         names = [name for name in MODELS if name in {**models, **beside}]

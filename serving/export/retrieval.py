@@ -73,7 +73,7 @@ class RetrievalModule(RetrievalParts):
         queries = embedding
         if self.linear_history is not None:
             own = self.index.width - self.linear_width
-            halves = zip(self.mixture, (embedding[:, :own], embedding[:, own:]), strict=True)
+            halves = zip(tf.unstack(self.mixture), (embedding[:, :own], embedding[:, own:]), strict=True)
             queries = tf.concat([weight * tf.math.l2_normalize(half, axis=1) for weight, half in halves], axis=1)
         rows, scores = self.index.search(queries, k, self.items.rows(exclude_item_ids))
         found = tf.reduce_any(embedding != 0.0, axis=1)[:, None]

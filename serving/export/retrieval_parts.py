@@ -9,10 +9,19 @@ import tensorflow as tf
 
 from ranking.stored_rows import Precision, store_rows, take_rows
 from serving.graphs.keras_weights import KerasWeights
-from serving.graphs.request_history import ServingTables, choose_history, choose_whole_history, users_rows
+from serving.graphs.request_history import (
+    ServingTables,
+    choose_history,
+    choose_whole_history,
+    table_variable,
+    users_rows,
+)
 from serving.graphs.request_words import frozen, word_codes
 from serving.graphs.vocabulary_tables import VocabularyTables
 from serving.index.index import CandidateIndex
+
+CORE_INDEXES = ("exact", "partitioned")
+"""Kinds of index that are made of core operations and variables."""
 
 
 class RetrievalParts(tf.Module):
@@ -56,14 +65,12 @@ class RetrievalParts(tf.Module):
                 f"tables, index: sizes must agree, received {sizes}, item_ids {self.items.size}, "
                 f"index {index.item_rows}; take all from one run"
             )
-        self.profile = tf.Variable(tables.profile, dtype=tf.int32, trainable=False, name="user_profile")
+        self.profile = table_variable(tables.profile, tf.int32, "user_profile")
         words = frozen(tables.profile_words)
         self._profile_words = lambda: words  # held by a function, since a module would track them
-        self.history = tf.Variable(tables.history, dtype=tf.int32, trainable=False, name="user_history")
-        self.seen_offsets = tf.Variable(tables.seen_offsets, dtype=tf.int64, trainable=False, name="seen_offsets")
-        # Of any length in the graph: what users did since is written into copies of it (`serving.export.overlay`).
-        any_length = {"shape": tf.TensorShape([None]), "dtype": tf.int32, "trainable": False}
-        self.seen_rows = tf.Variable(tables.seen_rows, name="seen_rows", **any_length)
+        self.history = table_variable(tables.history, tf.int32, "user_history")
+        self.seen_offsets = table_variable(tables.seen_offsets, tf.int64, "seen_offsets")
+        self.seen_rows = table_variable(tables.seen_rows, tf.int32, "seen_rows")
         half: Precision = "float32" if precision == "float32" else "float16"
         self.user_tower = KerasWeights(user_tower, "user_tower", half, _user_tables(user_tower))
         self.index = index
@@ -74,13 +81,19 @@ class RetrievalParts(tf.Module):
                     f"linear_history: needs tables.chosen and one line an item row, received {len(linear_history)} lines "
                     f"for {index.item_rows} rows; take all from one run"
                 )
-            self.mixture = tuple(user_tower.mixture)
+            self.mixture = tf.Variable(user_tower.mixture, dtype=tf.float32, trainable=False, name="mixture")
             offsets, rows = tables.chosen
-            self.chosen_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False, name="chosen_offsets")
-            self.chosen_rows = tf.Variable(rows, name="chosen_rows", **any_length)
+            self.chosen_offsets = table_variable(offsets, tf.int64, "chosen_offsets")
+            self.chosen_rows = table_variable(rows, tf.int32, "chosen_rows")
             kept = store_rows(linear_history, precision)
-            self.linear_history = tf.Variable(kept, trainable=False, name="linear_history")
+            self.linear_history = table_variable(kept, kept.dtype, "linear_history")
             self.linear_width = linear_history.shape[1]
+
+    def graph_basis(self) -> dict[str, Any] | None:
+        """See `serving.export.graphs_again.Reusable`; ScaNN's graph holds what it was trained to."""
+        if self.index.kind not in CORE_INDEXES:
+            return None
+        return {"index": self.index.kind, "linear": self.linear_history is not None, "words": self._profile_words()}
 
     def chosen_history(self, user: tf.Tensor, recent: tf.Tensor) -> tf.Tensor:
         """The history that counts, int32 [B, L]: see `serving.graphs.request_history.choose_history`."""
@@ -101,7 +114,7 @@ class RetrievalParts(tf.Module):
         whole = choose_whole_history(recent, users_rows(self.chosen_offsets, self.chosen_rows, user))
         sums = tf.reduce_sum(take_rows(self.linear_history, whole), axis=1)
         own = vectors[:, :, : self.index.width - self.linear_width]
-        return self.user_tower(user, profile, own, mask, sums)[0]
+        return self.user_tower(user, profile, own, mask, sums, tf.convert_to_tensor(self.mixture))[0]
 
     def hidden_rows(self, user: tf.Tensor, recent: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """Rows that must not be found, int32 [B, any]: excluded and recent ones, and what the user had seen."""

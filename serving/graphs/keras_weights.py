@@ -24,7 +24,8 @@ class KerasWeights(tf.Module):
         precision: how weights are kept: `tables` in that form; other matrices in half precision unless it is "float32",
             and cast when the model is called; vectors, numbers and whatever half precision cannot hold as they are.
         tables: weights that the model reads by `ranking.stored_rows.take_rows` and in no other way; None = what its method
-            `row_tables` names, where it has one.
+            `row_tables` names, where it has one. Of these, and of what `code_tables` names, the graph does not know how many
+            lines they have: it is that of every catalogue.
 
     Raises:
         ValueError: the model has no weights, so it was not built.
@@ -41,11 +42,13 @@ class KerasWeights(tf.Module):
         if tables is None:
             tables = model.row_tables() if hasattr(model, "row_tables") else ()
         read_by_row = {id(table) for table in tables}
-        self._is_table: Callable = lambda weight: id(weight) in read_by_row
-        self.values = [
-            tf.Variable(_stored(weight, precision, self._is_table(weight)), trainable=False, name=f"{name}_{place:03d}")
-            for place, weight in enumerate(model.weights)
-        ]
+        grown = read_by_row | {id(table) for table in (model.code_tables() if hasattr(model, "code_tables") else ())}
+        self._is_grown: Callable = lambda weight: id(weight) in grown
+        self.values = []
+        for place, weight in enumerate(model.weights):
+            value = _stored(weight, precision, id(weight) in read_by_row)
+            shape = tf.TensorShape((None, *value.shape[1:]) if id(weight) in grown else value.shape)
+            self.values.append(tf.Variable(value, trainable=False, shape=shape, name=f"{name}_{place:03d}"))
 
     def __call__(self, *inputs: Any) -> Any:
         """What the model answers in inference mode."""
@@ -59,10 +62,11 @@ class KerasWeights(tf.Module):
         """What `function(model, *inputs)` answers."""
         values = [tf.convert_to_tensor(value) for value in self.values]
         pairs = list(zip(self._keys(), values, strict=True))
-        scope = keras.StatelessScope(state_mapping=[pair for pair in pairs if not self._is_table(pair[0])])
+        scope = keras.StatelessScope(state_mapping=[pair for pair in pairs if not self._is_grown(pair[0])])
         for key, value in pairs:
-            if self._is_table(key):
-                scope.state_mapping[id(key)] = value  # past the constructor, which would cast the whole table
+            if self._is_grown(key):
+                # Past the constructor, which would cast the whole table and compare its lines.
+                scope.state_mapping[id(key)] = value
         with scope:
             return self._call(function, *inputs)
 

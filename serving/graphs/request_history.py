@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -66,6 +67,16 @@ class ServingTables:
             raise ValueError(
                 f"seen_offsets: must end at {len(self.seen_rows)}, the seen rows, received {self.seen_offsets[-1]}"
             )
+
+
+def table_variable(values: np.ndarray, dtype: Any, name: str) -> tf.Variable:
+    """A table with a line an item, a user or an event, of which the graph does not know how many there are.
+
+    It is then the graph of any other night too, and what users did since can be written into copies of a release
+    (`serving.export.overlay`).
+    """
+    values = np.asarray(values)
+    return tf.Variable(values, trainable=False, dtype=dtype, shape=(None, *values.shape[1:]), name=name)
 
 
 def choose_history(recent: tf.Tensor, stored: tf.Tensor) -> tf.Tensor:

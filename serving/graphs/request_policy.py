@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ranking.policy import BOUNDS, Policy
+from ranking.policy import BOUNDS
 
 GOLDEN = 0x9E3779B97F4A7C15
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
-def chosen_weights(names: tf.Tensor, values: tf.Tensor, default: Policy) -> dict[str, tf.Tensor]:
+def chosen_weights(names: tf.Tensor, values: tf.Tensor, default: tf.Tensor) -> dict[str, tf.Tensor]:
     """Every weight of the policy: the request's where it names one, else the release's.
 
-    Shapes: names string [P], "" = none; values f32 [P] -> {weight: f32 scalar}. Of a name given twice the last counts.
+    Shapes: names string [P], "" = none; values f32 [P]; default f32 [W] in the order of `BOUNDS` -> {weight: f32 scalar}. Of
+    a name given twice the last counts.
 
     Raises (in the graph, as InvalidArgumentError): a name that is no weight, or a value out of its bounds.
 
     Example:
-        >>> found = chosen_weights(tf.constant(["dpp", "epsilon"]), tf.constant([0.5, 0.1]), Policy(mmr_lambda=0.75))
+        >>> from ranking.policy import Policy
+        >>> default = list(Policy(mmr_lambda=0.75).weights().values())
+        >>> found = chosen_weights(tf.constant(["dpp", "epsilon"]), tf.constant([0.5, 0.1]), default)
         >>> [float(found[name]) for name in ("dpp", "mmr_lambda", "creator_cap")]
         [0.5, 0.75, 0.0]
     """
@@ -34,7 +37,7 @@ def chosen_weights(names: tf.Tensor, values: tf.Tensor, default: Policy) -> dict
     # All weights side by side: thirteen times the same few operations would cost a request more than its user tower.
     places = tf.where(names == tf.constant(list(BOUNDS))[:, None], tf.range(1, tf.size(names) + 1)[None, :], 0)
     last = tf.reduce_max(tf.pad(places, [[0, 0], [1, 0]]), axis=1)
-    weights = tf.where(last > 0, tf.gather(tf.pad(values, [[1, 0]]), last), [getattr(default, name) for name in BOUNDS])
+    weights = tf.where(last > 0, tf.gather(tf.pad(values, [[1, 0]]), last), default)
     least, greatest = (tf.constant(bounds) for bounds in zip(*BOUNDS.values(), strict=True))
     within = (weights >= least) & (weights <= greatest)
     wrong = tf.argmin(tf.cast(within, tf.int32))

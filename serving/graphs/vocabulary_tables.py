@@ -40,6 +40,9 @@ class VocabularyTables(tf.Module):
             SavedModel.
         name: of the vocabulary, for error texts and variable names.
 
+    Attributes:
+        size: rows, row 0 included. asset: the file that a SavedModel takes along. table_name: of the table in the graph.
+
     Raises:
         ValueError: line 0 is not empty, another line is, an id occurs twice, or holds a carriage return, which
             TensorFlow's reader drops.
@@ -62,9 +65,9 @@ class VocabularyTables(tf.Module):
         self.size = len(ids)
         # Lives as long as the table, which copies it when it is saved.
         self._folder = tempfile.TemporaryDirectory(prefix="triptych_")
-        asset = Path(self._folder.name) / f"{name}.txt"
-        asset.write_bytes(data.removeprefix(b"\n"))
-        self.table = tf.lookup.StaticHashTable(_VocabularyFile(asset, table_name(name, data)), UNKNOWN_ROW)
+        self.asset, self.table_name = Path(self._folder.name) / f"{name}.txt", table_name(name, data)
+        self.asset.write_bytes(data.removeprefix(b"\n"))
+        self.table = tf.lookup.StaticHashTable(_VocabularyFile(self.asset, self.table_name), UNKNOWN_ROW)
         strings = np.array(ids, object)
         # The graph is the same however many ids there are.
         self.strings = tf.Variable(strings, trainable=False, shape=tf.TensorShape((None,)), name=f"{name}_ids")

@@ -80,8 +80,10 @@ class PartitionedIndex(tf.Module):
         super().__init__(name="partitioned_index")
         self.item_rows, self.width = tensors["vectors"].shape
         self.blocks, self.leaves = len(tensors["codes"]), len(tensors["router"])
-        self.leaf_blocks = int(np.diff(tensors["first_blocks"]).min())
-        self.tensors = {name: tf.Variable(tensors[name], trainable=False, name=f"index_{name}") for name in TENSORS}
+        # A graph that knows none of these numbers is that of every catalogue.
+        self.tensors = {name: _of_any_length(tensors[name], f"index_{name}") for name in TENSORS}
+        fewest = int(np.diff(tensors["first_blocks"]).min())
+        self.leaf_blocks = tf.Variable(fewest, dtype=tf.int32, trainable=False, name="index_leaf_blocks")
         self.budget = tf.Variable(budget, dtype=tf.int32, trainable=False, name="index_budget")
         self.measured_k = tf.Variable(measured_k, dtype=tf.int32, trainable=False, name="index_measured_k")
         self.compiled = Compiled(self._search)
@@ -131,12 +133,12 @@ class PartitionedIndex(tf.Module):
         return (self._search if tf.inside_function() else self.compiled)(queries, k, excluded)
 
     def _search(self, queries, k, excluded):
-        k, excluded, batch = checked_k(k), known_rows(excluded, self.item_rows), tf.shape(queries)[0]
+        k, excluded, batch = checked_k(k), known_rows(excluded, self._count("vectors")), tf.shape(queries)[0]
         scores = tf.matmul(queries, self.tensors["router"], transpose_b=True)
         scores += tf.norm(queries, axis=1, keepdims=True) * self.tensors["reach"]
         # So many leaves always have enough blocks.
         most = self._blocks_for(k + tf.minimum(tf.shape(excluded)[1], self._most_excluded())) // self.leaf_blocks + 1
-        leaves = tf.math.top_k(scores, tf.minimum(most, self.leaves)).indices
+        leaves = tf.math.top_k(scores, tf.minimum(most, self._count("router"))).indices
 
         def one():
             rows, scores = self._search_one(queries[0], leaves[0], excluded[0], k)
@@ -166,13 +168,17 @@ class PartitionedIndex(tf.Module):
         steps = tf.range(budget)
         blocks = steps + tf.gather(shift, tf.searchsorted(ends, steps, side="right"))
         rows, scores = self._scan(query, blocks, barred, k)
-        insufficient = (among > self._most_excluded()) | (2 * budget > self.blocks) | tf.reduce_any(scores[-1:] == LOWEST)
+        insufficient = (among > self._most_excluded()) | (2 * budget > self._count("codes")) | tf.reduce_any(scores[-1:] == LOWEST)
 
         def exact():
             found, scores = exact_search(self.tensors["vectors"], query[None], k, self._order(excluded)[None])
             return tf.gather(self.tensors["rows"], found[0]), scores[0]
 
         return tf.cond(insufficient, exact, lambda: (rows, scores))
+
+    def _count(self, name):
+        """Lines of a tensor: rows, blocks or leaves, in the graph."""
+        return tf.shape(self.tensors[name])[0]
 
     def _most_excluded(self):
         """Excluded rows in the way that a longer scan makes up for."""
@@ -182,13 +188,14 @@ class PartitionedIndex(tf.Module):
         """Blocks to scan for so many rows: the budget, more beyond what it was measured for, and enough for the bound."""
         rows = tf.cast(wanted, tf.float32)
         grown = tf.cast(self.budget, tf.float32) * tf.maximum(1.0, rows / tf.cast(self.measured_k, tf.float32))
-        return tf.cast(tf.math.ceil(tf.minimum(tf.maximum(grown, fewest_blocks(rows)), self.blocks)), tf.int32)
+        blocks = tf.cast(self._count("codes"), tf.float32)
+        return tf.cast(tf.math.ceil(tf.minimum(tf.maximum(grown, fewest_blocks(rows)), blocks)), tf.int32)
 
     def _places(self, leaves, shift, rows):
         """Where rows stand in the scan of these leaves, from 0; `NEVER` where their leaf is not among them."""
         slots = tf.gather(self.tensors["row_slots"], rows)
         blocks = slots // BLOCK_ROWS
-        ranks = tf.tensor_scatter_nd_update(tf.fill([self.leaves], -1), leaves[:, None], tf.range(tf.size(leaves)))
+        ranks = tf.tensor_scatter_nd_update(tf.fill([self._count("router")], -1), leaves[:, None], tf.range(tf.size(leaves)))
         ranks = tf.gather(ranks, tf.gather(self.tensors["block_leaves"], blocks))
         places = slots - tf.gather(shift, tf.maximum(ranks, 0)) * BLOCK_ROWS
         return tf.where((ranks >= 0) & (rows > 0), places, NEVER)
@@ -212,7 +219,7 @@ class PartitionedIndex(tf.Module):
         places = tf.cast(tf.where(scores >= tf.reduce_min(best))[:, 0], tf.int32)
         starts = tf.gather(self.tensors["block_starts"], blocks)
         # Padding behind the last row of all points nowhere.
-        found = tf.minimum(tf.gather(starts, places // BLOCK_ROWS) + places % BLOCK_ROWS, self.item_rows - 1)
+        found = tf.minimum(tf.gather(starts, places // BLOCK_ROWS) + places % BLOCK_ROWS, self._count("vectors") - 1)
         exact = tf.linalg.matvec(tf.cast(tf.gather(self.tensors["vectors"], found), tf.float32), query)
         exact = tf.where(tf.gather(scores, places) > LOWEST, exact, LOWEST)
         found, scores = keep_best(found[None], exact[None], k)
@@ -243,3 +250,7 @@ class PartitionedIndex(tf.Module):
         """The index of its variables' values."""
         tensors = {name: values[f"tensors/{name}"] for name in TENSORS}
         return cls(tensors, budget=int(values["budget"]), measured_k=int(values["measured_k"]))
+
+
+def _of_any_length(values: np.ndarray, name: str) -> tf.Variable:
+    return tf.Variable(values, trainable=False, shape=(None, *np.shape(values)[1:]), name=name)

@@ -8,10 +8,11 @@ import pytest
 
 from data.schema import Schema
 from ranking.attribution import METHODS, attribute, attribution_plan, normalised_shares
-from ranking.explain import background_rows, explain, group_names, masked_scores, pair_features
+from ranking.explain import explain, group_names, masked_scores, pair_features
 from ranking.model import batch_inputs
 from ranking.nearest_history import nearest_history
 from ranking.serving_form import RankingServingForm
+from ranking.tables import typical_rows
 from tests.ranking.worlds import SMALL, planted_world
 
 
@@ -75,7 +76,7 @@ def test_leaving_one_group_out_equals_a_loop(world, form):
     """Each group is replaced in the features by hand, one request, one candidate and one group at a time."""
     user, history, candidates, scores, ranks, timestamp = asked(world)
     answer = as_numpy(explain(form, user, history, candidates, scores, ranks, timestamp))
-    features, rows = form.network.features, background_rows(world.spec.schema.item_rows)
+    features, rows = form.network.features, typical_rows(world.spec.schema.item_rows)
     middle = np.full((1, len(rows)), (SMALL.retrieved + 1) / 2, np.float32)
     zeros = np.full((1, len(rows)), world.spec.score_center, np.float32)
     for b in (0, 5):

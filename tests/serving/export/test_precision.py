@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,68 +10,31 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data.schema import Schema
 from ranking.array_ops import numpy_ops
 from ranking.explain import explain
 from ranking.pruning import prune_ranker
-from ranking.serving_form import RankingServingForm
 from ranking.stored_rows import restore_rows, store_rows
 from serving.export.ranking import RankingModule
 from serving.export.recommend import RecommendModule, RecommendSettings
 from serving.export.release import export_release
 from serving.export.retrieval import RetrievalModule
 from serving.graphs.policy_tables import PolicyTables
-from serving.graphs.request_history import ServingTables
 from serving.index import stored_scores
 from serving.index.index import ExactIndex
 from serving.saved_model import operations
-from tests.ranking.worlds import SMALL, planted_world
-from towers.config import TowerConfig
-from towers.ensemble import Ensemble
-from towers.linear import LinearTower, whiten
-from towers.two_tower import TwoTower
+from tests.serving.random_world import WIDTH, WORDS, World, random_world
 
-USERS, ITEMS, LENGTH, WIDTH = 20, 60, 6, 16
+USERS, ITEMS = 20, 60
 REDUCED = ("float16", "int8")
-WORDS = {"device": ("", "tv", "phone")}
 
 
 def rounded(table: Any, precision: Any) -> np.ndarray:
     return restore_rows(store_rows(np.asarray(table), precision), ops=numpy_ops)
 
 
-@dataclasses.dataclass
-class World:
-    tables: ServingTables
-    ensemble: Ensemble
-    form: RankingServingForm
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """An ensemble and a ranker with random weights over the same 60 items."""
-    folder, rng = tmp_path_factory.mktemp("precision"), np.random.default_rng(0)
-    planted = planted_world(requests=USERS, items=ITEMS)
-    known = dataclasses.replace(planted.spec.schema, context={name: len(words) for name, words in WORDS.items()})
-    planted = dataclasses.replace(planted, spec=dataclasses.replace(planted.spec, schema=known))
-    ranker = planted.ranker(SMALL)
-    for weight in ranker.trainable_variables:
-        weight.assign(np.asarray(weight) + 0.1 * rng.normal(size=weight.shape))
-    (folder / "users.txt").write_text("\n" + "".join(f"u{row}\n" for row in range(1, USERS + 1)))
-    (folder / "items.txt").write_text("\n" + "".join(f"i{row}\n" for row in range(1, ITEMS + 1)))
-    history = np.concatenate([np.zeros((1, LENGTH), np.int32), planted.history])
-    offsets = np.concatenate([[0], np.arange(USERS + 1) * LENGTH]).astype(np.int64)
-    seen = (offsets, history[1:].ravel())
-    profile = np.zeros((USERS + 1, 1), np.int32)
-    tables = ServingTables(folder / "users.txt", folder / "items.txt", profile, history, *seen, chosen=seen)
-    schema = Schema(USERS + 1, ITEMS + 1, {"age": 4}, {}, {"image": 4})
-    two_tower = TwoTower(schema, TowerConfig(width=WIDTH, history_length=LENGTH))
-    parts = rng.normal(size=(2, ITEMS + 1, 24)).astype(np.float32)
-    parts[:, 0] = 0.0
-    items = rng.normal(size=(ITEMS + 1, WIDTH)).astype(np.float32)
-    items[0] = 0.0
-    ensemble = Ensemble(two_tower, items, whiten(LinearTower(parts[0], parts[1])), None, (0.7, 0.4))
-    return World(tables, ensemble, RankingServingForm.from_ranker(ranker, score_weights={"click": 1.0}, blend=0.02))
+    return random_world(tmp_path_factory.mktemp("precision"), USERS, ITEMS)
 
 
 def round_weights(model: Any, precision: Any, tables: list) -> list[np.ndarray]:
@@ -230,7 +192,7 @@ def test_a_release_of_a_pruned_ranker_is_smaller_and_answers_as_it_does_in_pytho
     saved = count(shape for name, shape in tf.train.list_variables(str(release.folder / "ranking/1/variables/variables"))
                   if name.startswith("ranker"))  # fmt: skip
     assert saved == sum(np.asarray(weight).size for weight in pruned.weights)
-    assert saved < count(variable.shape for variable in whole.ranker.values)
+    assert saved < count(value.numpy().shape for value in whole.ranker.values)
 
 
 def test_an_index_in_eight_bits_restores_what_it_was_made_of(tmp_path: Path):

@@ -1,0 +1,108 @@
+"""A release with the graphs of an earlier one: byte for byte what tracing gives, and traced wherever that would differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from ranking.calibration import calibration_table
+from ranking.config import HEADS
+from ranking.policy import Policy
+from serving.export.graphs_again import TRACED_FROM, GraphsAgain, module_variables, save_again
+from serving.export.ranking import RankingModule
+from serving.export.recommend import RecommendModule, RecommendSettings
+from serving.export.retrieval import RetrievalModule
+from serving.graphs.policy_tables import PolicyTables
+from serving.index.index import ExactIndex
+from serving.index.partitioned_index import PartitionedIndex
+from serving.releases.manifest import Release
+from serving.saved_model import read_variables
+from tests.serving.random_world import WORDS, World, random_world
+
+PLATT = {"kind": "platt", "slope": 0.5, "intercept": -0.25}
+
+
+def modules(world: World, index: Any, policy: Policy, context: dict = WORDS) -> dict[str, Any]:
+    rows = len(world.ensemble.items)
+    facts = PolicyTables(np.arange(rows), np.arange(rows) * 86_400, context=context)
+    tower, history = world.ensemble.user_tower, world.ensemble.linear.history
+    settings = RecommendSettings(facts, policy, candidates=12)
+    return {
+        "retrieval": RetrievalModule(world.tables, tower, index, history),
+        "recommend": RecommendModule(world.tables, tower, index, world.form, settings, history),
+        "ranking": RankingModule(world.tables, world.form, context=context),
+    }
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two nights: users, items, weights, calibrations, blend, mixture, policy and index of the second are others."""
+    other = {"kind": "by_domain", "otherwise": {**PLATT, "slope": 2.0}, "domains": {}}
+    folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
+    keras.utils.clear_session()  # whose names of layers a graph repeats: an export has a process of its own
+    first = random_world(folders[0], 20, 70, calibrations=dict.fromkeys(HEADS, PLATT))
+    keras.utils.clear_session()
+    second = random_world(folders[1], 23, 90, 1, (0.5, 0.9), 0.3, {**dict.fromkeys(HEADS, PLATT), "click": other})
+    indexes = [PartitionedIndex.build(world.ensemble.items, leaves=leaves) for world, leaves in ((first, 2), (second, 5))]
+    return [
+        modules(world, index, Policy(mmr_lambda=weight))
+        for world, index, weight in zip((first, second), indexes, (0.9, 0.7), strict=True)
+    ]
+
+
+def test_another_night_has_the_graph_of_the_last_to_the_byte(nights: list[dict[str, Any]], tmp_path: Path):
+    graphs = GraphsAgain(basis="code of today")
+    for name, module in nights[0].items():
+        graphs.write(name, module, tmp_path / "1" / name / "1")
+    assert graphs.again == [] and set(graphs.digests) == set(nights[0])
+    before = Release(tmp_path / "1", 1, "", {"details": {TRACED_FROM: graphs.digests}})
+    later = GraphsAgain("code of today", before)
+    for name, module in nights[1].items():
+        later.write(name, module, tmp_path / "2" / name / "2")
+        module.save(tmp_path / "traced" / name)
+        again, traced = tmp_path / "2" / name / "2", tmp_path / "traced" / name
+        for file in ("saved_model.pb", "assets/users.txt", "assets/items.txt"):
+            assert (again / file).read_bytes() == (traced / file).read_bytes(), (name, file)
+        values, expected = read_variables(again), read_variables(traced)
+        assert values.keys() == expected.keys() == module_variables(module).keys()
+        for path, value in expected.items():
+            np.testing.assert_array_equal(values[path], value, err_msg=f"{name} {path}")
+    assert later.again == list(nights[1]) and later.digests == graphs.digests
+
+
+def test_what_a_graph_follows_from_is_compared(
+    nights: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module in nights[0].values():  # what is told of a graph needs none
+        monkeypatch.setattr(type(module), "save", lambda module, folder: None)
+    digests = {}
+    other = random_world(tmp_path, 20, 70)
+    one = {"code": modules(other, ExactIndex(other.ensemble.items), Policy())}
+    one["words"] = modules(other, ExactIndex(other.ensemble.items), Policy(), {"device": ("", "tv", "radio")})
+    one["index"] = nights[0]
+    for why, made in one.items():
+        graphs = GraphsAgain(basis="code of today")
+        for name, module in made.items():
+            graphs.write(name, module, tmp_path / why)
+        digests[why] = graphs.digests
+    assert digests["code"]["retrieval"] == digests["words"]["retrieval"] != digests["index"]["retrieval"]
+    assert digests["code"]["ranking"] != digests["words"]["ranking"]
+    assert len({found["recommend"] for found in digests.values()}) == 3
+
+
+def test_a_model_with_other_variables_is_refused(nights: list[dict[str, Any]], tmp_path: Path):
+    nights[0]["retrieval"].save(tmp_path / "retrieval")
+    with pytest.raises(ValueError, match="variables must be those of"):
+        save_again(nights[0]["recommend"], tmp_path / "retrieval", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_domain_without_a_calibration_of_its_own_has_that_of_all():
+    isotonic = {"kind": "isotonic", "x": [0.0, 1.0, 3.0], "y": [0.1, 0.2, 0.6]}
+    table = calibration_table({"kind": "by_domain", "otherwise": isotonic, "domains": {"2": {**isotonic, "y": [0, 0, 1]}}}, 4)
+    np.testing.assert_allclose(table[[0, 1, 3]], np.float32([[0.1, 0, 1, 1, 2, 0.1, 0.4]] * 3))
+    np.testing.assert_array_equal(table[2], np.float32([0, 0, 1, 1, 2, 0, 1]))
