@@ -81,12 +81,12 @@ def save_again(module: Reusable, previous: Path, folder: Path) -> None:
     values, vocabularies = module_variables(module), (module.users, module.items)
     graph = saved_model_pb2.SavedModel.FromString((previous / "saved_model.pb").read_bytes())
     if other := set(values) ^ set(declared_variables(graph)):
-        raise ValueError(f"module: variables must be those of {previous}, received {sorted(other)} of one alone; trace it")
+        raise ValueError(
+            f"module: variables must be those of {previous}, received {sorted(other)} of one alone; trace it"
+        )
     assets = {one.asset.name: one.asset.read_bytes() for one in vocabularies}
     before = {one.asset: b"\n" + (previous / "assets" / one.asset.name).read_bytes() for one in vocabularies}
-    renamed = {
-        table_name(one.asset.stem, before[one.asset]).encode(): one.table_name.encode() for one in vocabularies
-    }
+    renamed = {table_name(one.asset.stem, before[one.asset]).encode(): one.table_name.encode() for one in vocabularies}
     write_again(previous, folder, values, assets, renamed)
 
 

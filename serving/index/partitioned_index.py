@@ -168,7 +168,8 @@ class PartitionedIndex(tf.Module):
         steps = tf.range(budget)
         blocks = steps + tf.gather(shift, tf.searchsorted(ends, steps, side="right"))
         rows, scores = self._scan(query, blocks, barred, k)
-        insufficient = (among > self._most_excluded()) | (2 * budget > self._count("codes")) | tf.reduce_any(scores[-1:] == LOWEST)
+        half, empty = 2 * budget > self._count("codes"), tf.reduce_any(scores[-1:] == LOWEST)
+        insufficient = (among > self._most_excluded()) | half | empty
 
         def exact():
             found, scores = exact_search(self.tensors["vectors"], query[None], k, self._order(excluded)[None])
