@@ -12,28 +12,32 @@ from ranking.tables import INTEGERS, typical_rows
 
 
 class FittedNumbers(keras.layers.Layer):
-    """Standardisation of retrieval scores, blend, calibrations, and the rows of typical items, as vectors.
+    """Standardisation of retrieval scores, calibrations, weights of the score, and the rows of typical items, as vectors.
 
     Vectors, since a release may round matrices. They follow from a form's description, so the layer saves nothing.
 
     Args:
-        spec: of the trained ranker. calibrations: head -> calibration, see `ranking.calibration`. blend: weight of the
-            standardised retrieval score.
+        spec: of the trained ranker. calibrations: head -> calibration, see `ranking.calibration`. score_weights: head ->
+            weight, a number for every head that has a calibration. blend: weight of the standardised retrieval score.
 
     Attributes:
-        blend: f32 scalar. typical: int [T], see `ranking.tables.typical_rows`.
+        typical: int [T], see `ranking.tables.typical_rows`.
 
     Example:
         >>> from data.schema import Schema
         >>> spec = RankerSpec(Schema(user_rows=2, item_rows=9), score_center=2.0, score_scale=0.5, heads=("click",))
-        >>> fitted = FittedNumbers(spec, {"click": {"kind": "platt", "slope": 1.0, "intercept": 0.0}}, blend=0.1)
+        >>> fitted = FittedNumbers(spec, {"click": {"kind": "platt", "slope": 1.0, "intercept": 0.0}}, {"click": 1.0}, 0.1)
         >>> np.asarray(fitted.standardised(np.array([2.0, 3.0], "float32"))).tolist()
         [0.0, 2.0]
     """
 
-    def __init__(self, spec: RankerSpec, calibrations: dict[str, dict], blend: float, **kwargs):
+    def __init__(
+        self, spec: RankerSpec, calibrations: dict[str, dict], score_weights: dict[str, float], blend: float, **kwargs
+    ):
         super().__init__(trainable=False, **kwargs)
         self.domains, self.kinds = spec.domains, {head: kind_of(one) for head, one in calibrations.items()}
+        weights = np.array([score_weights[head] for head in calibrations])
+        self.shares = self._kept("shares", (weights / (np.abs(weights).sum() or 1.0)).astype(np.float32))
         self.scores = self._kept("scores", np.array([spec.score_center, spec.score_scale, blend], np.float32))
         self.typical = self._kept("typical", typical_rows(spec.schema.item_rows))
         tables = {head: calibration_table(one, max(self.domains, 1)) for head, one in calibrations.items()}
@@ -53,11 +57,6 @@ class FittedNumbers(keras.layers.Layer):
         """Mean of the retrieval scores in training lists."""
         return self.scores[0]
 
-    @property
-    def blend(self):
-        """Weight of the standardised retrieval score."""
-        return self.scores[2]
-
     def standardised(self, scores):
         """(s - mean) / standard deviation, of any shape."""
         return (scores - self.scores[0]) / self.scores[1]
@@ -66,6 +65,13 @@ class FittedNumbers(keras.layers.Layer):
         """Calibrated probabilities of a head's logits for items of the given domains, all of one shape."""
         table = ops.reshape(self.tables[head], (max(self.domains, 1), -1))
         return apply_table(logits, self.kinds[head], table, domain if self.domains else None)
+
+    def score(self, probabilities, standardised):
+        """`ranking.score.weighted_score` of {head: [B, K]} and standardised retrieval scores [B, K], of every head."""
+        score = self.scores[2] * standardised
+        for place, head in enumerate(self.kinds):
+            score = score + probabilities[head] * self.shares[place]
+        return score
 
     def save_own_variables(self, store):
         """Nothing: see the class."""

@@ -14,7 +14,6 @@ from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.domain_calibration import domain_of
 from ranking.fitted_numbers import FittedNumbers
 from ranking.model import Ranker, RankingNetwork
-from ranking.score import weighted_score
 from ranking.trees import BoostedTrees, TreeTables
 
 DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
@@ -81,7 +80,7 @@ class RankingServingForm(keras.Model):
         shape = (spec.schema.item_rows, count, config.token_width)
         add = lambda shape, name: self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name)  # noqa: E731
         self.tokens, self.present = add(shape, "tokens"), add(shape[:2], "present")
-        self.fitted = FittedNumbers(spec, self.calibrations, self.blend, name="fitted")
+        self.fitted = FittedNumbers(spec, self.calibrations, weights, self.blend, name="fitted")
         self.network = RankingNetwork(spec.standardised(), config, name="network")
         self.network.trainable = False
         self.trees = BoostedTrees(trees, name="trees") if trees else None
@@ -157,7 +156,7 @@ class RankingServingForm(keras.Model):
         domain = domain_of(self.network.features.side, self.spec, candidate_rows)
         answer = {head: self.fitted.probability(head, logits[head], domain) * kept for head in logits}
         answer = {head: answer.get(head, ops.zeros_like(kept)) for head in HEADS}
-        score = weighted_score(answer, self.score_weights, self.fitted.blend, standardised)
+        score = self.fitted.score(answer, standardised)
         return {**answer, "score": ops.where(exists, ops.maximum(score, LOWEST_SCORE), -ops.ones_like(kept))}
 
     def row_tables(self) -> list:
@@ -177,8 +176,7 @@ class RankingServingForm(keras.Model):
         grown = {"user_rows": 0, "item_rows": 0}
         spec |= {"schema": {**spec["schema"], **grown}, "score_center": 0, "score_scale": 1, "popularity_start": 0}
         kinds = {head: kind_of(calibration) for head, calibration in self.calibrations.items()}
-        config, weights = json.loads(self.config.to_json()), self.score_weights
-        return {"spec": spec, "config": config, "score_weights": weights, "calibrations": kinds}
+        return {"spec": spec, "config": json.loads(self.config.to_json()), "calibrations": kinds}
 
     @classmethod
     def from_ranker(
@@ -201,7 +199,12 @@ class RankingServingForm(keras.Model):
         calibrations = calibrations or {head: IDENTITY for head in ranker.spec.heads}
         spec = ranker.spec.newest() if newest else ranker.spec
         form = cls(
-            spec, ranker.config, calibrations, score_weights or {"click": 1.0}, blend, 0 if trees is None else trees.count
+            spec,
+            ranker.config,
+            calibrations,
+            score_weights or {"click": 1.0},
+            blend,
+            0 if trees is None else trees.count,
         )
         if trees is not None and form.trees is not None:
             form.trees.assign(trees)

@@ -33,14 +33,16 @@ def random_world(
     items: int,
     seed: int = 0,
     mixture: tuple[float, float] = (0.7, 0.4),
-    blend: float = 0.02,
+    score: tuple[dict[str, float], float] = ({"click": 1.0}, 0.02),
     calibrations: dict | None = None,
 ) -> World:
     """Writes vocabularies into a folder, `u1`, ... and `i1`, ..., and draws everything else."""
     rng = np.random.default_rng(seed)
     planted = planted_world(requests=users, items=items)
     known = dataclasses.replace(planted.spec.schema, context={name: len(words) for name, words in WORDS.items()})
-    planted = dataclasses.replace(planted, spec=dataclasses.replace(planted.spec, schema=known, score_center=0.1 * seed))
+    planted = dataclasses.replace(
+        planted, spec=dataclasses.replace(planted.spec, schema=known, score_center=0.1 * seed)
+    )
     ranker = planted.ranker(SMALL)
     for weight in ranker.trainable_variables:
         weight.assign(np.asarray(weight) + 0.1 * rng.normal(size=weight.shape))
@@ -51,11 +53,13 @@ def random_world(
     seen = (offsets, history[1:].ravel())
     profile = np.zeros((users + 1, 1), np.int32)
     tables = ServingTables(folder / "users.txt", folder / "items.txt", profile, history, *seen, chosen=seen)
-    two_tower = TwoTower(Schema(users + 1, items + 1, {"age": 4}, {}, {"image": 4}), TowerConfig(WIDTH, history_length=LENGTH))
+    two_tower = TwoTower(
+        Schema(users + 1, items + 1, {"age": 4}, {}, {"image": 4}), TowerConfig(WIDTH, history_length=LENGTH)
+    )
     parts = rng.normal(size=(2, items + 1, 24)).astype(np.float32)
     parts[:, 0] = 0.0
     vectors = rng.normal(size=(items + 1, WIDTH)).astype(np.float32)
     vectors[0] = 0.0
     ensemble = Ensemble(two_tower, vectors, whiten(LinearTower(parts[0], parts[1])), None, mixture)
-    form = RankingServingForm.from_ranker(ranker, calibrations, score_weights={"click": 1.0}, blend=blend)
+    form = RankingServingForm.from_ranker(ranker, calibrations, *score)
     return World(tables, ensemble, form)

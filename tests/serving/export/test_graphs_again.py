@@ -46,7 +46,8 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     keras.utils.clear_session()  # whose names of layers a graph repeats: an export has a process of its own
     first = random_world(folders[0], 20, 70, calibrations=dict.fromkeys(HEADS, PLATT))
     keras.utils.clear_session()
-    second = random_world(folders[1], 23, 90, 1, (0.5, 0.9), 0.3, {**dict.fromkeys(HEADS, PLATT), "click": other})
+    score, calibrations = ({"click": 2.0, "skip": -1.0}, 0.3), {**dict.fromkeys(HEADS, PLATT), "click": other}
+    second = random_world(folders[1], 23, 90, 1, (0.5, 0.9), score, calibrations)
     indexes = [PartitionedIndex.build(world.ensemble.items, leaves=leaves) for world, leaves in ((first, 2), (second, 5))]
     return [
         modules(world, index, Policy(mmr_lambda=weight))
