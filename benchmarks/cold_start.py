@@ -51,7 +51,7 @@ from towers.two_tower import load_two_tower
 DEPTH, FIRST = 100, 3
 SETTINGS = (
     "data.split=global_time", "encoders.audio=none", "encoders.video=none", "retrieval.epochs=10", "retrieval.user_id=false",
-    "job.epochs=8",
+    "job.epochs=8", "job.replay=4",
 )  # fmt: skip
 KNOWN = ("train", "valid")
 

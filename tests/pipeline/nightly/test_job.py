@@ -31,7 +31,7 @@ SETTINGS = [
     "linear.parts=['closed_form']", "retrieval.epochs=3", "retrieval.width=16", "retrieval.history_length=10",
     "retrieval.history=mean", "retrieval.batch_size=256", "ranking.epochs=2", "ranking.catch_up_epochs=0",
     "ranking.history_length=5", "ranking.cross_layers=1", "ranking.hidden=[16]", "ranking.retrieved=50",
-    "policy.mmr_lambda=1.0", "job.epochs=1", "job.ranking_epochs=1", "job.valid_days=5", "job.warm_days=5",
+    "policy.mmr_lambda=1.0", "job.ranking_epochs=1", "job.valid_days=5", "job.warm_days=5",
     "gate.tolerance=0.5", "gate.margin=2.0", "gate.segment_loss=0.5", "gate.fairness_gap=1.0", "gate.calibration=0.2",
     "checks.psi=[0.5, 2.0]",
 ]  # fmt: skip
