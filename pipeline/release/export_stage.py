@@ -72,8 +72,8 @@ def prepare(
     raw, graphs, encoders = RawModels(), "", {}
     before, why = whole_release(previous)
     if store is not None:
-        raw = raw_models(run, served, store, config, search=search, previous=before, why=why)
         graphs = graphs_of(served, store, run, config.serving.precision)
+        raw = raw_models(run, served, store, config, search=search, graphs=graphs, previous=before, why=why)
         stored = {name: store.info["modalities"][name]["encoder"] for name in store.modalities}
         encoders = {name: encoder for name, encoder in stored.items() if encoder != READY_MADE}
     tables = serving_tables(dataset, run / "ingest", served.two_tower.config.history_length)

@@ -75,19 +75,20 @@ def raw_models(
     config: Config,
     *,
     search: bool,
+    graphs: str,
     previous: Release | None = None,
     why: str = "there is no release before",
 ) -> RawModels:
     """The models of raw content of a run.
 
     Args:
-        search: whether the search stage's tower is among them. previous: an earlier release, whole; where its graphs follow
-            from the same as those of this run would, they are taken over, and no encoder is built. why: there is none.
+        search: whether the search stage's tower is among them. graphs: see `graphs_of`. previous: an earlier release, whole;
+            where its graphs follow from the same, they are taken over, and no encoder is built. why: there is none.
     """
     precision = config.serving.precision
     if previous is not None:
         why = "code, encoders or towers are of another form than then"
-        if previous.manifest["details"].get(GRAPHS) == graphs_of(served, store, run, precision):
+        if previous.manifest["details"].get(GRAPHS) == graphs:
             try:
                 return _again(run, served, store, previous, precision, search)
             except (ValueError, FileNotFoundError) as error:

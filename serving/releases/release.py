@@ -78,11 +78,13 @@ def verify_release(folder: Path, progress: Progress | None = None) -> Release:
         problems.append("the manifest's fingerprint does not belong to its files and version")
     problems += _mixed(folder, release.version)
     if problems:
-        shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
-        raise ReleaseError(
-            f"{folder}: refused, mixed or damaged: {shown}. Export it again, or serve an earlier release"
-        )
+        raise _refused(folder, problems)
     return release
+
+
+def _refused(folder: Path, problems: list[str]) -> ReleaseError:
+    shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+    return ReleaseError(f"{folder}: refused, mixed or damaged: {shown}. Export it again, or serve an earlier release")
 
 
 def list_releases(releases: Path) -> list[int]:
@@ -113,7 +115,7 @@ def publish(
     details: dict[str, Any] | None = None,
 ) -> Iterator[Path]:
     """Publishes a release atomically: yields a folder to write into; when the block ends well, it is given its
-    manifest, verified, flushed to disk and renamed to `<releases>/<version>`. When the block fails, nothing is left;
+    manifest, checked, flushed to disk and renamed to `<releases>/<version>`. When the block fails, nothing is left;
     what a killed process leaves is held by nobody, and `serving.releases.gc` removes it.
 
     Args:
@@ -138,8 +140,9 @@ def publish(
         with contextlib.suppress(OSError):  # a file system without locks, on which nothing is ever cleared up
             fcntl.flock(held, fcntl.LOCK_EX)  # says that somebody is still writing here
         yield staging
-        write_manifest(staging, version=version, counts=counts, details=details)
-        verify_release(staging)
+        write_manifest(staging, version=version, counts=counts, details=details)  # hashes every file
+        if problems := _mixed(staging, version):
+            raise _refused(staging, problems)
         for path in [*staging.rglob("*"), staging]:
             sync(path)
         try:
