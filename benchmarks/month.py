@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ everything is also trained in full, from nothing, on the same data, and judged o
 The last line is one JSON object: `recall_ratio_to_full`, the lowest of the compared nights' ratios of recall@100 of retrieval,
 and `recall_ratios`, all of them by night; `speedup_over_full`, processor seconds in full by those of the job, of the stages
 that train and build (retrieval, linear, served, search, index, ranking, policy), and `speedup_of_whole_job`, of all that the
-processes did, imports, checks, judging, export and gate on both sides; `full_every`, how far compared nights lie apart;
-`seconds_of_a_job`, processor seconds by stage; `outcomes` by night; `ids_stable`; what became of a day with a tenth of its
-events scrambled and of one with half of the media missing (`--bad-days`); and with `--kills` the last nights again, killed
-at random moments (see `benchmarks/month_kills.py`).
+processes did, imports, checks, judging, export and gate on both sides; `speedup_of_wall`, seconds in full by those of the job,
+from start to end of the process, of nights that none was beside; `full_every`, how far compared nights lie apart;
+`seconds_of_a_job`, processor seconds by stage, `seconds_of_a_process`, of it all, and `wall_seconds`, medians; `outcomes` by
+night; `ids_stable`; what became of a day with a tenth of its events scrambled and of one with half of the media missing
+(`--bad-days`); and with `--kills` the last nights again, killed at random moments (see `benchmarks/month_kills.py`).
 
 `--quick` makes no releases: its jobs end with the judgement, in one process.
 
@@ -90,12 +92,13 @@ class Month:
         """The night of that name: a job on a day's folder, unless the ledger has it."""
         if name in self.ledger.nights:
             return self.ledger.nights[name]
-        log, processor = self.folder / "jobs.log", None
+        log, processor, wall = self.folder / "jobs.log", None, None
         if self.options.quick:
             walk(day, out, self.config, len(jobs_of(out)) + 1, self.say)
         else:
-            before = len(jobs_of(out))
+            before, begun = len(jobs_of(out)), time.perf_counter()
             code, used = finish(start(self.command(day, out), log))
+            wall = time.perf_counter() - begun
             if code not in (0, 10, 11):
                 raise SystemExit(f"month: the job of {name} ended with exit code {code}; see {log}")
             processor = used if len(jobs_of(out)) > before else None  # else it went on with an interrupted one
@@ -104,7 +107,8 @@ class Month:
         made = newest_job(out)
         parent = JobRecord.read(made)
         before_it = out / parent.parent if parent is not None and parent.parent else None
-        night = self.ledger.add(name, night_of(made, processor, before_it))
+        night = night_of(made, processor, before_it)
+        night = self.ledger.add(name, dataclasses.replace(night, wall=None if processor is None else wall))
         print(f"{name}: {night.outcome} {night.why}, {night.total:.1f} s of a processor", file=sys.stderr)
         return night
 
@@ -137,10 +141,12 @@ class Month:
             "recall_ratio_to_full": min(ratios.values(), default=None), "recall_ratios": ratios,
             "speedup_over_full": speedup(pairs.values(), "training"),
             "speedup_of_whole_job": speedup(pairs.values(), "whole"),
+            "speedup_of_wall": speedup([pair for pair in pairs.values() if all(night.wall for night in pair)], "wall"),
             "full_every": every, "nights": len(jobs),
             "seconds_of_a_job": {name: round(float(np.mean([night.stages.get(name, 0.0) for night in jobs])), 2)
                                  for name in jobs[-1].stages},
             "seconds_of_a_process": round(float(np.mean([night.whole for night in jobs])), 2),
+            "wall_seconds": {"job": median_wall(jobs), "full": median_wall([full for _, full in pairs.values()])},
             "ids_stable": all(night.ids for night in jobs),
             "outcomes": [night.outcome for night in nights],
         }  # fmt: skip
@@ -161,10 +167,13 @@ class Month:
         name, out = f"full {number}", self.folder / f"full-{number:02d}"
         if name not in self.ledger.nights:
             whole = not (out.is_dir() or self.options.quick)  # else it goes on with an interrupted one
+            begun = time.perf_counter()
             code, used = finish(process or self.retrain(number))
+            wall = time.perf_counter() - begun if whole else None
             if code not in (0, 10):
                 raise SystemExit(f"month: {name} ended with exit code {code}; see {self.folder / 'jobs.log'}")
-            night = self.ledger.add(name, night_of(newest_job(out), used if whole else None, None))
+            night = night_of(newest_job(out), used if whole else None, None)
+            night = self.ledger.add(name, dataclasses.replace(night, wall=wall))
             print(f"{name}: {night.outcome} {night.why}, {night.total:.1f} s of a processor", file=sys.stderr)
             shutil.rmtree(out)
         return self.ledger.nights[name]
@@ -212,10 +221,18 @@ def walk(day: Path, out: Path, config: Config, number: int, say: Callable[[str],
     write_outcome(folder, {"job": number, "outcome": f"judged, data {decision}", "why": ""})
 
 
-def speedup(pairs: Iterable[tuple[Night, Night]], name: str) -> float:
-    """Processor seconds in full by those of the job, over the compared nights."""
+def speedup(pairs: Collection[tuple[Night, Night]], name: str) -> float | None:
+    """Seconds in full by those of the job, over the compared nights; None without any."""
+    if not pairs:
+        return None
     job, full = (sum(getattr(night, name) for night in side) for side in zip(*pairs, strict=True))
     return round(full / job, 2)
+
+
+def median_wall(nights: list[Night]) -> float | None:
+    """Of those that were measured."""
+    measured = [night.wall for night in nights if night.wall]
+    return round(float(np.median(measured)), 1) if measured else None
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ class Night:
         recall: recall@100 of the candidate's retrieval on the newest day; None where it was not measured.
         stages: processor seconds by stage. processor: of the whole process, from its start; None where it was interrupted.
         ids: whether every id of the release that it went on from has kept its row.
-        candidate: fingerprint of what was exported, published or not. job: number of the job.
+        candidate: fingerprint of what was exported, published or not. job: number of the job. wall: seconds from the start of
+            the process to its end; None where it was interrupted, or had another process beside it.
     """
 
     outcome: str
@@ -39,6 +40,7 @@ class Night:
     ids: bool
     candidate: str | None = None
     job: int = 0
+    wall: float | None = None
 
     @property
     def training(self) -> float:
