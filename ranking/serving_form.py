@@ -171,10 +171,11 @@ class RankingServingForm(keras.Model):
         return [*(table for name, table in side.tables.items() if name != "numbers"), side.popularity_table]
 
     def graph_basis(self) -> dict:
-        """What the graph of the form follows from beside the shapes of its weights, JSON-able: of no two nights another."""
+        """What the graph of the form follows from beside the shapes of its weights, JSON-able: seldom another at night."""
         spec = json.loads(self.spec.to_json())
-        grown = {"user_rows": 0, "item_rows": 0}
-        spec |= {"schema": {**spec["schema"], **grown}, "score_center": 0, "score_scale": 1, "popularity_start": 0}
+        spec |= {"schema": {**spec["schema"], "user_rows": 0, "item_rows": 0}, "score_center": 0, "score_scale": 1}
+        if self.spec.popularity_moments == 1:  # of one moment alone nobody asks when it was
+            spec["popularity_start"] = 0
         kinds = {head: kind_of(calibration) for head, calibration in self.calibrations.items()}
         return {"spec": spec, "config": json.loads(self.config.to_json()), "calibrations": kinds}
 

@@ -99,9 +99,9 @@ class RecommendModule(RetrievalParts):
         self.user_group = None
         if facts.user_group is not None:
             self.user_group = table_variable(facts.user_group, tf.int32, "user_group")
-            self.group_floors = tf.Variable(np.float32(facts.group_floors), trainable=False, name="group_floors")
+            self.group_floors = tf.Variable(np.asarray(facts.group_floors, np.float32), trainable=False, name="group_floors")
         # What is learnt and counted is a variable: the graph is that of other nights too.
-        weights = np.float32(list(settings.policy.weights().values()))
+        weights = np.array(list(settings.policy.weights().values()), np.float32)
         self.policy = tf.Variable(weights, trainable=False, name="policy")
         self.bucket_prior = tf.Variable(facts.bucket_prior(), trainable=False, name="bucket_prior")
         context = frozen(facts.context)
