@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from towers.model_batches import compiled, predict_tokens
-from towers.pack import PackEncoder
+from towers.pack import PackEncoder, weights_from_elsewhere
 from towers.pack_cache import Arrays, converted_weights
 from towers.pack_e5_file import E5File, read_e5_file
 from towers.pack_e5_tokenizer import E5Tokenizer, sentencepiece_model
@@ -92,16 +92,17 @@ def _model(weights: Arrays) -> Any:
 
     words, width = weights["emb.word"].shape
     layers = sum(key.endswith(".q.w") for key in weights)
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=words,
-        num_layers=layers,
-        num_heads=HEADS,
-        hidden_dim=width,
-        intermediate_dim=weights["l0.fi.w"].shape[0],
-        max_sequence_length=weights["emb.pos"].shape[0],
-        num_segments=SEGMENTS,
-        dropout=0.0,
-    )
+    with weights_from_elsewhere():
+        backbone = keras_hub.models.BertBackbone(
+            vocabulary_size=words,
+            num_layers=layers,
+            num_heads=HEADS,
+            hidden_dim=width,
+            intermediate_dim=weights["l0.fi.w"].shape[0],
+            max_sequence_length=weights["emb.pos"].shape[0],
+            num_segments=SEGMENTS,
+            dropout=0.0,
+        )
 
     def dense(layer: Any, name: str) -> None:
         layer.kernel.assign(weights[f"{name}.w"].T.astype(np.float32).reshape(layer.kernel.shape))

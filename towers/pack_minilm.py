@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from towers.model_batches import compiled, predict_tokens
-from towers.pack import PackEncoder
+from towers.pack import PackEncoder, weights_from_elsewhere
 
 TOKENS = 64
 
@@ -51,7 +51,8 @@ class MiniLMEncoder(PackEncoder):
         # The model was trained on text without accents (BertNormalizer with lowercase); keras-hub's loader of this format
         # does not say so to its tokenizer, which then reads "café" as one unknown word.
         self.preprocessor.tokenizer.strip_accents = True
-        self.model = compiled(models.TextEmbedder.from_preset(folder, preprocessor=None))
+        with weights_from_elsewhere():
+            self.model = compiled(models.TextEmbedder.from_preset(folder, preprocessor=None))
         self.batch_size = 64
 
     def tensors(self, batch: Sequence[str]) -> dict[str, np.ndarray]:

@@ -23,7 +23,6 @@ from data.world import WorldConfig, generate_world
 from pipeline.content.encode import encode
 from serving.client.recommender import NewItem
 from serving.export.item_encoder import ItemEncoderModule
-from tests.towers.blank_weights import blank_weights
 from towers.config import TowerConfig
 from towers.encoders import PACK, make_encoder
 from towers.two_tower import TwoTower
@@ -80,8 +79,7 @@ def raw_stack() -> RawStack:
     generate_world(world, WorldConfig(seed=5, items=ITEMS, users=30, events=1200))
     ingest(world, folder / "ingest", IngestOptions())
     dataset = Dataset.load(folder / "ingest")
-    with blank_weights():
-        encoders: dict[str, Any] = {name: make_encoder(name, spec) for name, spec in specs().items() if spec != "none"}
+    encoders: dict[str, Any] = {name: make_encoder(name, spec) for name, spec in specs().items() if spec != "none"}
     options = {"batch_size": 25, "workers": 1, "tuned": encoders}
     store = encode(world, dataset, folder / "encode", specs(), folder / "store", **options)
     keras.utils.set_random_seed(3)

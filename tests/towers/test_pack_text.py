@@ -1,10 +1,11 @@
 """MiniLM and multilingual E5 of the pack: known meanings, known numbers, and one vector a text whatever its batch."""
 
+import keras
 import numpy as np
 import pytest
 
-from tests.towers.blank_weights import blank_weights
 from towers.encoders import describe_encoder
+from towers.pack import weights_from_elsewhere
 from towers.pack_e5 import E5Encoder
 from towers.pack_e5_file import dequantise, read_e5_file
 from towers.pack_e5_tokenizer import E5Tokenizer
@@ -24,8 +25,7 @@ def made(tmp_path_factory):
 
     def make(kind):
         if kind not in built:
-            with blank_weights():
-                built[kind] = kind(cache)
+            built[kind] = kind(cache)
         return built[kind]
 
     return make
@@ -83,6 +83,16 @@ def test_minilm_reads_accents_as_it_was_trained_to(made, kind):
     assert read == [["cafe", "muller"], ["naive", "facade"], ["cafe"]]
     plain = encoder.encode(["cafe muller", "naive facade", "cafe"])
     np.testing.assert_allclose(encoder.encode(texts), plain, atol=2e-5)
+
+
+def test_every_weight_of_e5_is_the_file_s(e5):
+    """None begins at zero and stays there, but for BERT's pooling, which nobody asks; outside, Keras draws as before."""
+    zeros = {weight.path.split("/")[0] for weight in e5.model.weights if not np.abs(np.asarray(weight)).max()}
+    assert zeros == {"pooled_dense"}
+    drawn, nothing = keras.initializers.TruncatedNormal(seed=1), np.zeros((2, 3))
+    with weights_from_elsewhere():
+        np.testing.assert_array_equal(drawn((2, 3)), nothing)
+    assert (np.asarray(drawn((2, 3))) != nothing).all()
 
 
 def test_e5_crosses_chinese_and_english(e5):

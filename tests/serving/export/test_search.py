@@ -27,7 +27,6 @@ from serving.releases.models_config import ModelEntry, write_models_config
 from serving.saved_model import operations, read_variables
 from serving.server.warmup import write_warmup
 from tests.serving.independent import run_capi_jobs
-from tests.towers.blank_weights import blank_weights
 from towers.encoders import PACK, make_encoder
 from towers.search import SearchTower, load_search_tower
 
@@ -62,8 +61,7 @@ def world(tmp_path_factory) -> World:
     chinese = np.concatenate([[False], np.arange(count) >= ENGLISH])
     themes = np.concatenate([[-1], np.arange(count) % len(THEMES)])
     texts = [("", "")] + [write_text(int(themes[row]), bool(chinese[row]), rng) for row in range(1, count + 1)]
-    with blank_weights():
-        encoder = make_encoder("text", SPEC)
+    encoder = make_encoder("text", SPEC)
     vectors = encoder.encode([f"{title}. {body}" if title else "" for title, body in texts])
     present = np.zeros((count + 1, len(MODALITIES)), bool)
     present[1:, MODALITIES.index("text")] = True
