@@ -38,14 +38,15 @@ The log of a generated world is cut into days: items, users and tastes come and 
 trained in full; then a job runs every night, each in a process of its own as a scheduler would start it. On compared nights
 everything is also trained in full, from nothing, on the same data, and judged on the same newest day.
 
-The last line is one JSON object: `recall_ratio_to_full`, the lowest of the compared nights' ratios of recall@100 of retrieval,
-and `recall_ratios`, all of them by night; `speedup_over_full`, processor seconds in full by those of the job, of the stages
-that train and build (retrieval, linear, served, search, index, ranking, policy), and `speedup_of_whole_job`, of all that the
-processes did, imports, checks, judging, export and gate on both sides; `speedup_of_wall`, seconds in full by those of the job,
-from start to end of the process, of nights that none was beside; `full_every`, how far compared nights lie apart;
-`seconds_of_a_job`, processor seconds by stage, `seconds_of_a_process`, of it all, and `wall_seconds`, medians; `outcomes` by
-night; `ids_stable`; what became of a day with a tenth of its events scrambled and of one with half of the media missing
-(`--bad-days`); and with `--kills` the last nights again, killed at random moments (see `benchmarks/month_kills.py`).
+The last line is one JSON object: `recall_ratio_to_full`, the lowest of the compared nights' ratios of recall@100 of
+retrieval, and `recall_ratios`, all of them by night, with `ndcg_ratios`, of NDCG@10 of retrieved and ranked lists;
+`speedup_over_full`, processor seconds in full by those of the job, of the stages that train and build (retrieval, linear,
+served, search, index, ranking, policy), and `speedup_of_whole_job`, of all that the processes did, imports, checks,
+judging, export and gate on both sides; `speedup_of_wall`, seconds in full by those of the job, from start to end of the
+process, of nights that none was beside; `full_every`, how far compared nights lie apart; `seconds_of_a_job`, processor
+seconds by stage, `seconds_of_a_process`, of it all, and `wall_seconds`, medians; `outcomes` by night; `ids_stable`; what
+became of a day with a tenth of its events scrambled and of one with half of the media missing (`--bad-days`); and with
+`--kills` the last nights again, killed at random moments (see `benchmarks/month_kills.py`).
 
 `--quick` makes no releases: its jobs end with the judgement, in one process.
 
@@ -139,6 +140,8 @@ class Month:
         jobs = nights[1:]
         result: dict[str, Any] = {
             "recall_ratio_to_full": min(ratios.values(), default=None), "recall_ratios": ratios,
+            "ndcg_ratios": {number: {part: round(job.ndcg[part] / value, 4) for part, value in full.ndcg.items() if value}
+                            for number, (job, full) in pairs.items() if job.ndcg},
             "speedup_over_full": speedup(pairs.values(), "training"),
             "speedup_of_whole_job": speedup(pairs.values(), "whole"),
             "speedup_of_wall": speedup([pair for pair in pairs.values() if all(night.wall for night in pair)], "wall"),

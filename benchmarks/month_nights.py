@@ -24,7 +24,8 @@ class Night:
 
     Attributes:
         outcome, why: as `outcome.json` says. release: version and fingerprint, where one was published.
-        recall: recall@100 of the candidate's retrieval on the newest day; None where it was not measured.
+        recall: recall@100 of the candidate's retrieval on the newest day; None where it was not measured. ndcg: NDCG@10 there,
+            of its "retrieval" and of its "ranked" lists.
         stages: processor seconds by stage. processor: of the whole process, from its start; None where it was interrupted.
         ids: whether every id of the release that it went on from has kept its row.
         candidate: fingerprint of what was exported, published or not. job: number of the job. wall: seconds from the start of
@@ -41,6 +42,7 @@ class Night:
     candidate: str | None = None
     job: int = 0
     wall: float | None = None
+    ndcg: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def training(self) -> float:
@@ -87,13 +89,15 @@ def newest_job(out: Path) -> Path:
 def night_of(folder: Path, processor: float | None, before: Path | None) -> Night:
     """What a finished job's folder says. `before`: folder of the job whose rows this one keeps."""
     outcome, stages = outcome_of(folder) or {}, stage_seconds(folder)
-    judged, recall = folder / "judge" / "figures.json", None
+    judged, recall, ndcg = folder / "judge" / "figures.json", None, {}
     if judged.is_file():
-        recall = json.loads(judged.read_text())["metrics"].get("retrieval recall@100", {}).get("candidate")
+        metrics = {name: found.get("candidate") for name, found in json.loads(judged.read_text())["metrics"].items()}
+        recall, ndcg = metrics.get("retrieval recall@100"), {"retrieval": metrics["retrieval NDCG@10"]}
+        ndcg["ranked"] = metrics["ranked NDCG@10"]
     return Night(
         outcome.get("outcome", "not finished"), outcome.get("why", ""), outcome.get("release"), recall, stages,
         processor, before is None or keeps_rows(before, folder), candidate_of(folder),
-        int(folder.name),
+        int(folder.name), ndcg=ndcg,
     )  # fmt: skip
 
 
