@@ -172,14 +172,18 @@ class PartitionedIndex(tf.Module):
         insufficient = (among > self._most_excluded()) | half | empty
 
         def exact():
-            found, scores = exact_search(self.tensors["vectors"], query[None], k, self._order(excluded)[None])
+            vectors = tf.convert_to_tensor(self.tensors["vectors"])  # read once
+            found, scores = exact_search(vectors, query[None], k, self._order(excluded)[None])
             return tf.gather(self.tensors["rows"], found[0]), scores[0]
 
         return tf.cond(insufficient, exact, lambda: (rows, scores))
 
     def _count(self, name):
-        """Lines of a tensor: rows, blocks or leaves, in the graph."""
-        return tf.shape(self.tensors[name])[0]
+        """Lines of a tensor: rows, blocks or leaves, in the graph.
+
+        Asked of the variable: to read one that is also gathered from copies it whole.
+        """
+        return tf.raw_ops.VariableShape(input=self.tensors[name].handle)[0]
 
     def _most_excluded(self):
         """Excluded rows in the way that a longer scan makes up for."""
