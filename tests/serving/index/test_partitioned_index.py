@@ -220,3 +220,13 @@ def test_vectors_without_structure_are_refused_and_auto_says_so(tmp_path):
     with pytest.raises(RecallBelowFloor, match="the partitioned index"):
         build_indexes(table, queries, tmp_path / "named", "partitioned", **settings)
     assert list((tmp_path / "named").iterdir()) == []
+
+
+def test_what_is_gathered_from_is_never_read_whole():
+    """TensorFlow copies a variable that is read after rows have been gathered from it: all of the catalogue, every search."""
+    index = PartitionedIndex.build(np.random.default_rng(3).normal(size=(300, 8)).astype(np.float32), leaves=3)
+    specs = [tf.TensorSpec(shape, dtype) for shape, dtype in (((8,), tf.float32), ((None,), tf.int32), ((None,), tf.int32))]
+    graph = tf.function(index._search_one).get_concrete_function(*specs, tf.TensorSpec((), tf.int32)).graph
+    touched = {kind: {op.inputs[0].name for op in graph.get_operations() if op.type == kind}
+               for kind in ("ReadVariableOp", "ResourceGather")}  # fmt: skip
+    assert len(touched["ResourceGather"]) >= 5 and not touched["ReadVariableOp"] & touched["ResourceGather"]
