@@ -112,7 +112,8 @@ class RetrievalParts(tf.Module):
         if self.linear_history is None:
             return self.user_tower(user, profile, vectors, mask)[0]
         whole = choose_whole_history(recent, users_rows(self.chosen_offsets, self.chosen_rows, user))
-        sums = tf.reduce_sum(take_rows(self.linear_history, whole), axis=1)
+        # Of the tensor, not of the variable: to read one that is also gathered from copies it whole.
+        sums = tf.reduce_sum(take_rows(tf.convert_to_tensor(self.linear_history), whole), axis=1)
         own = vectors[:, :, : self.index.width - self.linear_width]
         return self.user_tower(user, profile, own, mask, sums, tf.convert_to_tensor(self.mixture))[0]
 

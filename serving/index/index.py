@@ -176,7 +176,8 @@ class ExactIndex(tf.Module):
 
     def embeddings(self, rows):
         """See `CandidateIndex`."""
-        return take_rows(self.item_embeddings, rows)
+        # Of the tensor, not of the variable: search reads it, and to read what is also gathered from copies it whole.
+        return take_rows(tf.convert_to_tensor(self.item_embeddings), rows)
 
     def save(self, folder: str | Path) -> None:
         """See `CandidateIndex`."""
