@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from tensorflow.core.protobuf import saved_model_pb2
 
 from ranking.calibration import calibration_table
 from ranking.config import HEADS
@@ -73,6 +74,20 @@ def test_another_night_has_the_graph_of_the_last_to_the_byte(nights: list[dict[s
         for path, value in expected.items():
             np.testing.assert_array_equal(values[path], value, err_msg=f"{name} {path}")
     assert later.again == list(nights[1]) and later.digests == graphs.digests
+
+
+def test_no_graph_reads_whole_what_it_gathers_from(nights: list[dict[str, Any]], tmp_path: Path):
+    """TensorFlow copies such a variable for every request: a whole catalogue, where a few rows are asked for."""
+    made = modules(other := random_world(tmp_path, 20, 70), ExactIndex(other.ensemble.items), Policy())
+    for name, module in {"exact": made["retrieval"], "partitioned": nights[0]["retrieval"]}.items():
+        module.save(tmp_path / name)
+        saved = saved_model_pb2.SavedModel.FromString((tmp_path / name / "saved_model.pb").read_bytes())
+        for function in saved.meta_graphs[0].graph_def.library.function:
+            read, gathered = (
+                {node.input[0] for node in function.node_def if node.op == kind}
+                for kind in ("ReadVariableOp", "ResourceGather")
+            )
+            assert not read & gathered, (name, function.signature.name)
 
 
 def test_what_a_graph_follows_from_is_compared(
