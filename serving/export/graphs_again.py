@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from serving.graphs.vocabulary_tables import VocabularyTables, table_name
+from serving.graphs.vocabulary_tables import VocabularyTables, vocabularies_again
 from serving.releases.manifest import Release
 from serving.saved_model_again import declared_variables, write_again
 
@@ -78,16 +78,13 @@ def save_again(module: Reusable, previous: Path, folder: Path) -> None:
     Raises:
         ValueError: its variables are others than the graph's.
     """
-    values, vocabularies = module_variables(module), (module.users, module.items)
+    values = module_variables(module)
     graph = saved_model_pb2.SavedModel.FromString((previous / "saved_model.pb").read_bytes())
     if other := set(values) ^ set(declared_variables(graph)):
         raise ValueError(
             f"module: variables must be those of {previous}, received {sorted(other)} of one alone; trace it"
         )
-    assets = {one.asset.name: one.asset.read_bytes() for one in vocabularies}
-    before = {one.asset: b"\n" + (previous / "assets" / one.asset.name).read_bytes() for one in vocabularies}
-    renamed = {table_name(one.asset.stem, before[one.asset]).encode(): one.table_name.encode() for one in vocabularies}
-    write_again(previous, folder, values, assets, renamed)
+    write_again(previous, folder, values, *vocabularies_again(previous, module.users, module.items))
 
 
 def module_variables(module: Any) -> dict[str, np.ndarray]:

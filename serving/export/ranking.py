@@ -63,8 +63,11 @@ class RankingModule(tf.Module):
         self.rank = self._rank_signature(moment, person)
         self.explain = None if form is None else explain_signature(self, form, moment, person)
         basis = None if form is None else {"ranker": form.graph_basis(), "context": moment, "words": person}
-        self.graph_basis = lambda: basis
-        """See `serving.export.graphs_again.Reusable`; held by a function, since a module would track it."""
+        self._basis = lambda: basis  # held by a function, since a module would track it
+
+    def graph_basis(self) -> dict[str, Any] | None:
+        """See `serving.export.graphs_again.Reusable`."""
+        return self._basis()
 
     def _rank_signature(self, moment: Vocabulary, person: Vocabulary) -> Callable:
         """`serving_default`.

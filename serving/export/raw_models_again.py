@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from serving.export.item_encoder import SIGNATURE, ItemEncoderModule
 from serving.graphs.keras_weights import KerasWeights
-from serving.graphs.vocabulary_tables import VocabularyTables, table_name
+from serving.graphs.vocabulary_tables import VocabularyTables, vocabularies_again
 from serving.saved_model_again import check_variables, write_again
 
 VECTOR = "_vector"
@@ -59,10 +59,8 @@ class SearchAgain:
     def __init__(self, previous: Path, item_ids: Path, search_tower: Any, item_table: np.ndarray):
         items, table = VocabularyTables(item_ids, "items"), np.array(item_table, np.float32)
         table[0] = 0.0
-        self.previous, ids = previous, item_ids.read_bytes()
-        self.assets = {"items.txt": ids.removeprefix(b"\n")}
-        before = b"\n" + (previous / "assets" / "items.txt").read_bytes()
-        self.renamed = {table_name("items", before).encode(): table_name("items", ids).encode()}
+        self.previous = previous
+        self.assets, self.renamed = vocabularies_again(previous, items)
         self.values = variables_of(KerasWeights(search_tower, "search_tower"), "search_tower")
         self.values |= {"index/item_embeddings": table, "items/strings": items.strings.numpy()}
         check_variables(saved_model_pb2.SavedModel.FromString((previous / "saved_model.pb").read_bytes()), self.values)

@@ -81,6 +81,20 @@ class VocabularyTables(tf.Module):
         return tf.gather(self.strings, rows)
 
 
+def vocabularies_again(previous: Path, *vocabularies: VocabularyTables) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
+    """What changes in an earlier SavedModel that is written again with other vocabularies: its assets, and tables' names.
+
+    Args:
+        previous: folder of the SavedModel.
+    """
+    assets = {one.asset.name: one.asset.read_bytes() for one in vocabularies}
+    before = {one.table_name: b"\n" + (previous / "assets" / one.asset.name).read_bytes() for one in vocabularies}
+    renamed = {
+        table_name(one.asset.stem, before[one.table_name]).encode(): one.table_name.encode() for one in vocabularies
+    }
+    return assets, renamed
+
+
 def table_name(name: str, data: bytes) -> str:
     """Name of a vocabulary's table in a process and in a graph, of one length for any content: the file `data`.
 
