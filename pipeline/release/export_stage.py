@@ -70,14 +70,14 @@ def prepare(
     """What a release has that follows from no ranker: tables, models of raw content, graphs that it may take over, and their
     part of its details."""
     raw, graphs, encoders = RawModels(), "", {}
-    before, why = whole_release(previous)
+    (before, why), towers = whole_release(previous), towers_of(served)
     if store is not None:
-        graphs = graphs_of(served, store, run, config.serving.precision)
+        graphs = graphs_of(towers, served, store, run, config.serving.precision)
         raw = raw_models(run, served, store, config, search=search, graphs=graphs, previous=before, why=why)
         stored = {name: store.info["modalities"][name]["encoder"] for name in store.modalities}
         encoders = {name: encoder for name, encoder in stored.items() if encoder != READY_MADE}
     tables = serving_tables(dataset, run / "ingest", served.two_tower.config.history_length)
-    again = GraphsAgain({**towers_of(served), "precision": config.serving.precision}, before)
+    again = GraphsAgain({**towers, "precision": config.serving.precision}, before)
     return tables, raw, again, {"encoders": encoders, GRAPHS: graphs}
 
 

@@ -45,11 +45,11 @@ class RawModels:
     graphs: str = ""
 
 
-def graphs_of(served: Served, store: FeatureStore, run: Path, precision: Precision) -> str:
-    """Digest of what the graphs of raw content follow from: code, encoders, and the form of the towers; no weights."""
+def graphs_of(towers: Mapping[str, Any], served: Served, store: FeatureStore, run: Path, precision: Precision) -> str:
+    """Digest of what the graphs of raw content follow from: `towers_of`, encoders, and what is read; no weights."""
     tower = run / "search" / WEIGHTS
     return digest({
-        **towers_of(served),
+        **towers,
         "encoders": {name: store.info["modalities"][name].get("fingerprint") for name in store.modalities},
         "modalities": [served.two_tower.schema.modalities, served.two_tower.schema.frames],
         "search": dataclasses.asdict(load_search_tower(tower.parent).config) if tower.is_file() else None,
