@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,31 @@ import numpy as np
 
 from benchmarks.month_days import cut, scrambled, without_media
 from benchmarks.month_kills import killed_nights
-from benchmarks.month_nights import Ledger, Night, finish, job_command, newest_job, night_of, start
+from benchmarks.month_nights import (
+    Ledger,
+    Night,
+    finish,
+    job_command,
+    median_wall,
+    newest_job,
+    night_of,
+    speedup,
+    start,
+    walk,
+)
 from data.world import generate_world
 from data.world_config import WorldConfig
-from pipeline.nightly.record import JobRecord, jobs_of, write_outcome
-from pipeline.nightly.run import JobRun
-from pipeline.settings.config import Config, load_config
+from pipeline.content.store_encoders import weights_folder
+from pipeline.nightly.record import JobRecord, jobs_of
+from pipeline.settings.config import load_config
 from serving.releases.gc import remove
 from serving.releases.release import list_releases
 
 HELP = """
 The log of a generated world is cut into days: items, users and tastes come and drift as the world has them. The first day is
 trained in full; then a job runs every night, each in a process of its own as a scheduler would start it. On compared nights
-everything is also trained in full, from nothing, on the same data, and judged on the same newest day.
+everything is also trained in full, from nothing, on the same data, and judged on the same newest day. Both find the media of
+earlier days encoded, and encode those of the day.
 
 The last line is one JSON object: `recall_ratio_to_full`, the lowest of the compared nights' ratios of recall@100 of
 retrieval, and `recall_ratios`, all of them by night, with `ndcg_ratios`, of NDCG@10 of retrieved and ranked lists;
@@ -77,17 +89,18 @@ class Month:
         if not (world / "interactions.parquet").is_file():
             generate_world(world, WorldConfig(seed=options.seed, items=options.items, users=options.users,
                                               events=options.events, days=options.history))  # fmt: skip
-        store = load_config(options.config, options.set).encoders.store or folder / "feature-store"
-        self.settings = [*options.set, f"encoders.store={store}"]
+        self.store = Path(load_config(options.config, options.set).encoders.store or folder / "feature-store")
+        self.settings = [*options.set, f"encoders.store={self.store}"]
         self.config = load_config(options.config, self.settings)
         self.ledger = Ledger(folder / "nights.json")
         self.last = options.days - 1
         self.days = [cut(world, folder / f"day-{night:02d}", self.last - night) for night in range(options.days)]
 
-    def command(self, day: Path, out: Path, *more: str) -> list[str]:
+    def command(self, day: Path, out: Path, *more: str, settings: Sequence[str] = ()) -> list[str]:
+        settings = [*self.settings, *settings]
         if self.options.quick:
-            return [sys.executable, __file__, "--walk", json.dumps([str(day), str(out), self.settings])]
-        return job_command(day, out, self.options.config, self.settings, *more)
+            return [sys.executable, __file__, "--walk", json.dumps([str(day), str(out), settings])]
+        return job_command(day, out, self.options.config, settings, *more)
 
     def job(self, name: str, day: Path, out: Path) -> Night:
         """The night of that name: a job on a day's folder, unless the ledger has it."""
@@ -129,6 +142,8 @@ class Month:
                 self.keep_copy("before-the-kills")
             if number == last and options.bad_days:
                 self.keep_copy("before-the-last")
+            if number in compared and not options.quick:
+                self.keep_store(number)
             nights.append(self.job(f"night {number}", day, self.out))
             if number in compared:
                 pairs[number] = nights[number], self.full(number, beside)
@@ -179,12 +194,29 @@ class Month:
             night = self.ledger.add(name, dataclasses.replace(night, wall=wall))
             print(f"{name}: {night.outcome} {night.why}, {night.total:.1f} s of a processor", file=sys.stderr)
             shutil.rmtree(out)
+            shutil.rmtree(self.store_before(number), ignore_errors=True)
         return self.ledger.nights[name]
 
     def retrain(self, night: int) -> subprocess.Popen:
         """A full retraining on a night's data, begun."""
-        out = self.folder / f"full-{night:02d}"
-        return start(self.command(self.days[night], out, "--full"), self.folder / "jobs.log")
+        out, store = self.folder / f"full-{night:02d}", self.store_before(night)
+        own = [f"encoders.store={store}"] if store.is_dir() else []
+        return start(self.command(self.days[night], out, "--full", settings=own), self.folder / "jobs.log")
+
+    def store_before(self, night: int) -> Path:
+        """The content store as that night found it, for its full retraining."""
+        return self.folder / f"store-before-{night:02d}"
+
+    def keep_store(self, night: int) -> None:
+        """Keep the content store as it is before a night, unless the night has begun; weights of encoders are shared."""
+        kept = self.store_before(night)
+        if kept.exists() or f"night {night}" in self.ledger.nights or not self.store.is_dir():
+            return
+        shutil.rmtree(self.folder / "copying", ignore_errors=True)
+        shutil.copytree(self.store, self.folder / "copying")
+        if weights_folder(self.store).is_dir() and not weights_folder(kept).exists():
+            weights_folder(kept).symlink_to(weights_folder(self.store).resolve())
+        (self.folder / "copying").rename(kept)
 
     def keep_copy(self, name: str) -> None:
         """The run folder as it is now, whole, beside it; unless it was kept before."""
@@ -209,33 +241,6 @@ class Month:
             "checks": warned,
             "released": list_releases(out / "releases") != before,
         }
-
-
-def walk(day: Path, out: Path, config: Config, number: int, say: Callable[[str], None]) -> None:
-    """A job of `--quick`: its stages as far as the judgement, from the job before, without a release and its gate."""
-    parent = f"jobs/{number - 1:04d}" if number > 1 else ""
-    folder = out / "jobs" / f"{number:04d}"
-    run = JobRun(day, folder, config, say, parent=out / parent if parent else None, full=not parent, version=number)
-    JobRecord(number, parent, None, "", "", "", not parent).write(folder)
-    for stage in (run.ingest, run.encode, run.check_data, run.train_retrieval, run.train_linear, run.train_search,
-                  run.index, run.train_ranking, run.choose_policy, run.judge):  # fmt: skip
-        stage()
-    decision = run.check_data().manifest["counts"]["decision"]
-    write_outcome(folder, {"job": number, "outcome": f"judged, data {decision}", "why": ""})
-
-
-def speedup(pairs: Collection[tuple[Night, Night]], name: str) -> float | None:
-    """Seconds in full by those of the job, over the compared nights; None without any."""
-    if not pairs:
-        return None
-    job, full = (sum(getattr(night, name) for night in side) for side in zip(*pairs, strict=True))
-    return round(full / job, 2)
-
-
-def median_wall(nights: list[Night]) -> float | None:
-    """Of those that were measured."""
-    measured = [night.wall for night in nights if night.wall]
-    return round(float(np.median(measured)), 1) if measured else None
 
 
 def main() -> None:

@@ -7,11 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.durable_file import write_durably
-from pipeline.nightly.record import outcome_of
+from pipeline.nightly.record import JobRecord, outcome_of, write_outcome
+from pipeline.nightly.run import JobRun
+from pipeline.settings.config import Config
 from pipeline.stage import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +91,19 @@ def newest_job(out: Path) -> Path:
     return max((out / "jobs").glob("[0-9]*"))
 
 
+def walk(day: Path, out: Path, config: Config, number: int, say: Callable[[str], None]) -> None:
+    """A job of `--quick`: its stages as far as the judgement, from the job before, without a release and its gate."""
+    parent = f"jobs/{number - 1:04d}" if number > 1 else ""
+    folder = out / "jobs" / f"{number:04d}"
+    run = JobRun(day, folder, config, say, parent=out / parent if parent else None, full=not parent, version=number)
+    JobRecord(number, parent, None, "", "", "", not parent).write(folder)
+    for stage in (run.ingest, run.encode, run.check_data, run.train_retrieval, run.train_linear, run.train_search,
+                  run.index, run.train_ranking, run.choose_policy, run.judge):  # fmt: skip
+        stage()
+    decision = run.check_data().manifest["counts"]["decision"]
+    write_outcome(folder, {"job": number, "outcome": f"judged, data {decision}", "why": ""})
+
+
 def night_of(folder: Path, processor: float | None, before: Path | None) -> Night:
     """What a finished job's folder says. `before`: folder of the job whose rows this one keeps."""
     outcome, stages = outcome_of(folder) or {}, stage_seconds(folder)
@@ -142,3 +160,17 @@ class Ledger:
         told = {key: dataclasses.asdict(value) for key, value in self.nights.items()}
         write_durably(self.file, [json.dumps(told, indent=1).encode()])
         return night
+
+
+def speedup(pairs: Collection[tuple[Night, Night]], name: str) -> float | None:
+    """Seconds in full by those of the job, over the compared nights; None without any."""
+    if not pairs:
+        return None
+    job, full = (sum(getattr(night, name) for night in side) for side in zip(*pairs, strict=True))
+    return round(full / job, 2)
+
+
+def median_wall(nights: list[Night]) -> float | None:
+    """Of those that were measured."""
+    measured = [night.wall for night in nights if night.wall]
+    return round(float(np.median(measured)), 1) if measured else None

@@ -81,16 +81,23 @@ class PackEncoder(abc.ABC):
 
 
 @contextlib.contextmanager
-def weights_from_elsewhere() -> Iterator[None]:
-    """In it, weights of truncated normals begin as zeros: for a model that is given all its weights right after.
+def weights_from_elsewhere(*known: Any) -> Iterator[None]:
+    """In it, weights of truncated normals begin as the tensor of `known` that has their shape, and as zeros where there is
+    none: for a model that is given all its other weights right after.
 
-    To draw the 118 million of E5, for nothing, takes longer than all the rest of building it.
+    To draw the 118 million of E5, for nothing, takes longer than all the rest of building it, and most of that rest is to
+    write its table of words once more, for each copy of it.
     """
     import keras
 
     kind = keras.initializers.TruncatedNormal
     drawn = kind.__call__
-    kind.__call__ = lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype or keras.config.floatx())
+    begun = {tuple(tensor.shape): tensor for tensor in known}
+
+    def begin(self: Any, shape: Any, dtype: Any = None) -> Any:
+        return begun[tuple(shape)] if tuple(shape) in begun else keras.ops.zeros(shape, dtype or keras.config.floatx())
+
+    kind.__call__ = begin
     try:
         yield
     finally:

@@ -88,11 +88,12 @@ def _convert(file: E5File) -> Arrays:
 
 
 def _model(weights: Arrays) -> Any:
+    import keras
     import keras_hub
 
     words, width = weights["emb.word"].shape
     layers = sum(key.endswith(".q.w") for key in weights)
-    with weights_from_elsewhere():
+    with weights_from_elsewhere(keras.ops.cast(weights["emb.word"], "float32")):
         backbone = keras_hub.models.BertBackbone(
             vocabulary_size=words,
             num_layers=layers,
@@ -112,7 +113,6 @@ def _model(weights: Arrays) -> Any:
         layer.gamma.assign(weights[f"{name}.w"])
         layer.beta.assign(weights[f"{name}.b"])
 
-    backbone.get_layer("token_embedding").embeddings.assign(weights["emb.word"].astype(np.float32))
     backbone.get_layer("position_embedding").position_embeddings.assign(weights["emb.pos"].astype(np.float32))
     backbone.get_layer("segment_embedding").embeddings.assign(weights["emb.type"].astype(np.float32))
     norm(backbone.get_layer("embeddings_layer_norm"), "emb.ln")

@@ -19,6 +19,7 @@ from data.content_key import write_content_keys
 from data.features import FeatureStore, FeatureWriter
 from data.ready_vectors import ReadyVectors
 from data.schema import MODALITIES
+from pipeline.content.encode_beside import Helper, encode_both
 from pipeline.content.encode_local import Encoded, encode_batches
 from pipeline.content.encode_part import Part
 from pipeline.content.encode_plan import Batch, FileHashes, make_plan
@@ -49,6 +50,7 @@ def encode(
     engine: Literal["local", "ray"] = "local",
     progress: Progress | None = None,
     tuned: Mapping[str, Encoder] | None = None,
+    helper: Helper | None = None,
 ) -> FeatureStore:
     """Encode the catalogue's content.
 
@@ -66,6 +68,7 @@ def encode(
         engine: `"local"` or `"ray"`.
         progress: called after every batch.
         tuned: encoders made in this process, by modality, in place of their specs and of ready-made vectors.
+        helper: encodes texts beside the local engine, see `pipeline.content.encode_beside`.
 
     Returns:
         The open store. Its `info` has `modalities.{m}` with encoder, fingerprint, items, present, absent, encoded
@@ -105,7 +108,7 @@ def encode(
         batches = [batch for part in parts.values() for batch in part.missing(batch_size)]
         if batches:
             manifests = Path(out) / ".manifests"
-            encoded = _engine(engine, batches, source / "media", manifests, workers, tuned, weights_folder(store))
+            encoded = _engine(engine, batches, source / "media", manifests, workers, tuned, weights_folder(store), helper)
             _fill(parts, batches, encoded, progress)
         for modality, part in parts.items():
             begun = time.perf_counter()
@@ -148,6 +151,7 @@ def _engine(
     workers: int,
     tuned: Mapping[str, Encoder],
     weights: Path,
+    helper: Helper | None,
 ) -> Generator[Encoded, None, None]:
     if engine == "ray":
         from pipeline.content.encode_ray import encode_batches_on_ray
@@ -157,7 +161,10 @@ def _engine(
     def make(modality: str, spec: str) -> Encoder | None:
         return tuned[modality] if modality in tuned else make_encoder(modality, spec, weights)
 
-    return encode_batches(batches, media, workers, make)
+    def here(some: Sequence[Batch]) -> Generator[Encoded, None, None]:
+        return encode_batches(some, media, workers, make)
+
+    return encode_both(batches, media, weights, None if "text" in tuned else helper, here)
 
 
 def _fill(

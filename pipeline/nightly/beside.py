@@ -7,6 +7,7 @@ import gc
 import threading
 from typing import Any
 
+from pipeline.content.encode_beside import encode_texts
 from pipeline.nightly.export import Exporter
 from pipeline.nightly.process import JobProcess
 from pipeline.nightly.training import fit_linear_tower
@@ -17,17 +18,19 @@ class Beside:
     """The processes that work for a job beside its own, all of which end with it.
 
     Attributes:
-        exporter: exports. linear: fits the linear tower of a warm start; None = the job does.
+        exporter: exports. linear: fits the linear tower of a warm start; None = the job does. encoder: encodes its new texts;
+            None = the job does.
     """
 
     exporter: Exporter
     linear: JobProcess | None = None
+    encoder: JobProcess | None = None
 
     def __enter__(self) -> Beside:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for process in (self.exporter, self.linear):
+        for process in (self.exporter, self.linear, self.encoder):
             if process is not None:
                 process.__exit__(*error)
 
@@ -45,4 +48,7 @@ def begun_early() -> Beside:
     gc.set_threshold(50_000, 10, 10)
     used = context.context_safe()
     fresh = (used is None or not used._initialized) and threading.active_count() == 1
-    return Beside(Exporter("fork").start(), JobProcess(fit_linear_tower, "fork").start()) if fresh else Beside(Exporter())
+    if not fresh:
+        return Beside(Exporter())
+    linear, encoder = (JobProcess(work, "fork").start() for work in (fit_linear_tower, encode_texts))
+    return Beside(Exporter("fork").start(), linear, encoder)

@@ -20,7 +20,7 @@ class JobFolder(Run):
         full: train everything from nothing, as for the first release; rows keep their numbers all the same.
         version: number that the candidate gets.
         exporter: the process that exports it. linear: the one that fits the linear tower of a warm start beside the others;
-            None = this one does.
+            None = this one does. encoder: the one that encodes new texts of a warm start beside all else; None = this one does.
     """
 
     parent: Path | None = None
@@ -28,11 +28,15 @@ class JobFolder(Run):
     version: int = 1
     exporter: Exporter = dataclasses.field(default_factory=Exporter)
     linear: JobProcess | None = None
+    encoder: JobProcess | None = None
 
     @property
     def warm(self) -> Path | None:
         """The run that training goes on from."""
         return None if self.full else self.parent
+
+    def text_helper(self) -> JobProcess | None:
+        return None if self.warm is None else self.encoder
 
     @property
     def valid_days(self) -> int:

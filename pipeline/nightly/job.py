@@ -172,6 +172,7 @@ def work(
         version=version,
         exporter=beside.exporter,
         linear=beside.linear,
+        encoder=beside.encoder,
     )
 
     def step(stage: Callable[[], Any]) -> Any:

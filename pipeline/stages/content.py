@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.dataset import Dataset
 from data.ingest import IngestOptions, ingest
@@ -13,6 +13,9 @@ from data.validation import DatasetError
 from pipeline.progress import progress_bar
 from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint
 from pipeline.stages.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.content.encode_beside import Helper
 
 ENCODE_CODE = (
     "data/features.py",
@@ -131,11 +134,16 @@ class ContentStages(RunFolder):
                     workers=section.workers,
                     engine=section.engine,
                     progress=progress,
+                    helper=self.text_helper(),
                 )
             return {"widths": store.widths, **store.info}
 
         settings = {"encoders": encoders, "batch_size": section.batch_size}
         return self.run(name, work, settings, {**inputs, "code": code_fingerprint(*ENCODE_CODE)})
+
+    def text_helper(self) -> Helper | None:
+        """A process that encodes texts beside this one; a nightly job has one."""
+        return None
 
     def finetune(self) -> list[StageResult]:
         """Encoders learn inside the item tower, and the features are filled again by the tuned ones."""

@@ -16,6 +16,8 @@ from data.image_decoder import decode_image
 from data.schema import MODALITIES
 from data.video_decoder import decode_sound_track, decode_video
 from pipeline.content.encode import encode
+from pipeline.content.encode_beside import encode_texts
+from pipeline.nightly.process import JobProcess
 from tests.data.media_files import colour_steps, image_bytes, sound_bytes, tone, video_bytes
 from towers.encoders import make_encoder
 
@@ -266,3 +268,28 @@ def test_an_encoder_that_is_not_what_its_card_says_stores_nothing(source, shelf,
         encode(source, shelf, tmp_path / "out", SPECS, tmp_path / "content")
     assert asked == [tmp_path / "content-weights"]  # what an encoder converts is kept beside the store
     assert not list((tmp_path / "content").rglob("*.shard"))
+
+
+def failing(batches, media, weights, *, ready):
+    raise OSError("no memory")
+
+
+@pytest.mark.parametrize("work", [encode_texts, failing])
+def test_a_helper_encodes_the_texts_and_whoever_does_the_store_is_the_same(work, store, source, shelf, tmp_path):
+    with JobProcess(work) as process:
+        found = encode(source, shelf, tmp_path / "store", SPECS, tmp_path / "content", batch_size=2, helper=process)
+        assert process._begun and process._process is None  # it was asked, and its answer waited for
+    for modality in MODALITIES:
+        np.testing.assert_array_equal(found.table(modality), store.table(modality))
+    assert found.info["encoded"] == store.info["encoded"] and found.info["quarantined"] == store.info["quarantined"]
+
+
+def test_a_helper_is_not_asked_for_texts_alone_or_for_many(source, shelf, tmp_path, monkeypatch):
+    class Unasked:
+        def order(self, *order):
+            raise AssertionError("asked")
+
+    alone = {**dict.fromkeys(MODALITIES, "none"), "text": "signal:"}
+    encode(source, shelf, tmp_path / "alone", alone, tmp_path / "content", helper=Unasked())
+    monkeypatch.setattr("pipeline.content.encode_beside.MOST_TEXTS", 4)  # the shelf has six
+    encode(source, shelf, tmp_path / "many", SPECS, tmp_path / "other content", helper=Unasked())
