@@ -38,7 +38,8 @@ def user_traits(
     - `surge`: the highest of the user's events in `log(weekly events of the item / those that its total and the week's
       traffic let expect)`: whether one of the items had a sudden success that the user was part of.
     - `agreement`: the highest, over the user's items, of `log(share of the 25 most alike who have it / share of all)`:
-      a group that is alike in one item nobody else takes. Burke et al. (2006), *Classification features for attack
+      a group that is alike in one item nobody else takes. Of users on the edge of the 25 who are alike to the same degree,
+      each counts as a part of a user. Burke et al. (2006), *Classification features for attack
       detection in collaborative recommender systems*, call such a target-model attribute.
 
     Args:
@@ -132,12 +133,14 @@ def _neighbours(taken: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rows = active[start : start + BLOCK]
         cosines = (unit[rows] @ compared).toarray()
         cosines[rows[:, None] == others[None, :]] = -1.0
-        nearest = np.argpartition(-cosines, kept - 1, axis=1)[:, :kept]
-        similarity[rows] = np.take_along_axis(cosines, nearest, 1).mean(axis=1)
-        lines = np.repeat(np.arange(len(rows)), kept)
-        chosen = scipy.sparse.csr_array(
-            (np.ones(nearest.size, np.float32), (lines, nearest.ravel())), shape=(len(rows), len(others))
-        )
+        # Sets of equal sizes and overlaps are alike to the last bit, and by the dozen: those on the edge share the places left.
+        edge = -np.partition(-cosines, kept - 1, axis=1)[:, kept - 1 : kept]
+        nearer = cosines > edge
+        left = kept - nearer.sum(axis=1, keepdims=True)
+        similarity[rows] = (np.where(nearer, cosines, 0.0).sum(axis=1) + (left * edge)[:, 0]) / kept
+        at_edge = (cosines == edge) & (edge > 0)  # who shares nothing has no own item either
+        shares = nearer + at_edge * (left / np.maximum(at_edge.sum(axis=1, keepdims=True), 1))
+        chosen = scipy.sparse.csr_array(shares.astype(np.float32))
         # One neighbour is added who is like everybody: an item that a single one shares is no agreement.
         own = (chosen @ sets).multiply(taken[rows]).tocoo()
         lift = np.log((own.data + share[own.col]) / ((kept + 1) * share[own.col]))

@@ -125,6 +125,27 @@ def test_traits_are_what_a_loop_over_users_says():
     assert not np.stack(list(traits.values()))[:, 0].any()
 
 
+def test_how_users_are_numbered_changes_no_trait():
+    # Everybody has three of ten items, so dozens of users are alike to the same degree.
+    rng = np.random.default_rng(1)
+    users = np.repeat(np.arange(1, 201), 3)
+    items = np.concatenate([rng.choice(10, 3, replace=False) + 1 for _ in range(200)])
+    traits = user_traits(users, items, user_rows=201, item_rows=11)
+    number = np.append(0, rng.permutation(200) + 1)
+    again = user_traits(number[users], items, user_rows=201, item_rows=11)[number]
+    column = TRAITS.index("agreement")
+    np.testing.assert_allclose(again, traits, atol=1e-5)
+    assert len(np.unique(traits[1:, column])) > 10
+    for user in (1, 7):  # by hand: 25 neighbours, of whom those on the edge share the places that the nearer ones leave
+        own = items[users == user]
+        shared = np.array([np.isin(items[users == other], own).sum() if other != user else -1 for other in range(1, 201)])
+        edge = np.sort(shared)[-25]
+        weight = (shared > edge) + (shared == edge) * (25 - (shared > edge).sum()) / (shared == edge).sum()
+        have = np.array([[item in items[users == other] for item in own] for other in range(1, 201)])
+        share = np.array([(items == item).sum() / 200 for item in own])
+        assert traits[user, column] == pytest.approx(np.log((weight @ have + share) / (26 * share)).max(), abs=1e-5)
+
+
 def test_size_alone_makes_nobody_strange():
     size = np.arange(1, 200)
     left = like_sized(np.stack([np.log(size) * 2 + 1, np.log(size) ** 2], axis=1), size)
