@@ -243,9 +243,11 @@ def main() -> None:
     """Run the command line; what a user can mend is a message, not a traceback."""
     from data.dataset import DatasetError
     from data.durable_file import ContentStoreError
+    from pipeline.allocation import keep_freed_memory
     from pipeline.ranker.leak_checks import LeakError
     from pipeline.stage import StageError
 
+    keep_freed_memory()
     try:
         app()
     except (
