@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.stats
 
 WEEK = 7 * 86_400
 TRIMMED = 0.2
@@ -39,6 +38,8 @@ def burst_weights(items: np.ndarray, timestamps: np.ndarray, bound: float) -> np
     items, timestamps = np.asarray(items, np.int64), np.asarray(timestamps, np.int64)
     if not len(items):
         return np.zeros(0)
+    import scipy.stats  # half a second, and only here
+
     week = (timestamps - timestamps.min()) // WEEK
     weeks = int(week.max()) + 1
     cells, place = np.unique(items * weeks + week, return_inverse=True)

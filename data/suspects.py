@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import scipy.stats
-from sklearn.ensemble import IsolationForest
+import scipy.special
 
 from data.user_traits import user_traits
 
@@ -76,6 +75,8 @@ def find_suspects(
     active, targets = np.flatnonzero(per_user), []
     suspicious = round(share * len(active))
     if suspicious >= 2:
+        from sklearn.ensemble import IsolationForest  # every command reads events, and few look for suspects
+
         traits = user_traits(users, items, timestamps, values, user_rows=user_rows, item_rows=item_rows, seed=seed)
         traits = like_sized(traits[active], per_user[active])
         score[active] = -IsolationForest(n_estimators=TREES, random_state=seed).fit(traits).score_samples(traits)
@@ -121,7 +122,7 @@ def standing_out(pairs: np.ndarray, strange: np.ndarray, item_rows: int) -> np.n
     usual = np.bincount(pairs[1][~by_strange], minlength=item_rows)
     # One event more than seen: an item that only strange users have is still not impossible.
     expected = found.sum() * (usual + 1.0) / (usual.sum() + item_rows)
-    sure = scipy.stats.poisson.sf(found - 1, expected) < LEVEL / item_rows
+    sure = (found > 0) & (scipy.special.pdtrc(np.maximum(found - 1, 0), expected) < LEVEL / item_rows)
     return np.where(sure & (found > LIFT * expected), found / np.maximum(expected, 1e-12), 0.0)
 
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from data.features import FeatureStore
 from data.schema import MODALITIES
@@ -56,7 +56,8 @@ def missing_check(name: str, usual: float, missing: np.ndarray, section: ChecksS
     if not len(missing):
         return skipped(f"missing {name}", "no new items")
     count, share = int(missing.sum()), float(missing.mean())
-    chance = float(scipy.stats.binom.sf(count - 1, len(missing), max(usual, 1e-3)))
+    # That chance alone brings as many: of a binomial, the probability of `count` or more.
+    chance = float(scipy.special.bdtrc(count - 1, len(missing), max(usual, 1e-3)))
     excess = share - usual if chance < UNLIKELY else 0.0
     found = f"{count} of {len(missing)} new items, {usual:.1%} of the items before"
     return bounded(f"missing {name}", max(excess, 0.0), section.missing_media, found)

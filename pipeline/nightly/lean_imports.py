@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -33,9 +36,18 @@ def left_out(*packages: str) -> Iterator[None]:
 
 
 def import_models_libraries() -> None:
-    """Import TensorFlow without JAX, which its converter for phones asks for, and Keras without what draws and wraps models:
-    a second of a job's start."""
-    with left_out("jax"):  # Keras may compute with it, and imports it then
+    """Import TensorFlow without JAX, which its converter for phones asks for, and Keras without what draws and wraps models,
+    and without JAX where that is not what it computes with: two seconds of a job's start."""
+    with left_out("jax"):
         importlib.import_module("tensorflow")
-    with left_out("matplotlib", "sklearn"):
+    with left_out("matplotlib", "sklearn", *([] if keras_backend() == "jax" else ["jax"])):
         importlib.import_module("keras")
+
+
+def keras_backend() -> str:
+    """What Keras will compute with: as the environment says, else as its own file of settings does."""
+    file = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    told = {}
+    with contextlib.suppress(OSError, ValueError):  # Keras goes on without a file that it cannot read
+        told = json.loads(file.read_text())
+    return os.environ.get("KERAS_BACKEND") or told.get("backend", "tensorflow")
