@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.content.encode_beside import encode_texts
 from pipeline.nightly.export import Exporter
+from pipeline.nightly.gate_judge import judge_current
 from pipeline.nightly.process import JobProcess
 from pipeline.nightly.training import fit_linear_tower
 
@@ -19,18 +20,19 @@ class Beside:
 
     Attributes:
         exporter: exports. linear: fits the linear tower of a warm start; None = the job does. encoder: encodes its new texts;
-            None = the job does.
+            None = the job does. current_judge: judges the current release; None = the job does.
     """
 
     exporter: Exporter
     linear: JobProcess | None = None
     encoder: JobProcess | None = None
+    current_judge: JobProcess | None = None
 
     def __enter__(self) -> Beside:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for process in (self.exporter, self.linear, self.encoder):
+        for process in (self.exporter, self.linear, self.encoder, self.current_judge):
             if process is not None:
                 process.__exit__(*error)
 
@@ -50,5 +52,5 @@ def begun_early() -> Beside:
     fresh = (used is None or not used._initialized) and threading.active_count() == 1
     if not fresh:
         return Beside(Exporter())
-    linear, encoder = (JobProcess(work, "fork").start() for work in (fit_linear_tower, encode_texts))
-    return Beside(Exporter("fork").start(), linear, encoder)
+    works = fit_linear_tower, encode_texts, judge_current
+    return Beside(Exporter("fork").start(), *(JobProcess(work, "fork").start() for work in works))

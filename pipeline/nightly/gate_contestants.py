@@ -26,7 +26,7 @@ class Contestant:
     Attributes:
         query, search: see `pipeline.ranker.lists`. form: called as a `RankingServingForm`. heads: those that were trained.
         item_embeddings: [N + 1, D], zero for items that it does not know.
-        history_length: how much of a history its queries read.
+        history_length: how much of a history its queries read. ranker_history: how much of it its ranker does.
     """
 
     query: QueryFunction
@@ -35,12 +35,14 @@ class Contestant:
     heads: tuple[str, ...]
     item_embeddings: np.ndarray
     history_length: int
+    ranker_history: int
 
 
 def candidate_of(dataset: Dataset, run: Path, kind: str) -> Contestant:
     """What a job has trained."""
     side, form = RetrievalSide(dataset, run, kind), RankingServingForm.load(run / "ranking" / "serving_form")
-    return Contestant(side.query, side.search, form, form.spec.heads, side.item_embeddings, side.history_length)
+    lengths = side.history_length, form.config.history_length
+    return Contestant(side.query, side.search, form, form.spec.heads, side.item_embeddings, *lengths)
 
 
 def current_of(dataset: Dataset, parent: Path) -> Contestant:
@@ -82,4 +84,6 @@ def current_of(dataset: Dataset, parent: Path) -> Contestant:
 
     embeddings = np.zeros((dataset.schema.item_rows, side.item_embeddings.shape[1]), np.float32)
     embeddings[:items] = side.item_embeddings
-    return Contestant(query, search, answer, form.spec.heads, embeddings, side.history_length)
+    return Contestant(
+        query, search, answer, form.spec.heads, embeddings, side.history_length, form.config.history_length
+    )

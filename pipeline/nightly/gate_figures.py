@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import Dataset
-from data.features import FeatureStore
-from data.schema import Schema
-from pipeline.evaluation.exposure_quality import judge_exposure
-from pipeline.evaluation.order_quality import task_targets
-from pipeline.evaluation.probability_quality import NUMBERS, judge_probabilities
 from pipeline.metrics.bootstrap import bootstrap_means
-from pipeline.metrics.examples import Requests, make_requests
-from pipeline.metrics.metrics import ndcg_at_k, recall_at_k
-from pipeline.metrics.segments import MINIMUM_USERS, Segment, domain_groups, find_segments, popularity_groups
-from pipeline.nightly.gate_contestants import Contestant, candidate_of, current_of
+from pipeline.metrics.segments import MINIMUM_USERS
+from pipeline.nightly.gate_contestants import candidate_of, current_of
+from pipeline.nightly.gate_judge import judge, rows_shared
 from pipeline.policy.stage import comparable_column
 from pipeline.ranker.leak_checks import check_retrieval
-from pipeline.ranker.lists import retrieve_fold
-from pipeline.ranker.rank_requests import answer, order_by, propose
-from pipeline.retrieval.served import served_folder, served_history_length
+from pipeline.retrieval.served import served_folder
 from pipeline.settings.config import Config
-from pipeline.stages.ranking import ranking_config
 from pipeline.training.epochs import Progress
 from pipeline.training.record import read_records
-from ranking.config import RankingConfig
 
 FIGURES = "figures.json"
-CUTOFF = 10
 CANDIDATE, CURRENT = "candidate", "current"
 
 
 def judge_job(
-    dataset: Dataset, store: FeatureStore, run: Path, parent: Path | None, out: Path, config: Config, progress: Progress
+    dataset: Dataset,
+    run: Path,
+    parent: Path | None,
+    out: Path,
+    config: Config,
+    progress: Progress,
+    told: Callable[[], dict[str, Any] | None] = lambda: None,
 ) -> dict[str, Any]:
     """Ask both the same and write `figures.json` into `out`.
 
@@ -52,97 +47,32 @@ def judge_job(
 
     Args:
         parent: run folder of the current release; None = there is none, and its figures are left out.
+        told: what `judge` says of the current release, where somebody has asked it already; else None.
     """
-    known, settings = config.evaluation.mask_splits, ranking_config(config)
     check_retrieval(dataset, read_records(served_folder(run)), "test")
-    lengths = [served_history_length(folder) for folder in (run, parent) if folder is not None]
-    requests = make_requests(dataset, "test", known_splits=known, history_length=max(*lengths, settings.history_length))
-    contestants = {CANDIDATE: candidate_of(dataset, run, config.index.kind)}
+    shared = rows_shared(dataset, parent)
+    progress(CANDIDATE, 0, 2)
+    found = {CANDIDATE: judge(dataset, candidate_of(dataset, run, config.index.kind), config, shared)}
+    progress(CURRENT, 1, 2)
     if parent is not None:
-        contestants[CURRENT] = current_of(dataset, parent)
-    groups = {"items": popularity_groups(dataset.counts)}
-    if (domains := domain_groups(dataset)) is not None:
-        groups["domain"] = domains
-    segments = [
-        segment for segment in find_segments(dataset, requests.users, known, groups) if segment.dimension != "all"
-    ]
-    shared = dataset.schema.item_rows if parent is None else Schema.load(parent / "ingest" / "schema.json").item_rows
-    found: dict[str, dict[str, Any]] = {}
-    for number, (name, contestant) in enumerate(contestants.items()):
-        progress(name, number, len(contestants))
-        found[name] = judge(dataset, requests, contestant, settings, segments, known, shared)
-        found[name]["exposure"] = judge_exposure(
-            {"ranked": found[name].pop("ranked")}, requests.relevant, dataset.counts, groups, None
-        )["groups"]
-    progress(CURRENT, len(contestants), len(contestants))
-    column = comparable_column(dataset, requests.users)
+        found[CURRENT] = told() or judge(dataset, current_of(dataset, parent), config, shared)
+    progress(CURRENT, 2, 2)
+    users = found[CANDIDATE]["users"]
+    column = comparable_column(dataset, users)
     metrics = paired(found, "metrics", config.gate.seed)
     result = {
-        "users": len(requests.users),
+        "users": len(users),
         "new_items": int((dataset.counts[1:] == 0).sum()),
         "metrics": metrics,
         "segments": paired(found, "segments", config.gate.seed),
         "calibration": {name: part["calibration"] for name, part in found.items()},
-        "heads": {name: list(contestant.heads) for name, contestant in contestants.items()},
+        "heads": {name: part["heads"] for name, part in found.items()},
         "gap": {name: gap_of(part["segments"], column) for name, part in found.items()}
         | {"low": gap_growth({name: part["segments"] for name, part in found.items()}, column, config.gate.seed)},
-        "exposure": {
-            name: {
-                f"{dimension}: {group}": shares["ranked"]
-                for dimension, parts in part["exposure"].items()
-                for group, shares in parts.items()
-            }
-            for name, part in found.items()
-        },
+        "exposure": {name: part["exposure"] for name, part in found.items()},
     }
     (out / FIGURES).write_text(json.dumps(result, indent=2))
-    return {"users": len(requests.users), **{name: line[CANDIDATE] for name, line in metrics.items()}}
-
-
-def judge(
-    dataset: Dataset,
-    requests: Requests,
-    contestant: Contestant,
-    settings: RankingConfig,
-    segments: list[Segment],
-    known: tuple[str, ...],
-    shared: int,
-) -> dict[str, Any]:
-    """Each user's values of one contestant, {"metrics", "segments"}: {name: [Q]}, the calibration of its heads, and its
-    ranked rows. `shared`: how many item rows both contestants know."""
-    released = dataset.items["created_at"].to_numpy(np.int64)
-    length = contestant.history_length
-    ask = lambda users, history: contestant.query(users, history[:, :length])  # noqa: E731
-    retrieved, scores = propose(requests, ask, contestant.search, settings, released)
-    given = (requests.users, requests.history, retrieved, scores, requests.timestamps)
-    told = answer(contestant.form, *given, context=requests.context)
-    ranked = order_by(retrieved, told["score"])
-    targets = task_targets(dataset, requests, "test")
-    metrics: dict[str, NDArray] = {}
-    for order, rows in (("retrieval", retrieved), ("ranked", ranked)):
-        metrics |= {
-            f"{order} recall@{k}": recall_at_k(rows, requests.relevant, k) for k in (20, 100) if k <= rows.shape[1]
-        }
-        for task, wanted in targets.items():
-            name = f"{order} NDCG@{CUTOFF}" if task == "click" else f"{order} {task} NDCG@{CUTOFF}"
-            metrics[name] = ndcg_at_k(rows, wanted, CUTOFF)
-    values, places = {}, -np.arange(ranked.shape[1], dtype=np.float64)[None]
-    for segment in segments:
-        wanted = requests.relevant if segment.items is None else requests.relevant.restrict(segment.items)
-        old = segment.items is not None and not segment.items[shared:].any()
-        column = ndcg_at_k(order_by(np.where(ranked < shared, ranked, 0), places) if old else ranked, wanted, CUTOFF)
-        values[f"{segment.dimension}: {segment.name}"] = (
-            column if segment.users is None else np.where(segment.users[requests.users], column, np.nan)
-        )
-    fold = retrieve_fold(
-        dataset, "test", contestant.query, contestant.search, settings, known_splits=known, query_history=length
-    )
-    lists = fold.lists(dataset, contestant.item_embeddings, settings, [settings.seed, 0])
-    asked = (lists.user, lists.history, lists.candidates, lists.retrieval_scores, lists.timestamp)
-    probabilities = answer(contestant.form, *asked, lists.retrieval_ranks, lists.context)
-    heads = judge_probabilities(probabilities, lists, contestant.heads, [])
-    calibration = {head: figures["ece"] for head, figures in heads.items() if head not in NUMBERS}
-    return {"metrics": metrics, "segments": values, "calibration": calibration, "ranked": ranked}
+    return {"users": len(users), **{name: line[CANDIDATE] for name, line in metrics.items()}}
 
 
 def paired(found: Mapping[str, Mapping[str, Any]], part: str, seed: int) -> dict[str, dict[str, Any]]:

@@ -173,6 +173,7 @@ def work(
         exporter=beside.exporter,
         linear=beside.linear,
         encoder=beside.encoder,
+        current_judge=beside.current_judge,
     )
 
     def step(stage: Callable[[], Any]) -> Any:
@@ -189,8 +190,8 @@ def work(
     if checked.manifest["counts"]["decision"] == STOP:
         why = "; ".join(checked.manifest["counts"]["stopped_by"])
         return lineage | {"outcome": STOPPED, "why": why, "release": None, "seconds": seconds_of(folder), **kept(out)}
-    for stage in (run.begin_linear, run.train_retrieval, run.train_linear, run.train_search, run.index, run.begin_export,
-                  run.train_ranking, run.choose_policy, run.judge, run.export):  # fmt: skip
+    for stage in (run.begin_linear, run.begin_judging, run.train_retrieval, run.train_linear, run.train_search, run.index,
+                  run.begin_export, run.train_ranking, run.choose_policy, run.judge, run.export):  # fmt: skip
         step(stage)
     decided: StageResult = step(run.decide)
     if not decided.manifest["counts"]["publish"]:

@@ -24,7 +24,7 @@ CHECKS = (
     "nightly/data_checks_media",
     "nightly/drift",
 )
-GATE = ("nightly/gate", "nightly/gate_figures", "nightly/gate_contestants")
+GATE = ("nightly/gate", "nightly/gate_figures", "nightly/gate_judge", "nightly/gate_contestants")
 
 
 def files(*names: str) -> tuple[str, ...]:
@@ -70,6 +70,16 @@ class JobRun(JobTraining):
         code = code_fingerprint(*files(*CHECKS))
         return self.run("checks", work, self.config.checks.model_dump(), {**inputs, "code": code})
 
+    def begin_judging(self) -> None:
+        """Let the current release be asked while the candidate trains."""
+        if self.current_judge is not None and self.warm is not None and read_manifest(self.folder / "judge") is None:
+            self.current_judge.order(self.source, self.folder, self.config, self.warm)
+
+    def told_of_current(self) -> dict[str, Any] | None:
+        """What the process beside says of the current release; None where there is none, or it failed."""
+        self.begin_judging()
+        return None if self.current_judge is None or self.warm is None else self.current_judge.answer()[0]
+
     def judge(self) -> StageResult:
         """Candidate and current release on the newest days, asked the same -> figures of both."""
 
@@ -78,7 +88,7 @@ class JobRun(JobTraining):
 
             self.exporter.go_on()  # neither knows of the other
             with progress_bar("judge", single=True) as progress:
-                return judge_job(self.dataset(), self.store(), self.folder, self.parent, out, self.config, progress)
+                return judge_job(self.dataset(), self.folder, self.parent, out, self.config, progress, self.told_of_current)
 
         inputs = {"policy": self.key("policy"), **self.parent_keys("ranking", "index")}
         code = code_fingerprint(

@@ -13,12 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.month_days import cut, scrambled, without_media
+from data.dataset import Dataset
 from data.world import WorldConfig, generate_world
 from pipeline.__main__ import app
 from pipeline.nightly.beside import begun_early
 from pipeline.nightly.data_checks import check_data
+from pipeline.nightly.gate_contestants import current_of
+from pipeline.nightly.gate_judge import judge, judge_current, rows_shared
 from pipeline.nightly.job import gate_lines, run_job
 from pipeline.nightly.lock import held
+from pipeline.nightly.process import JobProcess
 from pipeline.nightly.record import current_run, outcome_of
 from pipeline.nightly.run import JobRun
 from pipeline.settings.config import load_config
@@ -119,6 +123,27 @@ def test_going_on_forgets_nothing_and_costs_less(night):
     assert recall["candidate"] > 0.8 * recall["current"] > 0
     steps = [len(json.loads((job / "retrieval" / "full" / "history.json").read_text())) for job in (first, second)]
     assert steps == [3, 1]
+
+
+def test_the_current_release_is_judged_alike_beside_the_job_and_in_it(night):
+    folder, days, settings, *_ = night
+    parent, job = (folder / "second" / "jobs" / number for number in ("0001", "0002"))
+    config, dataset = load_config(overrides=settings), Dataset.load(job / "ingest")
+    with JobProcess(judge_current) as process:
+        process.order(days[1], job, config, parent)
+        beside, failure = process.answer()
+    assert not failure
+    here = judge(dataset, current_of(dataset, parent), config, rows_shared(dataset, parent))
+    figures = json.loads((job / "judge" / "figures.json").read_text())
+    for part in ("metrics", "segments"):
+        assert beside[part].keys() == here[part].keys()
+        for name, values in here[part].items():
+            np.testing.assert_array_equal(beside[part][name], values)
+            if name in figures[part]:
+                assert figures[part][name]["current"] == pytest.approx(np.nanmean(values))
+    assert figures["heads"]["current"] == here["heads"] == beside["heads"]
+    assert figures["calibration"]["current"] == pytest.approx(here["calibration"])
+    assert figures["exposure"]["current"] == pytest.approx(here["exposure"])
 
 
 def test_the_same_again_is_no_work_and_the_command_says_so(night):

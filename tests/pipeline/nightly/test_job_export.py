@@ -6,6 +6,7 @@ import time
 import pytest
 
 from pipeline.nightly.export import Exporter
+from pipeline.nightly.gate_judge import judge_current
 from pipeline.nightly.process import JobProcess
 from pipeline.nightly.training import fit_linear_tower
 from pipeline.settings.config import Config
@@ -39,14 +40,15 @@ def test_a_job_that_fails_meanwhile_ends_it(tmp_path, monkeypatch):
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_what_fits_beside_a_job_ends_without_one_and_where_it_fails(tmp_path):
-    with JobProcess(fit_linear_tower, "fork").start() as linear:
-        process = linear._process
-        linear.wait()  # it was asked nothing, so there is nothing to wait for
+@pytest.mark.parametrize("work", [fit_linear_tower, judge_current])
+def test_what_works_beside_a_job_ends_without_one_and_where_it_fails(work, tmp_path):
+    with JobProcess(work, "fork").start() as beside:
+        process = beside._process
+        beside.wait()  # it was asked nothing, so there is nothing to wait for
         assert process.is_alive()
     assert process.exitcode == 0
-    with JobProcess(fit_linear_tower, "fork").start() as linear:
-        linear.order(tmp_path, tmp_path / "job", Config(), tmp_path / "parent")
-        process = linear._process
-        linear.wait()  # the job makes the stage itself, and says why it cannot
+    with JobProcess(work, "fork").start() as beside:
+        beside.order(tmp_path, tmp_path / "job", Config(), tmp_path / "parent")
+        process = beside._process
+        assert beside.answer()[0] is None  # the job does it itself, and says why it cannot
     assert process.exitcode == 1
