@@ -195,6 +195,7 @@ class Month:
             print(f"{name}: {night.outcome} {night.why}, {night.total:.1f} s of a processor", file=sys.stderr)
             shutil.rmtree(out)
             shutil.rmtree(self.store_before(number), ignore_errors=True)
+            weights_folder(self.store_before(number)).unlink(missing_ok=True)
         return self.ledger.nights[name]
 
     def retrain(self, night: int) -> subprocess.Popen:
