@@ -139,9 +139,9 @@ class Month:
         nights, pairs = [], {}
         for number, day in enumerate(self.days):
             if number == last - KILLED_NIGHTS + 1 and options.kills:
-                self.keep_copy("before-the-kills")
+                self.keep_copy(self.out, "before-the-kills")
             if number == last and options.bad_days:
-                self.keep_copy("before-the-last")
+                self.keep_copy(self.out, "before-the-last")
             if number in compared and not options.quick:
                 self.keep_store(number)
             nights.append(self.job(f"night {number}", day, self.out))
@@ -210,20 +210,18 @@ class Month:
 
     def keep_store(self, night: int) -> None:
         """Keep the content store as it is before a night, unless the night has begun; weights of encoders are shared."""
-        kept = self.store_before(night)
-        if kept.exists() or f"night {night}" in self.ledger.nights or not self.store.is_dir():
+        kept, weights = self.store_before(night), weights_folder(self.store)
+        if f"night {night}" in self.ledger.nights or not self.store.is_dir():
             return
-        shutil.rmtree(self.folder / "copying", ignore_errors=True)
-        shutil.copytree(self.store, self.folder / "copying")
-        if weights_folder(self.store).is_dir() and not weights_folder(kept).exists():
-            weights_folder(kept).symlink_to(weights_folder(self.store).resolve())
-        (self.folder / "copying").rename(kept)
+        if weights.is_dir() and not weights_folder(kept).exists():
+            weights_folder(kept).symlink_to(weights.resolve())
+        self.keep_copy(self.store, kept.name)
 
-    def keep_copy(self, name: str) -> None:
-        """The run folder as it is now, whole, beside it; unless it was kept before."""
+    def keep_copy(self, folder: Path, name: str) -> None:
+        """A folder as it is now, whole, under a name in the month's own; unless it was kept before."""
         if not (self.folder / name).is_dir():
             shutil.rmtree(self.folder / "copying", ignore_errors=True)
-            shutil.copytree(self.out, self.folder / "copying")
+            shutil.copytree(folder, self.folder / "copying")
             (self.folder / "copying").rename(self.folder / name)
 
     def bad_day(self, name: str, day: Path) -> dict[str, Any]:
