@@ -38,7 +38,7 @@ class JobFolder(Run):
         return None if self.full else self.parent
 
     def text_helper(self) -> JobProcess | None:
-        return None if self.warm is None else self.encoder
+        return self.encoder
 
     @property
     def valid_days(self) -> int:

@@ -157,7 +157,9 @@ def work(
         return lineage | outcome_released(folder, counts, start)
     if config.encoders.trained() and not record.full:
         raise StageError("job: encoders that train (encoders.*.train) know the events of their run; use --full, or 'none'.")
-    if beside.linear is not None and not record.full:
+    if record.full:
+        beside = Beside(beside.exporter)  # the others work for one that goes on from the last release
+    elif beside.linear is not None:
         compute_on(cores_beside())
     parent = out / record.parent if record.parent else None
     versions = list_releases(out / "releases")

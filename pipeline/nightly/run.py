@@ -72,13 +72,13 @@ class JobRun(JobTraining):
 
     def begin_judging(self) -> None:
         """Let the current release be asked while the candidate trains."""
-        if self.current_judge is not None and self.warm is not None and read_manifest(self.folder / "judge") is None:
+        if self.current_judge is not None and read_manifest(self.folder / "judge") is None:
             self.current_judge.order(self.source, self.folder, self.config, self.warm)
 
     def told_of_current(self) -> dict[str, Any] | None:
         """What the process beside says of the current release; None where there is none, or it failed."""
         self.begin_judging()
-        return None if self.current_judge is None or self.warm is None else self.current_judge.answer()[0]
+        return None if self.current_judge is None else self.current_judge.answer()[0]
 
     def judge(self) -> StageResult:
         """Candidate and current release on the newest days, asked the same -> figures of both."""

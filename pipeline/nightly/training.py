@@ -60,7 +60,7 @@ class JobTraining(JobFolder):
 
     def begin_linear(self) -> None:
         """Let the linear tower be fitted while the two towers train."""
-        if self.linear is not None and self.warm is not None:
+        if self.linear is not None:
             self.linear.order(self.source, self.folder, self.config, self.warm)
 
     def train_linear(self) -> list[StageResult]:
