@@ -36,6 +36,7 @@ from benchmarks.month_nights import (
     start,
     walk,
 )
+from benchmarks.month_week import WEEK, Weeks
 from data.world import generate_world
 from data.world_config import WorldConfig
 from pipeline.content.store_encoders import weights_folder
@@ -47,11 +48,13 @@ from serving.releases.release import list_releases
 HELP = """
 The log of a generated world is cut into days: items, users and tastes come and drift as the world has them. The first day is
 trained in full; then a job runs every night, each in a process of its own as a scheduler would start it. On compared nights
-everything is also trained in full, from nothing, on the same data, and judged on the same newest day. Both find the media of
-earlier days encoded, and encode those of the day.
+everything is also trained in full, from nothing, on the same data. Both find the media of earlier days encoded, and encode
+those of the day. Both are judged on the same newest day, of which they have seen nothing, and on the week that begins with
+it, which has four times as many users to say what is chance: the last night is a week from the world's end.
 
 The last line is one JSON object: `recall_ratio_to_full`, the lowest of the compared nights' ratios of recall@100 of
-retrieval, and `recall_ratios`, all of them by night, with `ndcg_ratios`, of NDCG@10 of retrieved and ranked lists;
+retrieval in the week; `recall_ratios`, all of them by night, with standard error and number of users, and
+`recall_ratios_of_the_day`, of the newest day alone; `ndcg_ratios`, of NDCG@10 of retrieved and ranked lists on that day;
 `speedup_over_full`, processor seconds in full by those of the job, of the stages that train and build (retrieval, linear,
 served, search, index, ranking, policy), and `speedup_of_whole_job`, of all that the processes did, imports, checks,
 judging, export and gate on both sides; `speedup_of_wall`, seconds in full by those of the job, from start to end of the
@@ -94,7 +97,9 @@ class Month:
         self.config = load_config(options.config, self.settings)
         self.ledger = Ledger(folder / "nights.json")
         self.last = options.days - 1
-        self.days = [cut(world, folder / f"day-{night:02d}", self.last - night) for night in range(options.days)]
+        left = [self.last - night + WEEK - 1 for night in range(options.days)]
+        self.days = [cut(world, folder / f"day-{night:02d}", days) for night, days in enumerate(left)]
+        self.weeks = Weeks(folder / "weeks", world, left, self.config)
 
     def command(self, day: Path, out: Path, *more: str, settings: Sequence[str] = ()) -> list[str]:
         settings = [*self.settings, *settings]
@@ -146,15 +151,14 @@ class Month:
                 self.keep_store(number)
             nights.append(self.job(f"night {number}", day, self.out))
             if number in compared:
+                self.weeks.ask(number, "job", newest_job(self.out))
                 pairs[number] = nights[number], self.full(number, beside)
-        ratios = {
-            number: round(job.recall / full.recall, 4)
-            for number, (job, full) in pairs.items()
-            if job.recall and full.recall
-        }
+        ratios = {number: self.weeks.ratio(number, "job", "full") for number in pairs}
         jobs = nights[1:]
         result: dict[str, Any] = {
-            "recall_ratio_to_full": min(ratios.values(), default=None), "recall_ratios": ratios,
+            "recall_ratio_to_full": min(found["ratio"] for found in ratios.values()), "recall_ratios": ratios,
+            "recall_ratios_of_the_day": {number: round(job.recall / full.recall, 4)
+                                         for number, (job, full) in pairs.items() if job.recall and full.recall},
             "ndcg_ratios": {number: {part: round(job.ndcg[part] / value, 4) for part, value in full.ndcg.items() if value}
                             for number, (job, full) in pairs.items() if job.ndcg},
             "speedup_over_full": speedup(pairs.values(), "training"),
@@ -190,6 +194,7 @@ class Month:
             wall = time.perf_counter() - begun if whole else None
             if code not in (0, 10):
                 raise SystemExit(f"month: {name} ended with exit code {code}; see {self.folder / 'jobs.log'}")
+            self.weeks.ask(number, "full", newest_job(out))
             night = night_of(newest_job(out), used if whole else None, None)
             night = self.ledger.add(name, dataclasses.replace(night, wall=wall))
             print(f"{name}: {night.outcome} {night.why}, {night.total:.1f} s of a processor", file=sys.stderr)
@@ -250,8 +255,8 @@ def main() -> None:
     parser.add_argument("--world", type=Path, help="a generated world's folder; made unless given")
     parser.add_argument("--items", type=int, default=1500)
     parser.add_argument("--users", type=int, default=2500)
-    parser.add_argument("--events", type=int, default=120_000)
-    parser.add_argument("--history", type=int, default=90, help="days of the generated world")
+    parser.add_argument("--events", type=int, default=128_000)
+    parser.add_argument("--history", type=int, default=96, help="days of the generated world")
     parser.add_argument("--config", type=Path, help="TOML file of settings")
     parser.add_argument("--set", action="append", default=[], help="override a setting")
     parser.add_argument(
@@ -273,7 +278,7 @@ def main() -> None:
         if options.bad_days or options.kills:
             parser.error("--quick: makes no releases, so leave --bad-days and --kills for a whole month")
         options.days = 3
-        options.items, options.users, options.events, options.history = 250, 300, 12_000, 60
+        options.items, options.users, options.events, options.history = 250, 300, 13_200, 66
         options.set = [*QUICK, *options.set]
     if options.days < (KILLED_NIGHTS + 1 if options.kills else 2):
         parser.error(f"--days: one to start from and a night at least, with --kills {KILLED_NIGHTS} nights")

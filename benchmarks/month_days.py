@@ -13,8 +13,12 @@ from data.splits import DAY
 from data.world_config import END
 
 
-def cut(world: Path, out: Path, days_left: int) -> Path:
-    """The world's folder as it was some days before its end: events, items and users known by then; media as they are."""
+def cut(world: Path, out: Path, days_left: int, coming: int = 0) -> Path:
+    """The world's folder as it was some days before its end: events, items and users known by then; media as they are.
+
+    Args:
+        coming: days of events after that, of the same items and users.
+    """
     if out.is_dir():
         return out
     out, final = out.with_name(f".{out.name}"), out
@@ -22,8 +26,10 @@ def cut(world: Path, out: Path, days_left: int) -> Path:
     out.mkdir(parents=True)
     bound = END - days_left * DAY
     events, items, users = (pd.read_parquet(world / f"{name}.parquet") for name in ("interactions", "items", "users"))
-    events, items = events[events["timestamp"] < bound], items[items["created_at"] < bound]
-    users = users[users["user_id"].isin(events["user_id"])]
+    items, people = items[items["created_at"] < bound], events["user_id"][events["timestamp"] < bound]
+    events = events[events["timestamp"] < bound + coming * DAY]
+    events = events[events["item_id"].isin(items["item_id"]) & events["user_id"].isin(people)]
+    users = users[users["user_id"].isin(people)]
     for name, table in (("interactions", events), ("items", items), ("users", users)):
         table.to_parquet(out / f"{name}.parquet", index=False)
     (out / "media").symlink_to((world / "media").resolve())
