@@ -18,7 +18,6 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import keras
 import numpy as np
 
 from data.batches import RetrievalBatches
@@ -26,12 +25,13 @@ from data.histories import Histories
 from data.schema import Schema
 from pipeline.training.epoch_steps import LoopSettings, steps_a_call, train_epoch
 from pipeline.training.feed import feed_of
+from pipeline.training.fused_optimizers import FusedAdagrad
 from towers.config import TowerConfig
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower
 
 HELP = """
-Trains on the same generated events, with the same batch, width (64) and optimizer (Adagrad), in turns,
+Trains on the same generated events, with the same batch, width (64) and optimizer (Adagrad, `retrieval.optimizer`), in turns,
 
   tfrs     the two-tower of TensorFlow Recommenders' tutorial: two embedding tables and tfrs.tasks.Retrieval, its dataset
            shuffled, batched and cached, no metric in training;
@@ -68,8 +68,8 @@ def make_world(name: str, events: int, rng: np.random.Generator) -> World:
     return World(rng.integers(1, USERS + 1, events), items, item_rows)
 
 
-def optimizer(module: Any) -> Any:
-    return module.optimizers.Adagrad(0.1)
+RATE = 0.1
+"""Of Adagrad, on both sides."""
 
 
 class Ours:
@@ -96,7 +96,7 @@ class Ours:
             item_capacity=self.batches.capacity,
             sparse_updates=SPARSE,
         )
-        self.task.compile(optimizer=optimizer(keras))
+        self.task.compile(optimizer=FusedAdagrad(RATE))
         self.settings = LoopSettings(epochs=1000, patience=1000, seed=1, steps_a_call=steps_a_call(batch_size))
         self.feed, self.epoch = feed_of(self.batches), 0
 
@@ -128,7 +128,7 @@ class Tfrs:
         columns = {"user": world.users.astype(np.int32), "item": world.items.astype(np.int32)}
         data = tf.data.Dataset.from_tensor_slices(columns).shuffle(100_000, seed=1).batch(batch_size).cache()
         self.data, self.model = data.prefetch(tf.data.AUTOTUNE), Model()
-        self.model.compile(optimizer=optimizer(tf_keras))
+        self.model.compile(optimizer=tf_keras.optimizers.Adagrad(RATE))
 
     def train(self) -> None:
         self.model.fit(self.data, epochs=1, verbose=0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data.histories import Histories
-from data.loss_columns import LossColumns, rounded_up
+from data.loss_columns import LossColumns, distinct_rows, rounded_up
 
 Batch = dict[str, np.ndarray]
 
@@ -88,7 +88,8 @@ class RetrievalBatches:
         histories = self.histories if self.ordered else self.histories.shuffled(rng)
         order = self.positions[rng.permutation(len(self.positions))]
         for first in range(start * self.batch_size, len(order), self.batch_size):
-            draws = np.random.default_rng([self.seed, number, first])
+            # A generator takes as long to make as a tenth of a batch, and only uniform negatives ask it.
+            draws = np.random.default_rng([self.seed, number, first]) if self.columns.uniform else rng
             yield self._batch(histories, order[first : first + self.batch_size], draws)
 
     def _batch(self, histories: Histories, positions: np.ndarray, draws: np.random.Generator) -> Batch:
@@ -106,8 +107,12 @@ class RetrievalBatches:
             spare = 2 ** (others.shape[1] - 1).bit_length() - others.shape[1]
             batch["others"] = np.concatenate([others, np.repeat(own[:, None], spare, axis=1)], axis=1)
         spare = self._length(len(rows), self.columns.capacity(self.batch_size)) - len(rows)
-        rows, batch["copies"] = filled_up(rows, spare), filled_up(copies, spare)
-        items, (batch["target"], batch["columns"], batch["history"]) = self._compact(target, rows, history)
+        batch["copies"] = filled_up(copies, spare)
+        if self.history_length or self._whole:
+            items, parts = self._compact(target, filled_up(rows, spare), history)
+        else:  # the columns are all that is named
+            items, parts = self._with_padding(rows, [own, filled_up(np.arange(len(rows), dtype=np.int32), spare), history])
+        batch["target"], batch["columns"], batch["history"] = parts
         return {**batch, "items": items}
 
     def _weights(self, histories: Histories, positions: np.ndarray) -> np.ndarray:
@@ -128,24 +133,23 @@ class RetrievalBatches:
 
     def _compact(self, *parts: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """The distinct rows of all parts [U], ascending from row 0, and the parts as positions among them."""
-        if self.static and self.capacity == self.item_rows:  # rows are their own index
+        if self._whole:  # rows are their own index
             return np.arange(self.item_rows, dtype=np.int32), [part.astype(np.int32) for part in parts]
-        named = np.concatenate([part.ravel() for part in parts])
-        if self.item_rows <= 16 * len(named):  # marks in a table are faster than sorting while the table is small
-            marked = np.zeros(self.item_rows, bool)
-            marked[named] = marked[0] = True
-            rows = np.flatnonzero(marked)
-            places = np.cumsum(marked, dtype=np.int32) - 1
-            indices = [places[part] for part in parts]
-        else:
-            rows, inverse = np.unique(np.concatenate([[0], named]), return_inverse=True)
-            ends = np.cumsum([part.size for part in parts])[:-1]
-            split = np.split(inverse[1:].astype(np.int32), ends)
-            indices = [index.reshape(part.shape) for index, part in zip(split, parts, strict=True)]
-        # Padding goes in front, so that rows ascend; a position is 0 where it was, for "nothing", and moves up elsewhere.
+        rows, index = distinct_rows(np.concatenate([part.ravel() for part in parts]), self.item_rows)
+        split = np.split(index, np.cumsum([part.size for part in parts])[:-1])
+        return self._with_padding(rows, [index.reshape(part.shape) for index, part in zip(split, parts, strict=True)])
+
+    def _with_padding(self, rows: np.ndarray, indices: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Rows filled up to their length. Padding goes in front, so that rows ascend; a position is 0 where it was, for
+        "nothing", and moves up elsewhere."""
         spare = self._length(len(rows), self.capacity) - len(rows)
-        items = np.concatenate([np.zeros(spare, np.int32), rows], dtype=np.int32, casting="unsafe")
+        items = np.concatenate([np.zeros(spare, np.int32), rows])
         return items, [np.where(index > 0, index + spare, 0).astype(np.int32) for index in indices]
+
+    @property
+    def _whole(self) -> bool:
+        """Whether every batch names the whole catalogue."""
+        return self.static and self.capacity == self.item_rows
 
 
 def filled_up(values: np.ndarray, spare: int) -> np.ndarray:

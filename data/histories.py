@@ -118,6 +118,8 @@ class Histories:
 
     def places_before(self, positions: np.ndarray, length: int) -> np.ndarray:
         """Positions of the same user's events strictly before each event, most recent first, then -1. [B] -> [B, L]."""
+        if not length:
+            return np.empty((len(positions), 0), np.int64)
         users = self.users[positions]
         return self._places(self.offsets[users], self._run_starts[positions], length)
 

@@ -94,7 +94,8 @@ def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothi
     query_gradient = (product(residual, candidates, products) - (1.0 - label_smoothing) * own_vectors) * factor
     factored = queries * factor
     targets = ops.segment_sum((1.0 - label_smoothing) * factored, own, ops.shape(candidates)[0])
-    candidate_gradient = product(ops.transpose(residual), factored, products) - targets
+    # [D, C] @ [C, N] and turned, for a product reads its large factor fastest as it lies.
+    candidate_gradient = ops.transpose(product(ops.transpose(factored), residual, products)) - targets
     return ops.sum(weights * losses), query_gradient, candidate_gradient
 
 

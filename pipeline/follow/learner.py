@@ -23,6 +23,7 @@ from pipeline.settings.config import Config
 from pipeline.training.checkpoint import array_of, put_back, snapshot
 from pipeline.training.epoch_steps import LoopSettings, train_epoch
 from pipeline.training.feed import feed_of
+from pipeline.training.fused_optimizers import FusedAdam
 from serving.feedback.tail import Event
 from towers.frozen_items import FrozenItemsTask
 
@@ -70,7 +71,7 @@ class Learner:
             counts=self.dataset.counts,
             scale=float(self.now.two_tower.scale),
         )
-        optimizer = keras.optimizers.Adam(self.rate * self.config.retrieval.learning_rate, global_clipnorm=1.0)
+        optimizer = FusedAdam(self.rate * self.config.retrieval.learning_rate, global_clipnorm=1.0)
         task.compile(optimizer=optimizer, jit_compile=False)
         optimizer.build(task.trainable_variables)
         self._fresh = snapshot(optimizer.variables)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import keras
-
 from pipeline.ranker.setup import train_step
 from pipeline.ranker.training_sources import TrainingSource, epoch_batches
+from pipeline.training.fused_optimizers import FusedAdamW
 from ranking.config import RankingConfig
 from ranking.model import Ranker
 
@@ -26,7 +25,7 @@ def catch_up(ranker: Ranker, source: TrainingSource, config: RankingConfig, uniq
     if not config.catch_up_epochs or not config.catch_up_rate:
         return
     rate = config.learning_rate * config.catch_up_rate
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
+    optimizer = FusedAdamW(rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
     ranker.compile(optimizer=optimizer, jit_compile=config.jit_compile)
     optimizer.build(ranker.trainable_variables)  # or the first step is traced twice
     for epoch in range(config.epochs, config.epochs + config.catch_up_epochs):

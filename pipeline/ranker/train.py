@@ -39,6 +39,7 @@ from pipeline.ranker.visits import HELD_OUT, Visits
 from pipeline.ranker.warm import WarmRanker, save_learned
 from pipeline.training.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.training.epochs import Progress
+from pipeline.training.fused_optimizers import FusedAdamW
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
@@ -142,7 +143,7 @@ def train_ranking(
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps, alpha=0.05, warmup_target=config.learning_rate, warmup_steps=min(50, steps // 10)
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=1.0)
+    optimizer = FusedAdamW(schedule, weight_decay=config.weight_decay, global_clipnorm=1.0)
     ranker.compile(optimizer=optimizer, jit_compile=config.jit_compile)
     optimizer.build(ranker.trainable_variables)
     unique_items = unique_size(dataset, config)

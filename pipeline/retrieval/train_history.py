@@ -19,6 +19,7 @@ from pipeline.settings.linear import LinearSection
 from pipeline.training.checkpoint import Checkpoint, training_variables
 from pipeline.training.epoch_steps import LoopSettings, Progress
 from pipeline.training.epochs import train_epochs
+from pipeline.training.fused_optimizers import FusedAdam
 from pipeline.training.warm import same_components, start_history
 from towers.config import TowerConfig
 from towers.history_task import HistoryTask
@@ -103,7 +104,7 @@ def train_history(
     steps = section.epochs * len(batches)
     schedule = keras.optimizers.schedules.PolynomialDecay(rate, steps, end_learning_rate=FINAL_RATE * rate)
     # To compile takes longer than the few steps of a warm start.
-    task.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=warm is None)
+    task.compile(optimizer=FusedAdam(schedule), jit_compile=warm is None)
     task.optimizer.build(task.trainable_variables)
 
     def tower() -> LinearTower:

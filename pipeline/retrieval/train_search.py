@@ -17,6 +17,7 @@ from data.schema import MODALITIES
 from pipeline.retrieval.search_questions import Questions, make_questions, sample, split
 from pipeline.settings.search import SearchSection
 from pipeline.training.checkpoint import put_back, snapshot
+from pipeline.training.fused_optimizers import FusedAdamW
 from towers.encoders import Encoder
 from towers.search import SearchConfig, SearchTask, SearchTower
 
@@ -133,7 +134,7 @@ class Judge:
 
 def fit(task: SearchTask, batch: dict, judge: Judge, config: SearchSection, progress: Progress | None) -> int:
     """Epochs until the held-out mean reciprocal rank stalls; the best one's weights stay. Returns which that was."""
-    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
+    optimizer = FusedAdamW(config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
     task.compile(optimizer=optimizer, jit_compile=False)
     best, best_epoch, weights = -1.0, 0, snapshot(task.trainable_variables)
     for epoch in range(config.epochs):

@@ -28,6 +28,8 @@ class RetrievalConfig(TowersSection, TrainingSection):
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)
     temperature: float = pydantic.Field(0.1, gt=0)
     batch_size: int = pydantic.Field(1024, ge=2)
+    optimizer: Literal["adamw", "adagrad"] = "adamw"
+    """Adagrad is what tables of ids alone are often trained by; its rates are larger, .05 to .2."""
     learning_rate: float = pydantic.Field(2e-3, gt=0)
     weight_decay: float = pydantic.Field(1e-4, ge=0)
     epochs: int = pydantic.Field(20, ge=1)

@@ -65,7 +65,11 @@ def as_dataset(batches: Iterator[Batch], steps: int, ragged: Mapping[str, int] =
             tensor.set_shape(shape)
         return (dict(zip(shapes, tensors, strict=True)),)
 
-    return tf.data.Dataset.range(steps).map(batch_of).prefetch(max(AHEAD, burst))
+    options = tf.data.Options()
+    # There is nothing to tune, and the thread that would tune it ends late: where an epoch ends, up to as long again as the
+    # epoch took was waited for it.
+    options.autotune.enabled = False
+    return tf.data.Dataset.range(steps).map(batch_of).prefetch(max(AHEAD, burst)).with_options(options)
 
 
 def in_bursts(batches: Iterator[Batch], number: int) -> Iterator[Batch]:

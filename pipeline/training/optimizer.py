@@ -1,4 +1,4 @@
-"""What moves the towers' weights: AdamW under warm-up and cosine decay, and the precision that layers compute in."""
+"""What moves the towers' weights: AdamW or Adagrad under warm-up and cosine decay, and the precision that layers compute in."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from contextlib import contextmanager
 import keras
 
 from pipeline.settings.config import RetrievalConfig
+from pipeline.training.fused_optimizers import FusedAdagrad, FusedAdamW
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 """Keras's policy for each `retrieval.precision`: weights stay in float32, layers compute in the other."""
 
 
 def make_optimizer(config: RetrievalConfig, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW for `steps` batches, with what the settings add to it.
+    """AdamW or Adagrad for `steps` batches, with what the settings add to it.
 
     Formula of the rate: linear from 0 to `learning_rate` over the warm-up, then
     `learning_rate (f + (1 - f) (1 + cos(pi t / steps)) / 2)` with f = `final_rate` and t the steps since. Papers:
@@ -22,7 +23,7 @@ def make_optimizer(config: RetrievalConfig, steps: int) -> keras.optimizers.Opti
     weights: Polyak and Juditsky, *Acceleration of Stochastic Approximation by Averaging*, 1992.
 
     Args:
-        config: rate, decay, warm-up, accumulation, average, precision. In float16 the loss is scaled up before the
+        config: which, rate, decay, warm-up, accumulation, average, precision. In float16 the loss is scaled up before the
             gradients and they are scaled down after, by a factor that follows what overflows.
         steps: batches in all, which the schedule counts whether or not their gradients are accumulated.
 
@@ -41,7 +42,8 @@ def make_optimizer(config: RetrievalConfig, steps: int) -> keras.optimizers.Opti
     )
     # Keras averages after every batch; under accumulation the weights move once in `accumulation` of them.
     decay = config.average_decay ** (1 / config.accumulation)
-    optimizer = keras.optimizers.AdamW(
+    kind = FusedAdagrad if config.optimizer == "adagrad" else FusedAdamW
+    optimizer = kind(
         schedule,
         weight_decay=config.weight_decay,
         global_clipnorm=1.0,
