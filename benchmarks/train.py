@@ -44,6 +44,9 @@ Two worlds: `skewed`, 6,040 users and 3,706 items whose popularity falls as in M
 names about 1,900 items; `distinct`, 60,000 items that are all alike, so that nearly every event of a batch names another
 item and nothing is gained by naming an item once.
 
+The tutorial lets tf.data tune itself, by a thread that may end later than the epoch; short epochs wait for it.
+ratio_to_tfrs_1024_untuned is of the tutorial without that thread, which this project's loop does without as well.
+
 The last line is one JSON object: ratio_to_tfrs (ids, skewed, batch 4,096), ratio_to_tfrs_1024, ratio_to_tfrs_with_content,
 ratio_to_tfrs_distinct, fraction_of_matmul_bound (events a second over what the three products of [B, 64] and [B, B]
 matrices alone allow, as one TensorFlow function) and the same for distinct, each the median of its rounds; peak_mb_65536
@@ -107,9 +110,9 @@ class Ours:
 
 
 class Tfrs:
-    """The tutorial's training, an epoch a call."""
+    """The tutorial's training, an epoch a call; `tuned` as there, by a thread of tf.data that may end late, or without it."""
 
-    def __init__(self, world: World, batch_size: int):
+    def __init__(self, world: World, batch_size: int, tuned: bool = True):
         import tensorflow as tf
         import tensorflow_recommenders as tfrs
         import tf_keras
@@ -127,7 +130,9 @@ class Tfrs:
 
         columns = {"user": world.users.astype(np.int32), "item": world.items.astype(np.int32)}
         data = tf.data.Dataset.from_tensor_slices(columns).shuffle(100_000, seed=1).batch(batch_size).cache()
-        self.data, self.model = data.prefetch(tf.data.AUTOTUNE), Model()
+        options = tf.data.Options()
+        options.autotune.enabled = tuned
+        self.data, self.model = data.prefetch(tf.data.AUTOTUNE).with_options(options), Model()
         self.model.compile(optimizer=tf_keras.optimizers.Adagrad(RATE))
 
     def train(self) -> None:
@@ -186,9 +191,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
         if content:
             runners["content"] = Ours(world, batch_size, True, rng)
+        if batch_size == 1024:
+            runners["tfrs_untuned"] = Tfrs(world, batch_size, tuned=False)
         speeds = in_turns(runners, len(world.items), options.rounds)
         label = "" if (name, batch_size) == ("skewed", 4096) else f"_{batch_size if name == 'skewed' else name}"
         result[f"ratio_to_tfrs{label}"] = ratio(speeds, "ids", "tfrs")
+        if "tfrs_untuned" in runners:
+            result[f"ratio_to_tfrs{label}_untuned"] = ratio(speeds, "ids", "tfrs_untuned")
         if content:
             result["ratio_to_tfrs_with_content"] = ratio(speeds, "content", "tfrs")
         result[f"fraction_of_matmul_bound{label}"] = ratio(speeds, "ids", "matmul_bound")
