@@ -45,7 +45,8 @@ names about 1,900 items; `distinct`, 60,000 items that are all alike, so that ne
 item and nothing is gained by naming an item once.
 
 The tutorial lets tf.data tune itself, by a thread that may end later than the epoch; short epochs wait for it.
-ratio_to_tfrs_1024_untuned is of the tutorial without that thread, which this project's loop does without as well.
+ratio_to_tfrs_1024_untuned is of the tutorial without that thread, which this project's loop does without as well; not with
+--quick.
 
 The last line is one JSON object: ratio_to_tfrs (ids, skewed, batch 4,096), ratio_to_tfrs_1024, ratio_to_tfrs_with_content,
 ratio_to_tfrs_distinct, fraction_of_matmul_bound (events a second over what the three products of [B, 64] and [B, B]
@@ -191,7 +192,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
         if content:
             runners["content"] = Ours(world, batch_size, True, rng)
-        if batch_size == 1024:
+        if batch_size == 1024 and not options.quick:
             runners["tfrs_untuned"] = Tfrs(world, batch_size, tuned=False)
         speeds = in_turns(runners, len(world.items), options.rounds)
         label = "" if (name, batch_size) == ("skewed", 4096) else f"_{batch_size if name == 'skewed' else name}"

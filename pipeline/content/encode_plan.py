@@ -148,8 +148,7 @@ class FileHashes:
                 begun = time.perf_counter()
                 self._hash_all(first)
                 threads = 1 if time.perf_counter() - begun < QUICK_FILE * len(first) else self.threads
-                for _ in pool.map(self._hash_all, [rest[share::threads] for share in range(threads)]):
-                    pass  # what a thread raises is raised here
+                list(pool.map(self._hash_all, [rest[share::threads] for share in range(threads)]))
                 self.progress(min(start + HASH_WINDOW, len(fresh)), len(fresh))
 
     def _hash_all(self, names: Sequence[str]) -> None:
