@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 
-class OneOperation:
+class OneOperation(keras.optimizers.Optimizer):
     """What an optimizer of Keras takes to be one operation a weight.
 
     Keras writes every step out in elementwise operations, a pass over the weights each, and asks for the learning rate, a
