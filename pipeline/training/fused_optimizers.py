@@ -41,7 +41,7 @@ class OneOperation(keras.optimizers.Optimizer):
             return super()._apply_weight_decay(variables)
         share = self._rate * self.weight_decay
         for variable in variables:
-            value = variable.value if isinstance(variable, keras.Variable) else variable
+            value = variable_of(variable)
             if self._use_weight_decay(value):
                 value.assign_sub(value * share)
 
@@ -52,7 +52,7 @@ class OneOperation(keras.optimizers.Optimizer):
 
         rate = self._rate_of_step(learning_rate)
         for gradient, variable in zip(grads, trainable_variables, strict=True):
-            value = variable.value if isinstance(variable, keras.Variable) else variable
+            value = variable_of(variable)
             if value.dtype == tf.float32:
                 self._move(tf.raw_ops, value, self._get_variable_index(variable), tf.convert_to_tensor(gradient), rate)
             else:
@@ -130,6 +130,11 @@ class FusedAdagrad(OneOperation, keras.optimizers.Adagrad):
     def _move(self, kernels: Any, value: Any, index: int, gradient: Any, rate: Any) -> None:
         accumulator = self._accumulators[index].value.handle
         kernels.ResourceApplyAdagrad(var=value.handle, accum=accumulator, lr=rate, grad=gradient)
+
+
+def variable_of(weight: Any) -> Any:
+    """TensorFlow's own variable of a weight, which Keras hands on as either."""
+    return weight.value if isinstance(weight, keras.Variable) else weight
 
 
 def on_one_device() -> bool:
