@@ -14,11 +14,10 @@ import numpy as np
 from benchmarks.month_days import cut
 from data.dataset import Dataset
 from data.durable_file import write_durably
-from data.ingest import IngestOptions, ingest
 from pipeline.metrics.examples import make_requests
 from pipeline.metrics.metrics import recall_at_k
 from pipeline.nightly.gate_contestants import current_of
-from pipeline.nightly.grow_vocabulary import grow_dataset, split_newest
+from pipeline.nightly.grow_vocabulary import ingest_newest
 from pipeline.ranker.rank_requests import propose
 from pipeline.settings.config import Config
 from pipeline.stages.ranking import ranking_config
@@ -56,10 +55,8 @@ class Weeks:
 
 def dataset_of(week: Path, config: Config, then: Dataset) -> Dataset:
     """A night's week in the rows of a job's dataset, all of its days held out."""
-    options = {**config.data.model_dump(), "split": "global_time"}
     with tempfile.TemporaryDirectory(prefix="triptych-week-") as out:
-        dataset = ingest(week, Path(out), IngestOptions(**options))
-    return split_newest(grow_dataset(dataset, then), WEEK, config.job.valid_days)
+        return ingest_newest(week, Path(out), config.data, then, WEEK, config.job.valid_days)
 
 
 def recall_of(dataset: Dataset, job: Path, config: Config) -> dict[str, float]:

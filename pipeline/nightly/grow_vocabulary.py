@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from data.dataset import ATTRIBUTE, CONTEXT, PROFILE, Dataset, train_counts
+from data.ingest import IngestOptions, ingest
 from data.schema import TEST, TRAIN, VALID
 from data.splits import DAY
 from data.validation import DatasetError
+from pipeline.settings.config import DataConfig
 
 NOBODY = np.zeros(0, np.int64)
+
+
+def ingest_newest(
+    source: Path, out: Path, section: DataConfig, previous: Dataset | None, test_days: int, valid_days: int
+) -> Dataset:
+    """A dataset folder in the rows and codes of the dataset before it, split by its newest days.
+
+    Args:
+        out: folder that `ingest` writes into. previous: None = rows begin anew. test_days, valid_days: see `split_newest`.
+    """
+    dataset = ingest(source, out, IngestOptions(**{**section.model_dump(), "split": "global_time"}))
+    if previous is not None:
+        dataset = grow_dataset(dataset, previous)
+    return split_newest(dataset, test_days, valid_days)
 
 
 def grow_dataset(fresh: Dataset, previous: Dataset) -> Dataset:

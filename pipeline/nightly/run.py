@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from data.ingest import IngestOptions, ingest
-from pipeline.nightly.grow_vocabulary import grow_dataset, split_newest
+from pipeline.nightly.grow_vocabulary import ingest_newest
 from pipeline.nightly.record import released_folder
 from pipeline.nightly.training import JobTraining
 from pipeline.progress import progress_bar
@@ -44,11 +43,8 @@ class JobRun(JobTraining):
         salt = {"pseudonyms": pseudonyms.fingerprint} if pseudonyms else {}
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            options = {**section.model_dump(), "split": "global_time"}
-            dataset = ingest(self.source, out, IngestOptions(**options))
-            if self.parent is not None:
-                dataset = grow_dataset(dataset, Dataset.load(self.parent / "ingest"))
-            dataset = split_newest(dataset, job.test_days, self.valid_days)
+            previous = None if self.parent is None else Dataset.load(self.parent / "ingest")
+            dataset = ingest_newest(self.source, out, section, previous, job.test_days, self.valid_days)
             dataset.save(out)
             grown = {f"new_{name}": count for name, count in dataset.report.get("grown", {}).items()}
             return {**ingest_counts(dataset, out), **grown}
