@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.trees import DEPTH, BoostedTrees, complete_trees, not_above
+from ranking.trees import DEPTH, ROWS_AT_ONCE, BoostedTrees, complete_trees, not_above
 
 
 def grown(rng, depth=0):
@@ -39,6 +40,24 @@ def test_trees_answer_as_a_walk_does_in_any_shape(count):
         np.testing.assert_array_equal(kept, getattr(complete_trees(roots), name))
     trees.assign(complete_trees(roots).scaled(-2.0))
     np.testing.assert_allclose(np.asarray(trees(x)), -2 * found, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [ROWS_AT_ONCE - 1, ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 1])
+def test_many_rows_are_answered_alike_at_once_and_in_a_graph(rows):
+    rng = np.random.default_rng(rows)
+    roots = [grown(rng) for _ in range(70)]
+    trees = BoostedTrees(70)
+    trees.assign(complete_trees(roots))
+    x = rng.normal(size=(rows, 4)).astype(np.float32)
+    x[::7, 0] = np.float32(0.1)
+    at_once, graph = np.asarray(trees(x)), np.asarray(tf.function(trees)(x))
+    np.testing.assert_allclose(at_once, graph, atol=1e-4)
+    some = [*range(0, rows, 97), rows - 1]
+    np.testing.assert_allclose(at_once[some], [sum(walked(root, row) for root in roots) for row in x[some]], atol=1e-4)
+    with tf.GradientTape() as tape:  # trees have no slope, however they are answered
+        given_rows = tf.Variable(x)
+        total = tf.reduce_sum(trees(given_rows * 2.0)) + tf.reduce_sum(given_rows)
+    np.testing.assert_array_equal(tape.gradient(total, given_rows), np.ones_like(x))
 
 
 @settings(max_examples=200, deadline=None)
