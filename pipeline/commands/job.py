@@ -33,18 +33,18 @@ def job(
     Example: python -m pipeline job --data runs/world --out runs/demo --config configs/demo.toml
     """
     from pipeline.nightly.lean_imports import import_models_libraries
+    from pipeline.settings.config import load_config
 
-    import_models_libraries()
+    settings = load_config(config, set_ or [])
+    import_models_libraries(settings.encoders.specs().values())
 
     from data.validation import DatasetError
     from pipeline.nightly.beside import begun_early
     from pipeline.nightly.job import EXIT_CODES, run_job
     from pipeline.nightly.lock import LockedError
-    from pipeline.settings.config import load_config
     from pipeline.stage import StageError
     from serving.releases.manifest import ReleaseError
 
-    settings = load_config(config, set_ or [])
     try:
         with begun_early() as beside:
             outcome = run_job(data, out, settings, full=full, say=lambda line: typer.echo(line, err=True), beside=beside)

@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -35,13 +35,23 @@ def left_out(*packages: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-def import_models_libraries() -> None:
-    """Import TensorFlow without JAX, which its converter for phones asks for, and Keras without what draws and wraps models,
-    and without JAX where that is not what it computes with: two seconds of a job's start."""
+def import_models_libraries(encoders: Iterable[str] = ()) -> None:
+    """Import TensorFlow without JAX, which its converter for phones asks for, Keras without what draws and wraps models, and
+    without JAX where that is not what it computes with, and LightGBM without what wraps it: three seconds of a job.
+
+    Args:
+        encoders: what is to encode, as `towers.encoders` names it; a package that makes some is imported once for all processes
+            that are forked.
+    """
     with left_out("jax"):
         importlib.import_module("tensorflow")
     with left_out("matplotlib", "sklearn", *([] if keras_backend() == "jax" else ["jax"])):
         importlib.import_module("keras")
+    with left_out("dask", "matplotlib", "sklearn"), contextlib.suppress(OSError):  # it says what it lacks where it is asked
+        importlib.import_module("lightgbm")
+    if any(name != "none" and not name.startswith("signal:") for name in encoders):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("keras_hub")
 
 
 def keras_backend() -> str:

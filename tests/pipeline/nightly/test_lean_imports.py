@@ -13,7 +13,11 @@ import pipeline.__main__
 from pipeline.nightly.lean_imports import import_models_libraries
 import_models_libraries()
 import pipeline.nightly.job, pipeline.nightly.beside
-print(*sorted({"jax", "matplotlib", "sklearn", "scipy.stats"} & set(sys.modules)))
+print(*sorted({"jax", "matplotlib", "sklearn", "scipy.stats", "keras_hub"} & set(sys.modules)))
+import_models_libraries(["none", "signal:"])
+assert "keras_hub" not in sys.modules
+import_models_libraries(["none", "pack:e5"])
+assert "keras_hub" in sys.modules
 import jax, sklearn
 """
 
