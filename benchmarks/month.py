@@ -53,7 +53,7 @@ those of the day. Both are judged on the same newest day, of which they have see
 it, which has four times as many users to say what is chance: the last night is a week from the world's end.
 
 The last line is one JSON object: `recall_ratio_to_full`, the lowest of the compared nights' ratios of recall@100 of
-retrieval in the week; `recall_ratios`, all of them by night, with standard error and number of users, and
+retrieval in the week; `recall_ratios`, all of them by night, with 95 % interval and number of users, and
 `recall_ratios_of_the_day`, of the newest day alone; `ndcg_ratios`, of NDCG@10 of retrieved and ranked lists on that day;
 `speedup_over_full`, processor seconds in full by those of the job, of the stages that train and build (retrieval, linear,
 served, search, index, ranking, policy), and `speedup_of_whole_job`, of all that the processes did, imports, checks,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from benchmarks.month_days import cut
 from data.dataset import Dataset
 from data.durable_file import write_durably
+from pipeline.metrics.bootstrap import bootstrap_ratios
 from pipeline.metrics.examples import make_requests
 from pipeline.metrics.metrics import recall_at_k
 from pipeline.nightly.gate_contestants import current_of
@@ -75,15 +75,18 @@ def recall_of(dataset: Dataset, job: Path, config: Config) -> dict[str, float]:
 
 
 def ratio_of(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, Any]:
-    """Mean of one by mean of the other over the users of both, and its standard error: that of the mean of
-    `one - ratio * other` by the mean of the other, since both are asked about the same users.
+    """Mean of one by mean of the other over the users of both, who are asked the same, and its 95 % interval by resampling
+    them.
 
     Example:
         >>> ratio_of({"a": 0.5, "b": 0.7, "c": 0.0}, {"a": 0.5, "b": 0.5})
-        {'ratio': 1.2, 'standard_error': 0.2, 'users': 2}
+        {'ratio': 1.2, 'interval': [1.0, 1.4], 'users': 2}
     """
     users = sorted(one.keys() & other.keys())
     ours, theirs = (np.array([found[user] for user in users]) for found in (one, other))
-    ratio = ours.mean() / theirs.mean()
-    error = (ours - ratio * theirs).std(ddof=1) / math.sqrt(len(users)) / theirs.mean()
-    return {"ratio": round(float(ratio), 4), "standard_error": round(float(error), 4), "users": len(users)}
+    low, high = bootstrap_ratios(ours[:, None], theirs[:, None], np.random.default_rng(0))
+    return {
+        "ratio": round(float(ours.mean() / theirs.mean()), 4),
+        "interval": [round(float(bound[0]), 4) for bound in (low, high)],
+        "users": len(users),
+    }

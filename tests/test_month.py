@@ -19,7 +19,9 @@ def test_a_ratio_and_what_of_it_is_chance_against_drawing_users_again():
     assert told["users"] == 400
     assert told["ratio"] == pytest.approx(sum(job) / sum(full), abs=1e-4)
     drawn = [rng.integers(0, 400, 400) for _ in range(4000)]
-    assert told["standard_error"] == pytest.approx(np.std([job[at].sum() / full[at].sum() for at in drawn]), rel=0.1)
+    ratios = [job[at].sum() / full[at].sum() for at in drawn]
+    error = np.std(ratios)
+    assert told["interval"] == pytest.approx(np.quantile(ratios, [0.025, 0.975]), abs=0.2 * error)
 
 
 def test_a_week_has_the_events_to_come_of_those_that_a_night_knows(tmp_path):
