@@ -34,13 +34,14 @@ from benchmarks.month_nights import (
     night_of,
     speedup,
     start,
+    tables_of,
     walk,
 )
 from benchmarks.month_week import WEEK, Weeks
 from data.world import generate_world
 from data.world_config import WorldConfig
 from pipeline.content.store_encoders import weights_folder
-from pipeline.nightly.record import JobRecord, jobs_of
+from pipeline.nightly.record import current_run, jobs_of
 from pipeline.settings.config import load_config
 from serving.releases.gc import remove
 from serving.releases.release import list_releases
@@ -112,6 +113,8 @@ class Month:
         if name in self.ledger.nights:
             return self.ledger.nights[name]
         log, processor, wall = self.folder / "jobs.log", None, None
+        going_on_from = current_run(out) if not self.options.quick else next(iter(jobs_of(out)[::-1]), None)
+        known = None if going_on_from is None else tables_of(going_on_from)
         if self.options.quick:
             walk(day, out, self.config, len(jobs_of(out)) + 1, self.say)
         else:
@@ -123,10 +126,7 @@ class Month:
             processor = used if len(jobs_of(out)) > before else None  # else it went on with an interrupted one
             if (out / "releases").is_dir():
                 remove(out / "releases")
-        made = newest_job(out)
-        parent = JobRecord.read(made)
-        before_it = out / parent.parent if parent is not None and parent.parent else None
-        night = night_of(made, processor, before_it)
+        night = night_of(newest_job(out), processor, known)
         night = self.ledger.add(name, dataclasses.replace(night, wall=None if processor is None else wall))
         print(f"{name}: {night.outcome} {night.why}, {night.total:.1f} s of a processor", file=sys.stderr)
         return night

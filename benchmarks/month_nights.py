@@ -20,6 +20,8 @@ from pipeline.settings.config import Config
 from pipeline.stage import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
+Tables = tuple[bytes, ...]
+"""Ids of users and of items, a line each, in the order of their rows."""
 TRAINING = ("retrieval", "linear", "served", "search", "index", "ranking", "policy")
 
 
@@ -104,8 +106,8 @@ def walk(day: Path, out: Path, config: Config, number: int, say: Callable[[str],
     write_outcome(folder, {"job": number, "outcome": f"judged, data {decision}", "why": ""})
 
 
-def night_of(folder: Path, processor: float | None, before: Path | None) -> Night:
-    """What a finished job's folder says. `before`: folder of the job whose rows this one keeps."""
+def night_of(folder: Path, processor: float | None, before: Tables | None) -> Night:
+    """What a finished job's folder says. `before`: tables of the job whose rows this one keeps."""
     outcome, stages = outcome_of(folder) or {}, stage_seconds(folder)
     judged, recall, ndcg = folder / "judge" / "figures.json", None, {}
     if judged.is_file():
@@ -114,7 +116,7 @@ def night_of(folder: Path, processor: float | None, before: Path | None) -> Nigh
         ndcg["ranked"] = metrics["ranked NDCG@10"]
     return Night(
         outcome.get("outcome", "not finished"), outcome.get("why", ""), outcome.get("release"), recall, stages,
-        processor, before is None or keeps_rows(before, folder), candidate_of(folder),
+        processor, before is None or keeps_rows(before, tables_of(folder)), candidate_of(folder),
         int(folder.name), ndcg=ndcg,
     )  # fmt: skip
 
@@ -134,12 +136,19 @@ def candidate_of(folder: Path) -> str | None:
     return ((read_manifest(folder / "export") or {}).get("counts") or {}).get("fingerprint")
 
 
-def keeps_rows(before: Path, after: Path) -> bool:
-    """Whether every id that the earlier job's tables hold has the same row in the later one's."""
-    return all(
-        (after / "ingest" / name).read_bytes().startswith((before / "ingest" / name).read_bytes())
-        for name in ("user_ids.txt", "item_ids.txt")
-    )
+def tables_of(job: Path) -> Tables:
+    """The vocabularies of a job, whose folder may be cleared once it is no longer the current one."""
+    return tuple((job / "ingest" / name).read_bytes() for name in ("user_ids.txt", "item_ids.txt"))
+
+
+def keeps_rows(before: Tables, after: Tables) -> bool:
+    """Whether every id that the earlier job's tables hold has the same row in the later one's.
+
+    Example:
+        >>> keeps_rows((b"", b"a\nb\n"), (b"u\n", b"a\nb\nc\n")), keeps_rows((b"", b"a\nb\n"), (b"", b"b\na\n"))
+        (True, False)
+    """
+    return all(later.startswith(earlier) for earlier, later in zip(before, after, strict=True))
 
 
 class Ledger:

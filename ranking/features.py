@@ -186,7 +186,7 @@ class PairFeatures(keras.layers.Layer):
             for place, name in enumerate(schema.profile)
         ]
         described = [
-            ops.take(self.embeddings[f"attribute_{name}"], attributes[..., place], axis=0)
+            take_rows(self.embeddings[f"attribute_{name}"], attributes[..., place])
             for place, name in enumerate(schema.attributes)
         ]
         if schema.attributes:

@@ -160,10 +160,12 @@ class RankingServingForm(keras.Model):
         return {**answer, "score": ops.where(exists, ops.maximum(score, LOWEST_SCORE), -ops.ones_like(kept))}
 
     def row_tables(self) -> list:
-        """The weights with a line an item or a user that are read by `take_rows` alone, in any of its stored forms."""
+        """The weights with a line an item, a user or a word of an item's attributes, such as its creator, that are read by
+        `take_rows` alone, in any of its stored forms."""
         features = self.network.features
-        ids, numbers = features.embeddings, features.side.tables["numbers"]
-        return [self.tokens, self.present, ids["user_id"], ids["item_id"], numbers]
+        learned, numbers = features.embeddings, features.side.tables["numbers"]
+        words = [learned[f"attribute_{name}"] for name in self.spec.schema.attributes]
+        return [self.tokens, self.present, learned["user_id"], learned["item_id"], numbers, *words]
 
     def code_tables(self) -> list:
         """The other weights with a line an item or a user, which are never stored in another form."""
@@ -173,7 +175,9 @@ class RankingServingForm(keras.Model):
     def graph_basis(self) -> dict:
         """What the graph of the form follows from beside the shapes of its weights, JSON-able: seldom another at night."""
         spec = json.loads(self.spec.to_json())
-        spec |= {"schema": {**spec["schema"], "user_rows": 0, "item_rows": 0}, "score_center": 0, "score_scale": 1}
+        words = {name: count if name == "domain" else 0 for name, count in spec["schema"]["attributes"].items()}
+        schema = {**spec["schema"], "user_rows": 0, "item_rows": 0, "attributes": words}
+        spec |= {"schema": schema, "score_center": 0, "score_scale": 1}
         if self.spec.popularity_moments == 1:  # of one moment alone nobody asks when it was
             spec["popularity_start"] = 0
         kinds = {head: kind_of(calibration) for head, calibration in self.calibrations.items()}

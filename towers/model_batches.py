@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+FEW = 32
+"""Rows that TensorFlow answers layer by layer: to make a graph of a model takes longer."""
 STEP = 16
 """Lengths are rounded up to multiples of this, so that a compiled model meets few shapes."""
 
@@ -16,21 +18,28 @@ def compiled(model: Any) -> Any:
 
     XLA stays off under TensorFlow: on two cores it ran EfficientNet ten times slower than the kernels of oneDNN.
     """
+    model.compile(jit_compile=_compiles_everything())
+    return model
+
+
+def _compiles_everything() -> bool:
     import keras
 
-    model.compile(jit_compile=keras.config.backend() == "jax")
-    return model
+    return keras.config.backend() == "jax"
 
 
 def predict(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
     """A model over all rows of its input (an array, or a dict of arrays), `batch_size` at a time.
 
-    The last batch is filled up to a power of two with copies of its first row, again for the sake of few shapes.
+    The last batch is filled up to a power of two with copies of its first row, again for the sake of few shapes. Of `FEW` rows
+    in all no graph is made under TensorFlow.
 
     Shapes: [B, ...] -> float32 [B, F].
     """
     parts = tensors if isinstance(tensors, Mapping) else {"": tensors}
     rows = len(next(iter(parts.values())))
+    if 0 < rows <= min(FEW, batch_size) and not _compiles_everything():
+        return np.asarray(model(tensors, training=False), dtype=np.float32)
     outputs = [np.zeros((0, model.output_shape[-1]), np.float32)]
     for start in range(0, rows, batch_size):
         count = min(batch_size, rows - start)

@@ -40,6 +40,9 @@ def random_world(
     rng = np.random.default_rng(seed)
     planted = planted_world(requests=users, items=items)
     known = dataclasses.replace(planted.spec.schema, context={name: len(words) for name, words in WORDS.items()})
+    # The words of an item's attributes grow from night to night as well; how many domains there are is another matter.
+    words = {name: count + seed * (name != "domain") for name, count in known.attributes.items()}
+    known = dataclasses.replace(known, attributes=words)
     planted = dataclasses.replace(
         planted, spec=dataclasses.replace(planted.spec, schema=known, score_center=0.1 * seed)
     )

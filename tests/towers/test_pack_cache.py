@@ -6,10 +6,11 @@ import sys
 import threading
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
-from towers.model_batches import predict, predict_tokens
+from towers.model_batches import FEW, compiled, predict, predict_tokens
 from towers.pack_cache import converted_weights
 
 
@@ -116,12 +117,27 @@ class Counting:
         self.shapes.append(tensor.shape)
         return tensor.reshape(len(tensor), -1).sum(axis=1, keepdims=True)
 
+    def __call__(self, tensors, training):
+        assert not training
+        return self.predict_on_batch(tensors)
+
 
 def test_batches_have_few_shapes_and_every_row_once():
     model, rows = Counting(), np.arange(37, dtype=np.float32)[:, None]
     np.testing.assert_array_equal(predict(model, rows, 16), rows)
     assert model.shapes == [(16, 1), (16, 1), (8, 1)]
     assert predict(model, rows[:0], 16).shape == (0, 1)
+
+
+def test_few_rows_are_answered_alike_without_a_graph():
+    start = keras.Input((6, 6, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, activation="relu")(start))
+    model = compiled(keras.Model(start, keras.layers.Dropout(0.5)(keras.layers.GlobalAveragePooling2D()(x))))
+    pictures = np.random.default_rng(0).normal(size=(FEW + 1, 6, 6, 3)).astype(np.float32)
+    few = predict(model, pictures[:FEW], 64)
+    assert model.predict_function is None  # nothing was traced
+    np.testing.assert_allclose(few, predict(model, pictures, 64)[:FEW], atol=1e-6)
+    assert model.predict_function is not None
 
 
 def test_token_batches_are_sorted_trimmed_and_put_back():
