@@ -145,7 +145,7 @@ def keeps_rows(before: Tables, after: Tables) -> bool:
     """Whether every id that the earlier job's tables hold has the same row in the later one's.
 
     Example:
-        >>> keeps_rows((b"", b"a\nb\n"), (b"u\n", b"a\nb\nc\n")), keeps_rows((b"", b"a\nb\n"), (b"", b"b\na\n"))
+        >>> keeps_rows((b"", b"a b "), (b"u ", b"a b c ")), keeps_rows((b"", b"a b "), (b"", b"b a "))
         (True, False)
     """
     return all(later.startswith(earlier) for earlier, later in zip(before, after, strict=True))
