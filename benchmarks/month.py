@@ -113,8 +113,8 @@ class Month:
         if name in self.ledger.nights:
             return self.ledger.nights[name]
         log, processor, wall = self.folder / "jobs.log", None, None
-        going_on_from = current_run(out) if not self.options.quick else next(iter(jobs_of(out)[::-1]), None)
-        known = None if going_on_from is None else tables_of(going_on_from)
+        parent = (jobs_of(out) or [None])[-1] if self.options.quick else current_run(out)
+        known = None if parent is None else tables_of(parent)  # the job may clear its folder
         if self.options.quick:
             walk(day, out, self.config, len(jobs_of(out)) + 1, self.say)
         else:

@@ -31,8 +31,8 @@ def _compiles_everything() -> bool:
 def predict(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
     """A model over all rows of its input (an array, or a dict of arrays), `batch_size` at a time.
 
-    The last batch is filled up to a power of two with copies of its first row, again for the sake of few shapes. Of `FEW` rows
-    in all no graph is made under TensorFlow.
+    The last batch is filled up to a power of two with copies of its first row, again for the sake of few shapes. Of no more
+    than `FEW` rows that are one batch no graph is made under TensorFlow.
 
     Shapes: [B, ...] -> float32 [B, F].
     """
