@@ -243,11 +243,12 @@ def main() -> None:
     """Run the command line; what a user can mend is a message, not a traceback."""
     from data.dataset import DatasetError
     from data.durable_file import ContentStoreError
-    from pipeline.allocation import keep_freed_memory
+    from pipeline.allocation import collect_garbage_seldom, keep_freed_memory
     from pipeline.ranker.leak_checks import LeakError
     from pipeline.stage import StageError
 
     keep_freed_memory()
+    collect_garbage_seldom()
     try:
         app()
     except (

@@ -44,18 +44,32 @@ def digest(value: Any) -> str:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Fingerprint of a source folder by names, sizes and modification times: cheap enough for a million media files."""
+    """Fingerprint of a source folder by names, sizes and modification times: cheap enough for a million media files.
+
+    A folder that is a link is looked into as well, each once, since media often lie on another disk.
+    """
     if not folder.is_dir():
         raise StageError(
             f"source: {folder} is not a folder. Make a world (`python -m pipeline world --out DIR`), convert a log "
             f"(`python -m pipeline convert --help`), or pass --data."
         )
-    entries = sorted(
-        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    )
-    return digest(entries)
+    entries: list[tuple[str, int, int]] = []
+    places, seen = [""], set()
+    while places:
+        place = places.pop()
+        real = os.path.realpath(folder / place)
+        if real in seen:
+            continue
+        seen.add(real)
+        with os.scandir(real) as found:
+            for entry in found:
+                name = place + entry.name
+                if entry.is_dir():
+                    places.append(name + "/")
+                elif entry.is_file():
+                    told = entry.stat()
+                    entries.append((name, told.st_size, told.st_mtime_ns))
+    return digest(sorted(entries))
 
 
 def code_fingerprint(*places: str) -> str:

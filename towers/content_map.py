@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import keras
 import numpy as np
+import scipy.linalg
 from keras import ops
 
 RIDGES = (0.1, 1.0, 10.0, 100.0)
@@ -118,13 +119,12 @@ def fit_ridge(inputs: np.ndarray, outputs: np.ndarray, held: np.ndarray) -> np.n
         gram, across = inputs.T @ inputs, own
         others, moment = gram - own.T @ own, inputs[rest].T @ outputs[rest]
     errors = {
-        ridge: ((across @ np.linalg.solve(others + ridge * np.eye(len(others)), moment) - outputs[held]) ** 2).sum()
-        for ridge in RIDGES
+        ridge: ((across @ _solve(others, ridge, moment) - outputs[held]) ** 2).sum() for ridge in RIDGES
     }
-    ridged = gram + min(errors, key=lambda ridge: errors[ridge]) * np.eye(len(gram))
+    best = min(errors, key=lambda ridge: errors[ridge])
     if rows < width:
-        return inputs.T @ np.linalg.solve(ridged, outputs)
-    return np.linalg.solve(ridged, moment + own.T @ outputs[held])
+        return inputs.T @ _solve(gram, best, outputs)
+    return _solve(gram, best, moment + own.T @ outputs[held])
 
 
 def solve_ridge(inputs: np.ndarray, outputs: np.ndarray, ridge: float) -> np.ndarray:
@@ -136,5 +136,13 @@ def solve_ridge(inputs: np.ndarray, outputs: np.ndarray, ridge: float) -> np.nda
     """
     rows, width = inputs.shape
     if rows < width:
-        return inputs.T @ np.linalg.solve(inputs @ inputs.T + ridge * np.eye(rows), outputs)
-    return np.linalg.solve(inputs.T @ inputs + ridge * np.eye(width), inputs.T @ outputs)
+        return inputs.T @ _solve(inputs @ inputs.T, ridge, outputs)
+    return _solve(inputs.T @ inputs, ridge, inputs.T @ outputs)
+
+
+def _solve(gram: np.ndarray, ridge: float, moment: np.ndarray) -> np.ndarray:
+    """`(G + ridge I)^-1 M` of a Gram matrix: positive definite, hence by Cholesky's factor, half of the work of any other."""
+    ridged = gram.copy()
+    np.fill_diagonal(ridged, np.diagonal(gram) + ridge)
+    factor = scipy.linalg.cho_factor(ridged, lower=True, overwrite_a=True, check_finite=False)
+    return scipy.linalg.cho_solve(factor, moment, check_finite=False)

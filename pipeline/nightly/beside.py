@@ -40,14 +40,11 @@ class Beside:
 def begun_early() -> Beside:
     """The processes of a command: forked, where nothing has been done with TensorFlow in this process; else the exporter alone.
 
-    What imports have left is no garbage, and tracing makes objects by the hundred thousand and hardly any: the collector of
-    all processes looks for it less often, and not among these, which also lets them go on sharing their memory.
+    What imports have left is no garbage: no process looks for any among it, and so they go on sharing its memory.
     """
     from tensorflow.python.eager import context
 
-    gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 10, 10)
     used = context.context_safe()
     fresh = (used is None or not used._initialized) and threading.active_count() == 1
     if not fresh:

@@ -16,8 +16,8 @@ from serving.score_histogram import REFERENCE, score_histogram
 from serving.server.inference import predict_arrays
 from serving.server.servable import Servable
 
-USERS = 256
-"""Asked for a page, evenly over the vocabulary. At ten a page their scores move a PSI of ten bins by .004 (9 / 2,560), where .1
+USERS = 128
+"""Asked for a page, evenly over the vocabulary. At ten a page their scores move a PSI of ten bins by .007 (9 / 1,280), where .1
 is worth a look."""
 BATCH = 32
 Ask = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]

@@ -83,3 +83,17 @@ def test_source_fingerprint_sees_a_changed_file(tmp_path):
     assert before != folder_fingerprint(tmp_path)
     with pytest.raises(StageError, match="convert"):
         folder_fingerprint(tmp_path / "nowhere")
+
+
+def test_source_fingerprint_looks_into_linked_folders_once(tmp_path):
+    source, disk = tmp_path / "source", tmp_path / "disk"
+    for folder in (source, disk / "deep"):
+        folder.mkdir(parents=True)
+    (disk / "deep/a.png").write_bytes(b"1")
+    alone = folder_fingerprint(source)
+    (source / "media").symlink_to(disk)
+    (disk / "deep/again").symlink_to(disk)  # a circle must end
+    (source / "nowhere").symlink_to(tmp_path / "nothing")
+    linked = folder_fingerprint(source)
+    (disk / "deep/a.png").write_bytes(b"22")
+    assert len({alone, linked, folder_fingerprint(source)}) == 3
