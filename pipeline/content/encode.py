@@ -17,6 +17,7 @@ import pandas as pd
 
 from data.content_key import write_content_keys
 from data.features import FeatureStore, FeatureWriter
+from data.known_hashes import KnownHashes
 from data.ready_vectors import ReadyVectors
 from data.schema import MODALITIES
 from pipeline.content.encode_beside import Helper, encode_both
@@ -84,7 +85,8 @@ def encode(
     started = time.perf_counter()
     source, items = Path(source), ingest.items
     writer = FeatureWriter(out, len(items))
-    files = FileHashes(source / "media", progress=_named(progress, "reading media"))
+    known = KnownHashes(store, source / "media")
+    files = FileHashes(source / "media", progress=_named(progress, "reading media"), known=known)
     counts: dict[str, dict[str, Any]] = {}
     parts: dict[str, Part] = {}
     with ExitStack() as opened:
@@ -105,6 +107,7 @@ def encode(
                 opened.callback(parts[modality].content.close)  # which flushes, whatever happens below
                 parts[modality].seconds = time.perf_counter() - begun
 
+        known.save()
         batches = [batch for part in parts.values() for batch in part.missing(batch_size)]
         if batches:
             manifests = Path(out) / ".manifests"

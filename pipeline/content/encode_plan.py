@@ -16,7 +16,8 @@ import pandas as pd
 
 from data.content_key import content_hash, hashed_key
 from data.enrichment import enriched_text
-from data.media import MediaError, read_media
+from data.known_hashes import KnownHashes, stamp_of
+from data.media import MediaError, media_path, read_media
 from towers.encoder_card import EncoderCard
 
 TEXT_WINDOW = 1024
@@ -128,15 +129,20 @@ class FileHashes:
         media: the folder that paths are relative to.
         threads: where files take longer than `QUICK_FILE`.
         progress: called with files hashed and files asked for.
+        known: hashes of earlier runs, which spare the reading of files that have not changed since.
 
     Attributes:
         found: by path, its `content_hash`, or why it cannot be read.
     """
 
     def __init__(
-        self, media: Path, threads: int = 4, progress: Callable[[int, int], None] = lambda done, total: None
+        self,
+        media: Path,
+        threads: int = 4,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        known: KnownHashes | None = None,
     ) -> None:
-        self.media, self.threads, self.progress = media, threads, progress
+        self.media, self.threads, self.progress, self.known = media, threads, progress, known
         self.found: dict[str, bytes | str] = {}
 
     def read(self, names: Iterable[str]) -> None:
@@ -157,9 +163,17 @@ class FileHashes:
 
     def _hash(self, name: str) -> bytes | str:
         try:
-            return content_hash(read_media(self.media, name))
+            if self.known is None:
+                return content_hash(read_media(self.media, name))
+            stamp = stamp_of(media_path(self.media, name))
+            if (found := self.known.find(name, stamp)) is None:
+                found = content_hash(read_media(self.media, name))
+                self.known.remember(name, stamp, found)
+            return found
         except MediaError as error:
             return str(error)
+        except OSError as error:  # it has gone since it was looked for
+            return f"unreadable: {error.strerror}"
 
 
 def preprocessing(card: EncoderCard) -> dict[str, str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline.content.encode_beside import encode_texts
@@ -20,19 +23,21 @@ class Beside:
 
     Attributes:
         exporter: exports. linear: fits the linear tower of a warm start; None = the job does. encoder: encodes its new texts;
-            None = the job does. current_judge: judges the current release; None = the job does.
+            None = the job does. current_judge: judges the current release; None = the job does. reporter: writes its report;
+            None = the job does.
     """
 
     exporter: Exporter
     linear: JobProcess | None = None
     encoder: JobProcess | None = None
     current_judge: JobProcess | None = None
+    reporter: JobProcess | None = None
 
     def __enter__(self) -> Beside:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for process in (self.exporter, self.linear, self.encoder, self.current_judge):
+        for process in (self.exporter, self.linear, self.encoder, self.current_judge, self.reporter):
             if process is not None:
                 process.__exit__(*error)
 
@@ -49,5 +54,17 @@ def begun_early() -> Beside:
     fresh = (used is None or not used._initialized) and threading.active_count() == 1
     if not fresh:
         return Beside(Exporter())
-    works = fit_linear_tower, encode_texts, judge_current
+    works = fit_linear_tower, encode_texts, judge_current, report_again
     return Beside(Exporter("fork").start(), *(JobProcess(work, "fork").start() for work in works))
+
+
+def report_again(folder: Path, source: Path, *, ready: Callable[[], Any]) -> bool:
+    """The report of what a job has done so far, in the time that nobody else needs, and once more when the job has decided:
+    by then Matplotlib is there, with its fonts."""
+    os.nice(10)
+    from pipeline.report.page import write_report
+
+    write_report(folder, source)
+    ready()
+    write_report(folder, source)
+    return True

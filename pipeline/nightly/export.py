@@ -33,22 +33,15 @@ class Exporter(JobProcess):
 
     def __init__(self, method: Literal["spawn", "fork"] = "spawn"):
         super().__init__(_made, method)
-        self._told = False
 
     def begin(self, source: Path, folder: Path, config: Config, version: int, previous: Path | None) -> None:
-        """Read and write what needs no ranker; everything up to the index is there.
+        """Read and write what needs no ranker; everything up to the index is there. It goes on once ranker and policy are.
 
         Args:
             source, folder, config: of the job. version: number of the release, in the job's own `releases/`.
             previous: the release that the job goes on from, see `pipeline.release.export_stage`.
         """
         self.order(source, folder, config, version, previous)
-
-    def go_on(self) -> None:
-        """Write the release, where it has been begun; ranker and policy are there too."""
-        if self._begun and not self._told:
-            self._told = True
-            self._send(True)
 
     def finish(self) -> dict[str, Any]:
         """Wait for the release; what `export_stage` returned, and `latency_ms` of a recommendation.

@@ -22,6 +22,7 @@ class JobFolder(Run):
         exporter: the process that exports it. linear: the one that fits the linear tower of a warm start beside the others;
             None = this one does. encoder: the one that encodes new texts of a warm start beside all else; None = this one does.
             current_judge: the one that judges the current release while the candidate trains; None = this one does.
+            reporter: the one that writes the report; None = this one does.
     """
 
     parent: Path | None = None
@@ -31,6 +32,7 @@ class JobFolder(Run):
     linear: JobProcess | None = None
     encoder: JobProcess | None = None
     current_judge: JobProcess | None = None
+    reporter: JobProcess | None = None
 
     @property
     def warm(self) -> Path | None:

@@ -35,7 +35,15 @@ from pipeline.nightly.record import (
 )
 from pipeline.nightly.run import JobRun
 from pipeline.settings.config import Config
-from pipeline.stage import StageError, StageResult, code_fingerprint, digest, folder_fingerprint, read_manifest
+from pipeline.stage import (
+    StageError,
+    StageResult,
+    code_fingerprint,
+    digest,
+    folder_fingerprint,
+    read_manifest,
+    stage_seconds,
+)
 
 EXIT_CODES = {PUBLISHED: 0, KEPT: 10, STOPPED: 11, "locked": 12, "failed": 13}
 """What a scheduler reads; 2 is a wrong command line, as everywhere."""
@@ -81,8 +89,8 @@ def run_job(
         say(f"[job {record.name}] from {record.parent or 'nothing'}{', in full' if record.full else ''}")
         with beside or Beside(Exporter()) as processes:
             outcome = work(source, out, config, record, folder, lock, processes, say)
-        write_outcome(folder, outcome)
-        write_job_report(folder, source, say)
+            write_outcome(folder, outcome)
+            write_job_report(folder, source, processes, say)
         clear_up(out, config.job.keep)
         say(f"[job {record.name}] {outcome['outcome']}: {outcome['why']}")
         return outcome
@@ -158,7 +166,8 @@ def work(
     if config.encoders.trained() and not record.full:
         raise StageError("job: encoders that train (encoders.*.train) know the events of their run; use --full, or 'none'.")
     if record.full:
-        beside = Beside(beside.exporter)  # the others work for one that goes on from the last release
+        # The others work for one that goes on from the last release.
+        beside = Beside(beside.exporter, reporter=beside.reporter)
     elif beside.linear is not None:
         compute_on(cores_beside())
     parent = out / record.parent if record.parent else None
@@ -176,6 +185,7 @@ def work(
         linear=beside.linear,
         encoder=beside.encoder,
         current_judge=beside.current_judge,
+        reporter=beside.reporter,
     )
 
     def step(stage: Callable[[], Any]) -> Any:
@@ -230,8 +240,6 @@ def outcome_released(folder: Path, counts: dict[str, Any], start: float) -> dict
 
 def seconds_of(folder: Path) -> dict[str, float]:
     """Seconds of every stage that has finished, and of all together."""
-    from pipeline.report.page import stage_seconds
-
     seconds = stage_seconds(folder)
     return {**seconds, "total": round(sum(seconds.values()), 3)}
 
@@ -243,11 +251,16 @@ def kept(out: Path) -> dict[str, Any]:
     return {"current": None if place is None else int(place.name)}
 
 
-def write_job_report(folder: Path, source: Path, say: Say) -> None:
+def write_job_report(folder: Path, source: Path, beside: Beside, say: Say) -> None:
     """`report.json` and `report.html` of a job: data checks and gate, beside what its stages measured."""
-    from pipeline.report.page import write_report
+    written = None
+    if beside.reporter is not None:
+        beside.reporter.go_on()
+        written, _ = beside.reporter.answer()
+    if not written:
+        from pipeline.report.page import write_report
 
-    write_report(folder, source)
+        write_report(folder, source)
     say(f"[job {folder.name}] {folder / 'report.html'}")
 
 

@@ -36,7 +36,7 @@ class JobProcess:
     def __init__(self, work: Callable[..., Any], method: Literal["spawn", "fork"] = "spawn"):
         self.work, self.method = work, method
         self._process: BaseProcess | None = None
-        self._begun = False
+        self._begun = self._told = False
 
     def start(self) -> Self:
         """Begin the process; `order` does where nobody has before."""
@@ -55,8 +55,16 @@ class JobProcess:
             self.start()
             self._send(order)
 
+    def go_on(self) -> None:
+        """Let it go on where it waits for that; only the first time counts, and only where it was asked for anything."""
+        if self._begun and not self._told:
+            self._told = True
+            self._send(True)
+
     def answer(self) -> tuple[Any, str]:
         """Wait for the answer, and the end of the process: what the work returned, or None and why it failed."""
+        if not self._begun or self._process is None:
+            return None, "nothing was asked for"
         try:
             made, failure = self._connection.recv()
         except (EOFError, ConnectionError):
@@ -66,8 +74,7 @@ class JobProcess:
 
     def wait(self) -> None:
         """Wait for its end, where it was asked for anything; what it answers, or why it cannot, is not looked at."""
-        if self._begun and self._process is not None:
-            self.answer()
+        self.answer()
 
     def close(self) -> None:
         """Wait for the end of the process, which has nothing more to do."""

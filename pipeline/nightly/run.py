@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +93,11 @@ class JobRun(JobTraining):
         return self.run("judge", work, {"masked": self.config.evaluation.mask_splits}, {**inputs, "code": code})
 
     def begin_export(self) -> None:
-        """Let what the candidate needs beside a ranker be read while that one trains."""
+        """Let what the candidate needs beside a ranker be read while that one trains, and what is known be reported."""
         if read_manifest(self.folder / "export") is None:
             self.exporter.begin(*self._to_export())
+        if self.reporter is not None:
+            self.reporter.order(self.folder, self.source)
 
     def _to_export(self) -> tuple[Path, Path, Config, int, Path | None]:
         previous = None if self.warm is None else released_folder(self.warm)
@@ -108,7 +109,6 @@ class JobRun(JobTraining):
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             self.exporter.begin(*self._to_export())
             self.exporter.go_on()
-            importlib.import_module("pipeline.report.page")  # Matplotlib, while the export is written
             return self.exporter.finish()
 
         inputs = {

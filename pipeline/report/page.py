@@ -26,6 +26,7 @@ from pipeline.report.privacy import privacy_account, privacy_words
 from pipeline.report.ranking import ranking_figures, ranking_tables
 from pipeline.report.robustness import plot_robustness, robustness_tables, robustness_words
 from pipeline.report.words import format_bytes, headline_figures, summarise
+from pipeline.stage import stage_seconds
 from serving.catalogue.catalogue import Catalogue, media_folder
 
 TEMPLATE = "report.html.j2"
@@ -84,23 +85,6 @@ def assemble(run: Path) -> dict[str, Any]:
         "fingerprint": release["fingerprint"] if release else None,
     }
     return finite({name: part for name, part in parts.items() if part})
-
-
-def stage_seconds(run: Path) -> dict[str, float]:
-    """Seconds by stage in the order of the walk; the variants of a stage (`retrieval/full`, ...) add up to one."""
-    seconds: dict[str, float] = {}
-    order = ["ingest", "enrich", "encode", "finetune", "encode_tuned", "checks", "retrieval", "linear", "served", "search"]
-    order += ["index", "ranking", "policy", "evaluate", "judge", "export", "gate", "robustness"]
-    files = [*run.glob("*/manifest.json"), *run.glob("[a-z]*/*/manifest.json")]
-    for file in sorted(file for file in files if not file.parent.name.startswith(".")):
-        manifest = _read(file)
-        if isinstance(manifest, dict) and "stage" in manifest and "seconds" in manifest:
-            stage = str(manifest["stage"]).split("/")[0]
-            seconds[stage] = round(seconds.get(stage, 0.0) + float(manifest["seconds"]), 3)
-    return {
-        stage: seconds[stage]
-        for stage in sorted(seconds, key=lambda s: (order.index(s) if s in order else len(order), s))
-    }
 
 
 def data_counts(run: Path) -> dict[str, Any]:

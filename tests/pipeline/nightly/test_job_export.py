@@ -1,10 +1,12 @@
 """The process that exports for a job: it fails in the job's words, and ends when nobody needs it any more."""
 
+import json
 import signal
 import time
 
 import pytest
 
+from pipeline.nightly.beside import report_again
 from pipeline.nightly.export import Exporter
 from pipeline.nightly.gate_judge import judge_current
 from pipeline.nightly.process import JobProcess
@@ -52,3 +54,25 @@ def test_what_works_beside_a_job_ends_without_one_and_where_it_fails(work, tmp_p
         process = beside._process
         assert beside.answer()[0] is None  # the job does it itself, and says why it cannot
     assert process.exitcode == 1
+
+
+def test_what_is_known_is_reported_before_the_job_has_decided(tmp_path):
+    def finished(stage):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "manifest.json").write_text(json.dumps({"stage": stage, "seconds": 1.5, "counts": {}}))
+
+    def told():
+        return json.loads((tmp_path / "report.json").read_text())["seconds"]
+
+    finished("encode")
+    with JobProcess(report_again, "fork").start() as beside:
+        beside.order(tmp_path, None)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "report.html").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert told() == {"encode": 1.5}
+        finished("gate")
+        beside.go_on()
+        assert beside.answer() == (True, "") and told() == {"encode": 1.5, "gate": 1.5}
+        assert beside.answer()[0] is None  # it has ended
