@@ -82,7 +82,7 @@ class PackEncoder(abc.ABC):
 
 @contextlib.contextmanager
 def weights_from_elsewhere(*known: Any) -> Iterator[None]:
-    """In it, weights of truncated normals begin as the tensor of `known` that has their shape, and as zeros where there is
+    """In it, weights that would be drawn begin as the tensor of `known` that has their shape, and as zeros where there is
     none: for a model that is given all its other weights right after.
 
     To draw the 118 million of E5, for nothing, takes longer than all the rest of building it, and most of that rest is to
@@ -90,18 +90,20 @@ def weights_from_elsewhere(*known: Any) -> Iterator[None]:
     """
     import keras
 
-    kind = keras.initializers.TruncatedNormal
-    drawn = kind.__call__
+    kinds = keras.initializers.TruncatedNormal, keras.initializers.VarianceScaling
+    drawn = [kind.__call__ for kind in kinds]
     begun = {tuple(tensor.shape): tensor for tensor in known}
 
     def begin(self: Any, shape: Any, dtype: Any = None) -> Any:
         return begun[tuple(shape)] if tuple(shape) in begun else keras.ops.zeros(shape, dtype or keras.config.floatx())
 
-    kind.__call__ = begin
+    for kind in kinds:
+        kind.__call__ = begin
     try:
         yield
     finally:
-        kind.__call__ = drawn
+        for kind, draw in zip(kinds, drawn, strict=True):
+            kind.__call__ = draw
 
 
 def package_folder(package: str) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from towers.model_batches import compiled, predict
-from towers.pack import PackEncoder
+from towers.pack import PackEncoder, weights_from_elsewhere
 from towers.pack_cache import Arrays, converted_weights
 from towers.torch_state_dict import read_state_dict
 
@@ -108,26 +108,27 @@ def _model(weights: Arrays):
     import keras
     import keras_hub
 
-    backbone = keras_hub.models.EfficientNetBackbone(
-        stackwise_width_coefficients=[1.0] * 7,
-        stackwise_depth_coefficients=[1.0] * 7,
-        stackwise_kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
-        stackwise_num_repeats=list(REPEATS),
-        stackwise_input_filters=[32, 16, 24, 40, 80, 112, 192],
-        stackwise_output_filters=[16, 24, 40, 80, 112, 192, 320],
-        stackwise_expansion_ratios=[1, 6, 6, 6, 6, 6, 6],
-        stackwise_squeeze_and_excite_ratios=[0] * 7,
-        stackwise_strides=[1, 2, 2, 2, 1, 2, 1],
-        stackwise_block_types=["v1"] * 7,
-        activation="relu6",
-        min_depth=None,
-        use_depth_divisor_as_min_depth=True,
-        cap_round_filter_decrease=True,
-        dropout=0,
-        batch_norm_epsilon=1e-3,
-        projection_activation=None,
-        image_shape=(EfficientNetEncoder.size, EfficientNetEncoder.size, 3),
-    )
+    with weights_from_elsewhere():
+        backbone = keras_hub.models.EfficientNetBackbone(
+            stackwise_width_coefficients=[1.0] * 7,
+            stackwise_depth_coefficients=[1.0] * 7,
+            stackwise_kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
+            stackwise_num_repeats=list(REPEATS),
+            stackwise_input_filters=[32, 16, 24, 40, 80, 112, 192],
+            stackwise_output_filters=[16, 24, 40, 80, 112, 192, 320],
+            stackwise_expansion_ratios=[1, 6, 6, 6, 6, 6, 6],
+            stackwise_squeeze_and_excite_ratios=[0] * 7,
+            stackwise_strides=[1, 2, 2, 2, 1, 2, 1],
+            stackwise_block_types=["v1"] * 7,
+            activation="relu6",
+            min_depth=None,
+            use_depth_divisor_as_min_depth=True,
+            cap_round_filter_decrease=True,
+            dropout=0,
+            batch_norm_epsilon=1e-3,
+            projection_activation=None,
+            image_shape=(EfficientNetEncoder.size, EfficientNetEncoder.size, 3),
+        )
     for key, value in weights.items():
         layer, _, variable = key.rpartition("/")
         if layer != "head":
