@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -98,6 +100,29 @@ def render_plot(
             figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
             svgs.append(inline_svg(buffer.getvalue(), f"{name}-{place}"))
     return Plot(name, "\n".join(svgs), "", caption)
+
+
+def drawn_once(plot: Callable[[Any], Plot | None]) -> Callable[[Any], Plot | None]:
+    """A function of JSON-able figures that remembers what it drew last, for a report that is written again as a job goes on.
+
+    Example:
+        >>> asked = []
+        >>> drawn = drawn_once(lambda figures: asked.append(figures))
+        >>> drawn({"a": [1]}), drawn({"a": [1]}), drawn({"a": [2]}), asked
+        (None, None, None, [{'a': [1]}, {'a': [2]}])
+    """
+    last: dict[str, Plot | None] = {}
+
+    @functools.wraps(plot)
+    def drawn(figures: Any) -> Plot | None:
+        key = json.dumps(figures, default=str)
+        if key not in last:
+            made = plot(figures)
+            last.clear()
+            last[key] = made
+        return last[key]
+
+    return drawn
 
 
 def inline_svg(document: str, prefix: str) -> str:

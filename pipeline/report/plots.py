@@ -10,11 +10,12 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from pipeline.report.figure import COLOURS, INK, Plot, colour_of, name_of, read_metric, render_plot
+from pipeline.report.figure import COLOURS, INK, Plot, colour_of, drawn_once, name_of, read_metric, render_plot
 
 HIDDEN = {"masked": "hidden from the two towers as they were trained", "retrained": "trained without it"}
 
 
+@drawn_once
 def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot | None:
     """Training loss and validation quality by epoch, one line a variant; a panel without any value is left out."""
     wanted = (("loss", "Training loss"), ("valid_ndcg@20", "Validation NDCG@20"))

@@ -159,3 +159,8 @@ def zipped(pickled, storage=b""):
         archive.writestr("archive/data.pkl", pickled)
         archive.writestr("archive/data/0", storage)
     return content.getvalue()
+
+
+def test_every_weight_of_the_backbone_is_the_file_s(encoder):
+    """None is left at the zeros that it was built with in the place of drawing it."""
+    assert all(np.abs(np.asarray(weight)).max() > 0 for weight in encoder.model.weights)
