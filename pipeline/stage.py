@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -64,9 +65,13 @@ def folder_fingerprint(folder: Path) -> str:
         if real in seen:
             continue
         seen.add(real)
-        with os.scandir(real) as found:
-            for entry in found:
-                name = place + entry.name
+        try:
+            found = sorted(os.scandir(real), key=lambda entry: entry.name)  # of two links to one folder the same is followed
+        except OSError as error:
+            raise StageError(f"source: {folder / place} cannot be read ({error.strerror}); mend its rights") from error
+        for entry in found:
+            name = place + entry.name
+            with contextlib.suppress(OSError):  # links in a circle, or gone meanwhile: no file either
                 if entry.is_dir():
                     places.append(name + "/")
                 elif entry.is_file():

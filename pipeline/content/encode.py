@@ -62,8 +62,8 @@ def encode(
         specs: encoder of each modality (see `make_encoder`); what is left out counts as `"auto"`, `"none"` disables it
             together with its ready-made vectors.
         store: folder of the content store, shared by runs. What it holds is not encoded again, and what is encoded
-            here is in it shard by shard, whether or not the run comes to its end. Weights that an encoder converts are
-            kept beside it (`weights_folder`).
+            here is in it shard by shard, whether or not the run comes to its end. What media files hash to is kept in it
+            too (`data.known_hashes`), and weights that an encoder converts beside it (`weights_folder`).
         batch_size: contents of one encoder call; texts go in windows of 1,024, videos by their frames.
         workers: decoding processes (local), or actors that decode and encode (Ray).
         engine: `"local"` or `"ray"`.

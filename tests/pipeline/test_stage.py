@@ -1,5 +1,6 @@
 """Stages: whole or not at all, skipped when nothing changed, safe to kill."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -94,6 +95,21 @@ def test_source_fingerprint_looks_into_linked_folders_once(tmp_path):
     (source / "media").symlink_to(disk)
     (disk / "deep/again").symlink_to(disk)  # a circle must end
     (source / "nowhere").symlink_to(tmp_path / "nothing")
+    (source / "itself").symlink_to(source / "itself")
     linked = folder_fingerprint(source)
     (disk / "deep/a.png").write_bytes(b"22")
     assert len({alone, linked, folder_fingerprint(source)}) == 3
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "media").mkdir()
+    real = os.scandir
+
+    def denied(path):
+        if str(path).endswith("media"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(StageError, match=r"media cannot be read \(Permission denied\)"):
+        folder_fingerprint(tmp_path)
