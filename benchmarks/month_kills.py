@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.month_nights import Night, candidate_of, newest_job, stage_seconds, start
+from benchmarks.month_nights import Night, candidate_of, newest_job, start
 from pipeline.nightly.record import outcome_of
+from pipeline.stage import PROCESSOR, stage_seconds
 from serving.releases.release import list_releases, verify_release
 
 
@@ -79,7 +80,7 @@ def killed_nights(
 
 def seconds_done(out: Path, number: int) -> float:
     """Processor seconds of the stages that the job of that number has behind it."""
-    return sum(stage_seconds(out / "jobs" / f"{number:04d}").values())
+    return sum(stage_seconds(out / "jobs" / f"{number:04d}", PROCESSOR).values())
 
 
 def partial_releases(releases: Path) -> int:

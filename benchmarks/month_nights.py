@@ -17,7 +17,7 @@ from data.durable_file import write_durably
 from pipeline.nightly.record import JobRecord, outcome_of, write_outcome
 from pipeline.nightly.run import JobRun
 from pipeline.settings.config import Config
-from pipeline.stage import read_manifest
+from pipeline.stage import PROCESSOR, read_manifest, stage_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 Tables = tuple[bytes, ...]
@@ -108,7 +108,7 @@ def walk(day: Path, out: Path, config: Config, number: int, say: Callable[[str],
 
 def night_of(folder: Path, processor: float | None, before: Tables | None) -> Night:
     """What a finished job's folder says. `before`: tables of the job whose rows this one keeps."""
-    outcome, stages = outcome_of(folder) or {}, stage_seconds(folder)
+    outcome, stages = outcome_of(folder) or {}, stage_seconds(folder, PROCESSOR)
     judged, recall, ndcg = folder / "judge" / "figures.json", None, {}
     if judged.is_file():
         metrics = {name: found.get("candidate") for name, found in json.loads(judged.read_text())["metrics"].items()}
@@ -119,16 +119,6 @@ def night_of(folder: Path, processor: float | None, before: Tables | None) -> Ni
         processor, before is None or keeps_rows(before, tables_of(folder)), candidate_of(folder),
         int(folder.name), ndcg=ndcg,
     )  # fmt: skip
-
-
-def stage_seconds(folder: Path) -> dict[str, float]:
-    """Processor seconds of a job's finished stages."""
-    stages: dict[str, float] = {}
-    for file in [*folder.glob("*/manifest.json"), *folder.glob("*/full/manifest.json")]:
-        manifest = json.loads(file.read_text())
-        name = manifest["stage"].split("/")[0]
-        stages[name] = round(stages.get(name, 0.0) + manifest["processor_seconds"], 3)
-    return stages
 
 
 def candidate_of(folder: Path) -> str | None:
@@ -142,10 +132,10 @@ def tables_of(job: Path) -> Tables:
 
 
 def keeps_rows(before: Tables, after: Tables) -> bool:
-    """Whether every id that the earlier job's tables hold has the same row in the later one's.
+    r"""Whether every id that the earlier job's tables hold has the same row in the later one's.
 
     Example:
-        >>> keeps_rows((b"", b"a b "), (b"u ", b"a b c ")), keeps_rows((b"", b"a b "), (b"", b"b a "))
+        >>> keeps_rows((b"", b"a\nb\n"), (b"u\n", b"a\nb\nc\n")), keeps_rows((b"", b"a\nb\n"), (b"", b"b\na\n"))
         (True, False)
     """
     return all(later.startswith(earlier) for earlier, later in zip(before, after, strict=True))

@@ -18,6 +18,8 @@ MANIFEST = "manifest.json"
 WALK = ("ingest", "enrich", "encode", "finetune", "encode_tuned", "checks", "retrieval", "linear", "served", "search", "index",
         "ranking", "policy", "evaluate", "judge", "export", "gate", "robustness")  # fmt: skip
 """Stages in the order in which their seconds are told."""
+WALL, PROCESSOR = "seconds", "processor_seconds"
+"""What a manifest says that its stage took."""
 
 
 class StageError(RuntimeError):
@@ -90,19 +92,27 @@ def code_fingerprint(*places: str) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished stage, or None where there is none."""
+    """The manifest of a finished stage, or None where there is none.
+
+    Raises:
+        StageError: it is no JSON.
+    """
     path = folder / MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else None
+    try:
+        return json.loads(path.read_text()) if path.is_file() else None
+    except ValueError as error:
+        raise StageError(f"{path}: must be JSON, received {error}; run its stage again") from error
 
 
-def stage_seconds(run: Path) -> dict[str, float]:
-    """Seconds of every finished stage in the order of the walk; the variants of one (`retrieval/full`, ...) add up."""
+def stage_seconds(run: Path, spent: str = WALL) -> dict[str, float]:
+    """Seconds of every finished stage in the order of the walk, by the clock or a processor's (`spent`); the variants of one
+    (`retrieval/full`, ...) add up."""
     seconds: dict[str, float] = {}
     for file in sorted([*run.glob("*/manifest.json"), *run.glob("[a-z]*/*/manifest.json")]):
         manifest = {} if file.parent.name.startswith(".") else read_manifest(file.parent)
-        if isinstance(manifest, dict) and "stage" in manifest and "seconds" in manifest:
+        if isinstance(manifest, dict) and "stage" in manifest and spent in manifest:
             stage = str(manifest["stage"]).split("/")[0]
-            seconds[stage] = round(seconds.get(stage, 0.0) + float(manifest["seconds"]), 3)
+            seconds[stage] = round(seconds.get(stage, 0.0) + float(manifest[spent]), 3)
     place = {name: number for number, name in enumerate(WALK)}
     return {name: seconds[name] for name in sorted(seconds, key=lambda name: (place.get(name, len(WALK)), name))}
 

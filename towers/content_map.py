@@ -131,7 +131,7 @@ def solve_ridge(inputs: np.ndarray, outputs: np.ndarray, ridge: float) -> np.nda
     """`(X'X + ridge I)^-1 X'Y`, by whichever of the two Gram matrices is smaller.
 
     Example:
-        >>> solve_ridge(np.array([[1.0], [1.0]]), np.array([[2.0], [4.0]]), 1.0).round(12).tolist()
+        >>> solve_ridge(np.ones((3, 1)), np.array([[2.0], [4.0], [2.0]]), 1.0).tolist()
         [[2.0]]
     """
     rows, width = inputs.shape

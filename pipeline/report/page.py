@@ -50,7 +50,7 @@ def write_report(run: Path, source: Path | None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no stage has finished in `run`.
-        ReportError: a stage output that is not the JSON it should be.
+        ReportError, StageError: a stage output, or its manifest, that is not the JSON it should be.
     """
     run = Path(run)
     report = assemble(run)

@@ -1,6 +1,7 @@
 """Stages: whole or not at all, skipped when nothing changed, safe to kill."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from pipeline.stage import StageError, folder_fingerprint, read_manifest, run_stage
+from pipeline.stage import PROCESSOR, StageError, folder_fingerprint, read_manifest, run_stage, stage_seconds
 
 
 def quiet(line):
@@ -113,3 +114,19 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(StageError, match=r"media cannot be read \(Permission denied\)"):
         folder_fingerprint(tmp_path)
+
+
+def test_a_broken_manifest_is_named(tmp_path):
+    (tmp_path / "encode").mkdir()
+    (tmp_path / "encode/manifest.json").write_text("{")
+    with pytest.raises(StageError, match=r"encode/manifest\.json: must be JSON"):
+        stage_seconds(tmp_path)
+
+
+def test_seconds_of_stages_add_up_over_their_variants(tmp_path):
+    for place, stage, seconds in (("gate", "gate", 1), ("linear/a", "linear/a", 2), ("linear/b", "linear/b", 4)):
+        (tmp_path / place).mkdir(parents=True)
+        told = {"stage": stage, "seconds": seconds, "processor_seconds": 10 * seconds}
+        (tmp_path / place / "manifest.json").write_text(json.dumps(told))
+    assert list(stage_seconds(tmp_path).items()) == [("linear", 6.0), ("gate", 1.0)]
+    assert stage_seconds(tmp_path, PROCESSOR) == {"linear": 60.0, "gate": 10.0}
