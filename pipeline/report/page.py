@@ -70,7 +70,9 @@ def assemble(run: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"run: no stage has finished in {str(run)!r}; start one with `python -m pipeline run`")
     retrieval = _read(run / "evaluate" / "retrieval.json")
     index = _read(run / "index" / "report.json")
-    release = latest_release_manifest(run)
+    outcome = _read(run / "outcome.json")
+    # A job's own folder has candidates, which may never have been published; what became of one, its outcome says.
+    release = latest_release_manifest(run) if outcome is None else outcome.get("release")
     parts: dict[str, Any] = {
         "data": data_counts(run),
         "retrieval": retrieval,
@@ -78,6 +80,8 @@ def assemble(run: Path) -> dict[str, Any]:
         "index": index,
         "ranking": ranking_figures(run, _read),
         "robustness": _read(run / "robustness" / "robustness.json"),
+        "job": outcome and {"number": outcome["job"], "outcome": outcome["outcome"], "why": outcome["why"]},
+        "judged": (_read(run / "judge" / "figures.json") or {}).get("metrics"),
         "checks": _read(run / "checks" / "checks.json"),
         "gate": _read(run / "gate" / "decision.json"),
         "seconds": seconds,

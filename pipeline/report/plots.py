@@ -17,9 +17,9 @@ HIDDEN = {"masked": "hidden from the two towers as they were trained", "retraine
 
 @drawn_once
 def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot | None:
-    """Training loss and validation quality by epoch, one line a variant; a panel without any value is left out."""
+    """Training loss and validation quality by epoch, one line a variant; a panel without a line is left out."""
     wanted = (("loss", "Training loss"), ("valid_ndcg@20", "Validation NDCG@20"))
-    panels = [(key, title) for key, title in wanted if any(_series(rows, key)[0] for rows in histories.values())]
+    panels = [(key, title) for key, title in wanted if any(len(_series(rows, key)[0]) > 1 for rows in histories.values())]
     if not panels:
         return None
 

@@ -9,6 +9,8 @@ from pipeline.report.figure import name_of
 
 TRUSTED_ERROR = 0.03
 """Expected calibration error up to which probabilities are called trustworthy."""
+JUDGED = {"retrieval recall@100": "Recall@100, newest days", "ranked NDCG@10": "Ranked NDCG@10, newest days"}
+"""What a job's candidate is judged by, as the gate calls it and as people read it."""
 
 
 def summarise(report: Mapping[str, Any]) -> list[str]:
@@ -36,6 +38,10 @@ def headline_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         value = _at(report, "retrieval", segment, key)
         if value is not None:
             figures.append((name, f"{value:.3f}", _beside(report, segment, key)))
+    for key, name in JUDGED.items():
+        candidate, current = (_at(report, "judged", key, side) for side in ("candidate", "current"))
+        if candidate is not None:
+            figures.append((name, f"{candidate:.3f}", f"current release {current:.3f}" if current is not None else ""))
     ranked, before = _at(report, "ranking", "ndcg@10"), _at(report, "ranking", "retrieval_order_ndcg@10")
     if ranked is not None:
         figures.append(

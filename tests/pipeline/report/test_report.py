@@ -19,7 +19,7 @@ from pipeline.report.figure import inline_svg
 from pipeline.report.page import ReportError, write_report
 from pipeline.report.plots import plot_ablation, plot_index, plot_segments
 from pipeline.report.ranking_plots import plot_calibration
-from pipeline.report.words import summarise
+from pipeline.report.words import headline_figures, summarise
 
 PLOTS = ("learning", "segments", "ablation", "index", "calibration", "seconds")
 EVIL = '<script>alert("x")</script>'
@@ -256,6 +256,33 @@ def test_only_ingest_is_enough_and_nothing_is_not(run: Path, tmp_path: Path) -> 
     Page((run / "report.html").read_text())
     with pytest.raises(FileNotFoundError, match="no stage has finished in"):
         write_report(tmp_path / "empty", None)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_job_says_what_became_of_its_candidate(run: Path, published: bool) -> None:
+    """A candidate's folder is gone once it is published, and lies there where it was kept back: it is no release."""
+    metrics = {"retrieval recall@100": {"candidate": 0.634, "current": 0.613}, "ranked NDCG@10": {"candidate": 0.162}}
+    write(run / "judge" / "figures.json", {"metrics": metrics})
+    outcome = {"job": 9, "outcome": "kept", "why": "the gate: ranked NDCG@10", "release": None}
+    if published:
+        outcome |= {"outcome": "published", "why": "release 11", "release": {"version": 11, "fingerprint": "e" * 64}}
+        shutil.rmtree(run / "releases")
+    write(run / "outcome.json", outcome)
+    report, text = write_report(run, None), (run / "report.html").read_text()
+    assert report.get("fingerprint") == ("e" * 64 if published else None)
+    assert ("Job 9: published<" in text) is published and ("Release 11, fingerprint" in text) is published
+    assert ("Job 9: kept; the current release stays<" in text) is not published
+    assert "No release was exported yet" not in text and "f" * 64 not in text
+    figures = headline_figures(report)
+    assert ("Recall@100, newest days", "0.634", "current release 0.613") in figures
+    assert ("Ranked NDCG@10, newest days", "0.162", "") in figures  # there was none before
+
+
+def test_one_epoch_is_no_curve(run: Path) -> None:
+    for variant in ("ids_only", "full"):
+        write(run / "retrieval" / variant / "history.json", [{"epoch": 0, "loss": 5.0, "valid_ndcg@20": 0.1}])
+    write_report(run, None)
+    assert "plot-learning" not in Page((run / "report.html").read_text()).ids
 
 
 def test_a_broken_stage_output_is_named(run: Path) -> None:
