@@ -24,13 +24,15 @@ def job_tables(checks: Mapping[str, Any] | None, gate: Mapping[str, Any] | None)
                  check["allowed"]] for check in lines]  # fmt: skip
         heading = f"Data checks: {VERDICTS[checks['decision']]}"
         caption = "What came since the last release against the days before it; bounds are those of [checks]."
-        tables.append(ReportTable("data-checks", heading, ("looked at", "verdict", "found", "bounds"), rows, caption, words=4))
+        columns = ("looked at", "verdict", "found", "bounds")
+        tables.append(ReportTable("data-checks", heading, columns, rows, caption, words=4, prose=3))
     if gate:
         lines = sorted(gate["rules"], key=lambda rule: rule["passed"])
         rows = [[rule["name"], "passed" if rule["passed"] else "failed", rule["found"], rule["allowed"]] for rule in lines]
         heading = f"Release gate: {'published' if gate['publish'] else 'kept back'}"
         caption = "The candidate against the current release on the newest days, the same users paired; 95 % intervals."
-        tables.append(ReportTable("gate", heading, ("bound", "verdict", "found", "allowed"), rows, caption, words=4))
+        columns = ("bound", "verdict", "found", "allowed")
+        tables.append(ReportTable("gate", heading, columns, rows, caption, words=4, prose=3))
     return tables
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class ReportTable:
-    """A table: `words` leading columns are text, the others numbers; `folded` ones open when asked."""
+    """A table: `words` leading columns are text, of which column `prose` (0 = none) may take several lines, the others numbers;
+    `folded` ones open when asked."""
 
     name: str
     heading: str
@@ -17,6 +18,7 @@ class ReportTable:
     rows: Sequence[Sequence[str]]
     caption: str = ""
     words: int = 1
+    prose: int = 0
     folded: bool = False
 
 

@@ -263,6 +263,8 @@ def test_a_job_says_what_became_of_its_candidate(run: Path, published: bool) -> 
     """A candidate's folder is gone once it is published, and lies there where it was kept back: it is no release."""
     metrics = {"retrieval recall@100": {"candidate": 0.634, "current": 0.613}, "ranked NDCG@10": {"candidate": 0.162}}
     write(run / "judge" / "figures.json", {"metrics": metrics})
+    rule = {"name": "ranked NDCG@10", "passed": published, "found": "0.162, 346 users", "allowed": "at least 0.1"}
+    write(run / "gate" / "decision.json", {"publish": published, "rules": [rule]})
     outcome = {"job": 9, "outcome": "kept", "why": "the gate: ranked NDCG@10", "release": None}
     if published:
         outcome |= {"outcome": "published", "why": "release 11", "release": {"version": 11, "fingerprint": "e" * 64}}
@@ -273,6 +275,7 @@ def test_a_job_says_what_became_of_its_candidate(run: Path, published: bool) -> 
     assert ("Job 9: published<" in text) is published and ("Release 11, fingerprint" in text) is published
     assert ("Job 9: kept; the current release stays<" in text) is not published
     assert "No release was exported yet" not in text and "f" * 64 not in text
+    assert text.count('class="words prose"') == 1 and '<td class="words prose">0.162, 346 users</td>' in text
     figures = headline_figures(report)
     assert ("Recall@100, newest days", "0.634", "current release 0.613") in figures
     assert ("Ranked NDCG@10, newest days", "0.162", "") in figures  # there was none before
