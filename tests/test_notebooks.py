@@ -105,7 +105,7 @@ def test_the_fusion_notebook_names_every_kind():
 def test_the_fusion_notebook_compares_five_kinds(record_shop, tmp_path):
     run = record_shop.copy(tmp_path / "run").folder
     small = [setting for setting in SETTINGS if setting.startswith("retrieval.") and "epochs" not in setting]
-    parameters = {"RUN": str(run), "DATA": str(record_shop.source), "SETTINGS": [*small, "retrieval.epochs=1"]}
+    parameters = {"RUN": str(run), "DATA": str(record_shop.source), "SETTINGS": [*small, "retrieval.epochs=2"]}
     notebook = executed("fusion.ipynb", parameters)
     printed = "".join(outputs(notebook, "stdout"))
     for kind in ("gated", "concat", "weighted", "attention", "bottleneck"):

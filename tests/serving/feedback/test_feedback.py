@@ -95,6 +95,7 @@ def test_a_duplicate_is_known_within_a_request_across_requests_and_after_a_resta
     assert log.append([event("b"), event("c")]) == [False, True]
     log.roll()
     assert log.append([event("c"), event("d")]) == [False, True]
+    log._stop.set()  # its thread would roll the file that is closed here
     log._file.close()  # as a kill leaves it: "d" in a log file that nobody holds, the rest in Parquet
     again = FeedbackLog(tmp_path)
     assert again.append([event(name) for name in "abcde"]) == [False, False, False, False, True]
