@@ -60,7 +60,7 @@ def begun_early() -> Beside:
 
 def report_again(folder: Path, source: Path, *, ready: Callable[[], Any]) -> bool:
     """The report of what a job has done so far, in the time that nobody else needs, and once more when the job has decided:
-    by then Matplotlib is there, with its fonts."""
+    by then what draws its plots, where there are any, has been imported."""
     os.nice(10)
     from pipeline.report.page import write_report
 

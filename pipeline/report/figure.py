@@ -8,11 +8,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK = "#010203"
 """Stands for the page's text colour: replaced by `currentColor`, so that plots follow the light and the dark theme."""
@@ -90,6 +89,9 @@ def render_plot(
         draw: receives the axes.
         height, width: inches of a panel.
     """
+    import matplotlib  # here, and wherever one is drawn: a report without plots does not wait seconds for it
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE):
         figures = [Figure(figsize=(width, height), layout="constrained") for _ in range(panels)]
         draw([figure.subplots() for figure in figures])

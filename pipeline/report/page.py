@@ -25,6 +25,7 @@ from pipeline.report.job import job_tables, job_words
 from pipeline.report.privacy import privacy_account, privacy_words
 from pipeline.report.ranking import ranking_figures, ranking_tables
 from pipeline.report.robustness import plot_robustness, robustness_tables, robustness_words
+from pipeline.report.table import ReportTable
 from pipeline.report.words import format_bytes, headline_figures, summarise
 from pipeline.stage import stage_seconds
 from serving.catalogue.catalogue import Catalogue, media_folder
@@ -160,7 +161,6 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["number"] = format_number
-    environment.filters["bytes"] = format_bytes
     return environment.get_template(TEMPLATE).render(
         report=report,
         summary=[
@@ -178,7 +178,7 @@ def render(
         ranking_tables=ranking_tables(ranking, format_number),
         robustness_tables=robustness_tables(robustness, format_number),
         job_tables=job_tables(*job),
-        trade_off=index.get("trade_off") or [],
+        index_table=index_table(index),
         examples=make_examples(examples, catalogue) if catalogue is not None else [],
     )
 
@@ -203,6 +203,18 @@ def metric_table(retrieval: Mapping[str, Any]) -> dict[str, Any]:
         "columns": columns,
         "rows": [(segment, system, [metrics.get(name) for name in columns]) for segment, system, metrics in rows],
     }
+
+
+def index_table(index: Mapping[str, Any]) -> ReportTable:
+    """Every setting of an index that was tried."""
+    rows = [
+        [str(point["kind"]), str(point.get("setting") or ""),
+         *(format_number(point.get(name)) for name in ("recall@100_vs_exact", "p50_ms", "p99_ms")),
+         format_bytes(point.get("bytes"))]
+        for point in index.get("trade_off") or []
+    ]  # fmt: skip
+    columns = ("Kind", "Setting", "recall@100", "p50 ms", "p99 ms", "size")
+    return ReportTable("index", "Recall, latency, bytes", columns, rows, words=2)
 
 
 def finite(value: Any) -> Any:

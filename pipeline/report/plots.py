@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib import ticker
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from markupsafe import escape
 
 from pipeline.report.figure import COLOURS, INK, Plot, colour_of, drawn_once, name_of, read_metric, render_plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HIDDEN = {"masked": "hidden from the two towers as they were trained", "retrained": "trained without it"}
 
@@ -24,6 +25,8 @@ def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot 
         return None
 
     def draw(axes: Sequence[Axes]) -> None:
+        from matplotlib import ticker
+
         for axis, (key, title) in zip(axes, panels, strict=True):
             for place, (variant, rows) in enumerate(histories.items()):
                 width = 2.6 if variant == "full" else 1.3
@@ -133,7 +136,7 @@ def plot_ablation(retrieval: Mapping[str, Any]) -> Plot | None:
 
 
 def plot_index(index: Mapping[str, Any]) -> Plot | None:
-    """Recall against latency, one bubble a setting, its area by the bytes of the index."""
+    """Recall against latency, one bubble a setting, its area by the bytes of the index; of two settings a table tells all."""
     k = index.get("k") or 100  # latency is that of k neighbours
     key = f"recall@{k}_vs_exact"
     points = [
@@ -141,12 +144,15 @@ def plot_index(index: Mapping[str, Any]) -> Plot | None:
         for point in index.get("trade_off") or []
         if read_metric(point, "p50_ms") and read_metric(point, key) is not None
     ]
-    if not points:
+    if len(points) < 3:
         return None
     kinds = list(dict.fromkeys(str(point.get("kind", "index")) for point in points))
     largest = max(float(point.get("bytes") or 1) for point in points)
 
     def draw(axes: Sequence[Axes]) -> None:
+        from matplotlib import ticker
+        from matplotlib.lines import Line2D
+
         (axis,) = axes
         for place, kind in enumerate(kinds):
             chosen = [point for point in points if str(point.get("kind", "index")) == kind]
@@ -182,23 +188,22 @@ def plot_index(index: Mapping[str, Any]) -> Plot | None:
 
 
 def plot_seconds(seconds: Mapping[str, float]) -> Plot | None:
-    """Seconds per stage, in the order they ran."""
+    """Seconds per stage, in the order they ran, as markup of its own: a nightly job has no other plot, and to import
+    Matplotlib and draw this takes longer than most of its stages."""
     if not seconds:
         return None
-    names = list(seconds)[::-1]
-
-    def draw(axes: Sequence[Axes]) -> None:
-        (axis,) = axes
-        bars = axis.barh(range(len(names)), [seconds[name] for name in names], 0.62, color=COLOURS["model"])
-        axis.bar_label(bars, [f"{seconds[name]:.1f} s" for name in names], padding=4, fontsize=9)
-        axis.set_yticks(range(len(names)), names)
-        axis.set(xlabel="seconds", xlim=(0, max(0.1, 1.15 * max(seconds.values()))))
-        axis.grid(axis="y", visible=False)
-
+    longest, bars = max(*seconds.values(), 0.1), []
+    for place, (name, value) in enumerate(seconds.items()):
+        width, line = 380 * value / longest, 24 * place + 14
+        bars.append(
+            f'<text x="122" y="{line}" text-anchor="end">{escape(name)}</text>'
+            f'<rect x="130" y="{line - 11}" width="{width:.1f}" height="15" fill="{COLOURS["model"]}"/>'
+            f'<text x="{136 + width:.1f}" y="{line}">{value:.1f} s</text>'
+        )
+    shape = f'viewBox="0 0 570 {24 * len(seconds)}" font-size="12" fill="currentColor"'
     told = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     caption = f"{sum(seconds.values()):.0f} seconds altogether."
-    plot = render_plot("seconds", draw, panels=1, height=0.9 + 0.34 * len(seconds), caption=caption, width=6.4)
-    return dataclasses.replace(plot, alt=f"Seconds per stage: {told}.")
+    return Plot("seconds", f"<svg {shape}>{''.join(bars)}</svg>", f"Seconds per stage: {told}.", caption)
 
 
 def _size(points: Sequence[Mapping[str, Any]], kind: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING, Any
 
 from pipeline.report.figure import COLOURS, INK, Plot, colour_of, name_of, read_metric, render_plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def plot_calibration(ranking: Mapping[str, Any]) -> Plot | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING, Any
 
 from pipeline.report.figure import INK, OTHERS, Plot, name_of, render_plot
 from pipeline.report.table import ReportTable, interval_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DEFENCES = {
     "none": "none", "denoised_content": "denoised content", "adversarial_training": "adversarial training",

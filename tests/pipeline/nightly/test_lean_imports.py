@@ -12,7 +12,7 @@ import sys
 import pipeline.__main__
 from pipeline.nightly.lean_imports import import_models_libraries
 import_models_libraries()
-import pipeline.nightly.job, pipeline.nightly.beside
+import pipeline.nightly.job, pipeline.nightly.beside, pipeline.report.page
 print(*sorted({"jax", "matplotlib", "sklearn", "scipy.stats", "keras_hub"} & set(sys.modules)))
 import_models_libraries(["none", "signal:"])
 assert "keras_hub" not in sys.modules

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.report.figure import inline_svg
 from pipeline.report.page import ReportError, write_report
-from pipeline.report.plots import plot_ablation, plot_index, plot_segments
+from pipeline.report.plots import plot_ablation, plot_index, plot_seconds, plot_segments
 from pipeline.report.ranking_plots import plot_calibration
 from pipeline.report.words import headline_figures, summarise
 
@@ -64,6 +64,7 @@ INDEX: dict[str, Any] = {
     "trade_off": [
         {"kind": "exact", "setting": "", "recall@100_vs_exact": 1.0, "p50_ms": 1.0, "p99_ms": 2.0, "bytes": 1000},
         {"kind": "scann", "setting": "a", "recall@100_vs_exact": 0.995, "p50_ms": 0.4, "p99_ms": 0.9, "bytes": 1234},
+        {"kind": "scann", "setting": "b", "recall@100_vs_exact": 0.998, "p50_ms": 0.6, "p99_ms": 1.1, "bytes": 1234},
     ],
 }
 
@@ -286,6 +287,22 @@ def test_one_epoch_is_no_curve(run: Path) -> None:
         write(run / "retrieval" / variant / "history.json", [{"epoch": 0, "loss": 5.0, "valid_ndcg@20": 0.1}])
     write_report(run, None)
     assert "plot-learning" not in Page((run / "report.html").read_text()).ids
+
+
+def test_two_settings_of_an_index_are_a_table(run: Path) -> None:
+    """So is a nightly job's, which measures one beside exact search."""
+    write(run / "index" / "report.json", {**INDEX, "trade_off": INDEX["trade_off"][:2]})
+    write_report(run, None)
+    text = (run / "report.html").read_text()
+    assert "plot-index" not in text and "table-index" in text
+    assert '<td class="words">a</td><td>0.9950</td><td>0.4000</td><td>0.9000</td><td>1.2 kB</td>' in text
+
+
+def test_bars_of_seconds_are_as_long_as_they_took() -> None:
+    plot = plot_seconds({"ingest": 1.0, "a<b": 4.0})
+    assert plot is not None and "a&lt;b</text>" in plot.svg and "4.0 s</text>" in plot.svg
+    short, long = (float(width) for width in re.findall(r'<rect [^>]*width="([0-9.]+)"', plot.svg))
+    assert long == 4 * short
 
 
 def test_a_broken_stage_output_is_named(run: Path) -> None:
