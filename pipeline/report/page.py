@@ -20,19 +20,19 @@ from markupsafe import Markup
 from pipeline.report import plots as report_plots
 from pipeline.report import ranking_plots as report_ranking_plots
 from pipeline.report.examples import make_examples
-from pipeline.report.figure import Plot, name_of
+from pipeline.report.figure import Plot
 from pipeline.report.job import job_tables, job_words
 from pipeline.report.privacy import privacy_account, privacy_words
 from pipeline.report.ranking import ranking_figures, ranking_tables
+from pipeline.report.retrieval_tables import index_table, metric_table
 from pipeline.report.robustness import plot_robustness, robustness_tables, robustness_words
-from pipeline.report.table import ReportTable
-from pipeline.report.words import format_bytes, headline_figures, summarise
+from pipeline.report.table import format_number
+from pipeline.report.words import headline_figures, summarise
 from pipeline.stage import stage_seconds
 from serving.catalogue.catalogue import Catalogue, media_folder
 
 TEMPLATE = "report.html.j2"
 VARIANTS = ("full", "ids_only", "without_text", "without_image", "without_audio")
-METRICS = ("recall@10", "recall@20", "recall@100", "ndcg@10", "ndcg@20", "mrr", "coverage", "popularity_bias")
 
 
 class ReportError(ValueError):
@@ -81,7 +81,7 @@ def assemble(run: Path) -> dict[str, Any]:
         "index": index,
         "ranking": ranking_figures(run, _read),
         "robustness": _read(run / "robustness" / "robustness.json"),
-        "job": outcome and {"number": outcome["job"], "outcome": outcome["outcome"], "why": outcome["why"]},
+        "job": outcome and job_account(outcome),
         "judged": (_read(run / "judge" / "figures.json") or {}).get("metrics"),
         "checks": _read(run / "checks" / "checks.json"),
         "gate": _read(run / "gate" / "decision.json"),
@@ -90,6 +90,13 @@ def assemble(run: Path) -> dict[str, Any]:
         "fingerprint": release["fingerprint"] if release else None,
     }
     return finite({name: part for name, part in parts.items() if part})
+
+
+def job_account(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What became of a job; `current`: the version of the release that it went on from, None where there was none yet."""
+    before = (outcome.get("made_from") or {}).get("release") or {}
+    told = {"number": outcome["job"], "outcome": outcome["outcome"], "why": outcome["why"]}
+    return {**told, "current": before.get("version")}
 
 
 def data_counts(run: Path) -> dict[str, Any]:
@@ -183,40 +190,6 @@ def render(
     )
 
 
-def metric_table(retrieval: Mapping[str, Any]) -> dict[str, Any]:
-    """Every retrieval figure: columns, and rows of (segment, system, values)."""
-    systems: dict[str, Any] = {
-        "model": retrieval,
-        "oracle": retrieval.get("oracle") or {},
-        **(retrieval.get("baselines") or {}),
-    }
-    for modality, entry in (retrieval.get("ablation") or {}).items():
-        systems |= {f"{modality} {kind}": entry[kind] for kind in ("masked", "alone", "retrained") if kind in entry}
-    rows = [
-        (name_of(segment), name_of(system), metrics)
-        for segment in ("test", "cold_items")
-        for system, entry in systems.items()
-        if isinstance(metrics := entry.get(segment), Mapping)
-    ]
-    columns = [metric for metric in METRICS if any(metric in metrics for _, _, metrics in rows)]
-    return {
-        "columns": columns,
-        "rows": [(segment, system, [metrics.get(name) for name in columns]) for segment, system, metrics in rows],
-    }
-
-
-def index_table(index: Mapping[str, Any]) -> ReportTable:
-    """Every setting of an index that was tried."""
-    rows = [
-        [str(point["kind"]), str(point.get("setting") or ""),
-         *(format_number(point.get(name)) for name in ("recall@100_vs_exact", "p50_ms", "p99_ms")),
-         format_bytes(point.get("bytes"))]
-        for point in index.get("trade_off") or []
-    ]  # fmt: skip
-    columns = ("Kind", "Setting", "recall@100", "p50 ms", "p99 ms", "size")
-    return ReportTable("index", "Recall, latency, bytes", columns, rows, words=2)
-
-
 def finite(value: Any) -> Any:
     """The value as strict JSON allows it: NumPy numbers as Python's, NaN and infinities as None.
 
@@ -231,20 +204,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def format_number(value: Any) -> str:
-    """A figure as people read it; a dash where there is none.
-
-    Example:
-        >>> format_number(0.12345), format_number(120000), format_number(None)
-        ('0.1235', '120,000', '–')
-    """
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def _read(file: Path) -> Any:

@@ -44,3 +44,17 @@ def short_number(value: float) -> str:
     """
     text = f"{abs(value):.3f}"
     return ("−" if value < 0 and float(text) else "") + (text[1:] if text.startswith("0.") else text)
+
+
+def format_number(value: Any) -> str:
+    """A figure as people read it; a dash where there is none.
+
+    Example:
+        >>> format_number(0.12345), format_number(120000), format_number(None)
+        ('0.1235', '120,000', '–')
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"

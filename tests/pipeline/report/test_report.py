@@ -267,6 +267,7 @@ def test_a_job_says_what_became_of_its_candidate(run: Path, published: bool) -> 
     rule = {"name": "ranked NDCG@10", "passed": published, "found": "0.162, 346 users", "allowed": "at least 0.1"}
     write(run / "gate" / "decision.json", {"publish": published, "rules": [rule]})
     outcome = {"job": 9, "outcome": "kept", "why": "the gate: ranked NDCG@10", "release": None}
+    outcome["made_from"] = {"release": {"version": 10, "fingerprint": "d" * 64}}
     if published:
         outcome |= {"outcome": "published", "why": "release 11", "release": {"version": 11, "fingerprint": "e" * 64}}
         shutil.rmtree(run / "releases")
@@ -280,6 +281,13 @@ def test_a_job_says_what_became_of_its_candidate(run: Path, published: bool) -> 
     figures = headline_figures(report)
     assert ("Recall@100, newest days", "0.634", "current release 0.613") in figures
     assert ("Ranked NDCG@10, newest days", "0.162", "") in figures  # there was none before
+
+
+def test_a_first_job_that_is_kept_back_leaves_no_release(run: Path) -> None:
+    outcome = {"job": 1, "outcome": "kept", "why": "the gate: size of the release", "made_from": {"release": None}}
+    write(run / "outcome.json", outcome)
+    assert write_report(run, None)["job"]["current"] is None
+    assert "Job 1: kept; there is no release yet<" in (run / "report.html").read_text()
 
 
 def test_one_epoch_is_no_curve(run: Path) -> None:
