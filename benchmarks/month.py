@@ -70,7 +70,6 @@ example: python benchmarks/month.py --days 30 --full-every 10 --config configs/d
 """
 KILLED_NIGHTS = 3
 QUICK = [
-    "retrieval.epochs=6", "ranking.epochs=4", "ranking.learning_rate=0.001", "ranking.trees=0",
     "encoders.text=signal:", "encoders.image=signal:", "encoders.audio=none", "search.enabled=false", "index.scann=false",
     "linear.parts=['closed_form']", "retrieval.width=32", "retrieval.history_length=15",
     "retrieval.history=mean", "retrieval.batch_size=256", "retrieval.learning_rate=0.004",
