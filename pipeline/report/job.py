@@ -1,4 +1,4 @@
-"""The job part of the report: what the data checks found, what the gate decided, each line with its bound."""
+"""The job part of the report: what became of it, what data checks found and the gate decided, each line with its bound."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from typing import Any
 from pipeline.report.table import ReportTable
 
 VERDICTS = {"go": "go", "warn": "go, with a warning", "stop": "stop"}
+
+
+def job_account(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What became of a job; `current`: the version of the release that it went on from, None where there was none yet."""
+    before = (outcome.get("made_from") or {}).get("release") or {}
+    told = {"number": outcome["job"], "outcome": outcome["outcome"], "why": outcome["why"]}
+    return {**told, "current": before.get("version")}
 
 
 def job_tables(checks: Mapping[str, Any] | None, gate: Mapping[str, Any] | None) -> list[ReportTable]:

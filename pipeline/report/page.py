@@ -21,7 +21,7 @@ from pipeline.report import plots as report_plots
 from pipeline.report import ranking_plots as report_ranking_plots
 from pipeline.report.examples import make_examples
 from pipeline.report.figure import Plot
-from pipeline.report.job import job_tables, job_words
+from pipeline.report.job import job_account, job_tables, job_words
 from pipeline.report.privacy import privacy_account, privacy_words
 from pipeline.report.ranking import ranking_figures, ranking_tables
 from pipeline.report.retrieval_tables import index_table, metric_table
@@ -90,13 +90,6 @@ def assemble(run: Path) -> dict[str, Any]:
         "fingerprint": release["fingerprint"] if release else None,
     }
     return finite({name: part for name, part in parts.items() if part})
-
-
-def job_account(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """What became of a job; `current`: the version of the release that it went on from, None where there was none yet."""
-    before = (outcome.get("made_from") or {}).get("release") or {}
-    told = {"number": outcome["job"], "outcome": outcome["outcome"], "why": outcome["why"]}
-    return {**told, "current": before.get("version")}
 
 
 def data_counts(run: Path) -> dict[str, Any]:

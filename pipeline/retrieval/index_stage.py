@@ -11,6 +11,7 @@ import pandas as pd
 
 from data.dataset import Dataset
 from pipeline.metrics.examples import make_requests
+from pipeline.report.plots import plot_index
 from pipeline.retrieval.served import shared_served
 from pipeline.settings.index import IndexSection
 from serving.index.build import build_indexes
@@ -23,7 +24,7 @@ def build_index_stage(
 ) -> dict[str, Any]:
     """Item embeddings -> the indexes in `out`, `report.json`, `trade_off.csv` and `trade_off.svg`; returns the figures.
 
-    Nothing is drawn where no points beside the chosen ones are measured (`index.points_beyond` is 0).
+    Nothing is drawn where no points beside the chosen ones are measured (`index.points_beyond` is 0), or under three in all.
 
     Raises:
         serving.index.build.RecallBelowFloor: the kind that was asked for finds too little.
@@ -41,10 +42,6 @@ def build_index_stage(
 def write_trade_off(report: Mapping[str, Any], out: Path, *, drawn: bool = True) -> None:
     """Recall, latency and bytes of every setting that was measured, as `trade_off.csv` and, `drawn`, `trade_off.svg`."""
     pd.DataFrame(report["trade_off"]).to_csv(out / TABLE, index=False)
-    if not drawn:
-        return
-    from pipeline.report.plots import plot_index  # half a second of Matplotlib
-
-    plot = plot_index(report)
+    plot = plot_index(report) if drawn else None
     if plot is not None:
         (out / PLOT).write_text(plot.document, encoding="utf-8")
