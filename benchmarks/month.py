@@ -144,9 +144,9 @@ class Month:
         nights, pairs = [], {}
         for number, day in enumerate(self.days):
             if number == last - KILLED_NIGHTS + 1 and options.kills:
-                self.keep_copy(self.out, "before-the-kills")
+                self.keep_run(number, "before-the-kills")
             if number == last and options.bad_days:
-                self.keep_copy(self.out, "before-the-last")
+                self.keep_run(number, "before-the-last")
             if number in compared and not options.quick:
                 self.keep_store(number)
             nights.append(self.job(f"night {number}", day, self.out))
@@ -222,6 +222,12 @@ class Month:
             weights_folder(kept).symlink_to(weights.resolve())
         self.keep_copy(self.store, kept.name)
 
+    def keep_run(self, night: int, name: str) -> None:
+        """Keep the run folder as it is before a night; after it, it is that of another story."""
+        if f"night {night}" in self.ledger.nights and not (self.folder / name).is_dir():
+            raise SystemExit(f"month: {self.folder} has no run folder of before night {night}; --bad-days, --kills: take another")
+        self.keep_copy(self.out, name)
+
     def keep_copy(self, folder: Path, name: str) -> None:
         """A folder as it is now, whole, under a name in the month's own; unless it was kept before."""
         if not (self.folder / name).is_dir():
@@ -239,12 +245,8 @@ class Month:
         night = self.job(name, day, out)
         checks = json.loads((newest_job(out) / "checks" / "checks.json").read_text())["checks"]
         warned = [f"{check['name']}: {check['found']}" for check in checks if check["verdict"] != "go"]
-        return {
-            "outcome": night.outcome,
-            "why": night.why,
-            "checks": warned,
-            "released": list_releases(out / "releases") != before,
-        }
+        released = list_releases(out / "releases") != before
+        return {"outcome": night.outcome, "why": night.why, "checks": warned, "released": released}
 
 
 def main() -> None:

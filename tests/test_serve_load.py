@@ -3,6 +3,8 @@
 import itertools
 import time
 
+import pytest
+
 from benchmarks.serve_load import at_most, in_turns, open_loop, per_second
 
 
@@ -24,6 +26,16 @@ def test_one_stall_is_counted_in_every_request_that_was_due_meanwhile():
     assert loaded["p99_ms"] > 150
     slow = itertools.chain([0.2], itertools.repeat(0.0))
     assert in_turns({"system": lambda number: time.sleep(next(slow))}, 100)["system"]["p50_ms"] < 50
+
+
+@pytest.mark.parametrize("load", [lambda ask: open_loop(ask, 200.0, 0.2, workers=2), lambda ask: at_most(ask, 0.2, workers=2)])
+def test_a_request_that_fails_is_no_fast_one(load):
+    def ask(number):
+        if number == 3:
+            raise ConnectionError("refused")
+
+    with pytest.raises(ConnectionError, match="refused"):
+        load(ask)
 
 
 def test_systems_take_turns_and_every_request_is_asked():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -198,21 +199,33 @@ def enter_runs(
 ) -> Entry:
     """What finished runs serve, as one more model: its queries and items, tuned by its own stages; a run is a seed.
 
+    A run that was fitted again once all was chosen (`linear.refit`) answers validation as it was before: afterwards it knows
+    the answers. What it was fitted on again stands in the entry's settings, since peers learn from the train split alone.
+
     Args:
         runs: (run folder, variant), such as `full` or `ids_only`. dataset: the one everybody else is judged on.
 
     Raises:
-        ValueError: a run was made from other events, items or splits.
+        ValueError: a run was made from other events, items or splits, or has learned from a split that is not known at test.
     """
-    from pipeline.retrieval.served import load_served
+    from pipeline.retrieval.served import UNSEEN, load_served, served_folder
 
     users, valid, answering = [], [], []
+    learned: set[str] = set()
     for folder, variant in runs:
         own = Dataset.load(folder / "ingest")
         if not (own.events.equals(dataset.events) and list(own.item_ids) == list(dataset.item_ids)):
             raise ValueError(f"--run: {folder} must be made from the same dataset and split as the others; it is not")
-        served = load_served(folder, variant)
+        again = (served_folder(folder, variant) / UNSEEN).is_dir()
+        if again:
+            learned |= set(json.loads((folder / "linear" / variant / "info.json").read_text())["refitted_on"])
+        if not learned <= {"train", *known_splits}:
+            raise ValueError(
+                f"--run: {folder} must have learned from {known_splits} at most, was fitted again on {sorted(learned)}; set "
+                "evaluation.mask_splits or linear.refit=false, and run it again"
+            )
         for split, known in (("valid", ("train",)), ("test", known_splits)):
+            served = load_served(folder, f"{variant}/{UNSEEN}" if again and split == "valid" else variant)
             question = ask(dataset, split, known, seed, served.history_length)
             begun = time.perf_counter()
             queries = served.queries(dataset.profile, question.requests.users, question.requests.history)
@@ -223,7 +236,9 @@ def enter_runs(
                 users.append(values)
                 answering.append(time.perf_counter() - begun)
     stacked = {metric: np.stack([values[metric] for values in users]) for metric in METRICS}
-    settings = {"runs": [f"{folder.name}:{variant}" for folder, variant in runs]}
+    settings: dict[str, Any] = {"runs": [f"{folder.name}:{variant}" for folder, variant in runs]}
+    if learned - {"train"}:
+        settings["refitted_on"] = sorted(learned)
     return Entry(name, settings, 0, float(np.mean(valid)), stacked, None, float(np.mean(answering)))
 
 

@@ -23,6 +23,7 @@ from pipeline.peers.contest import (
 from pipeline.peers.peers import CLASSIC, COLD, Choice, Peer, Problem, Range, from_baseline
 from pipeline.retrieval.baselines import ItemKNN, Popularity
 from tests.pipeline.checkerboard import checkerboard
+from towers.ensemble import DESCRIPTION
 
 USERS, ITEMS = 40, 60
 
@@ -172,3 +173,30 @@ def test_what_a_finished_run_serves_is_judged_like_every_model(dataset, tmp_path
     other = dataclasses.replace(dataset, events=dataset.events.iloc[1:].reset_index(drop=True))
     with pytest.raises(ValueError, match="must be made from the same dataset and split"):
         enter_runs("known", [(tmp_path / "a", "full")], other, ("train",), "ndcg@20", 7)
+
+
+def test_a_run_that_was_fitted_again_answers_validation_as_it_was_before(dataset, tmp_path, monkeypatch):
+    """`full` knows everybody's kind, `full/unseen` shows everybody the other one."""
+    run, kinds = tmp_path / "a", np.eye(2, dtype=np.float32)
+    dataset.save(run / "ingest")
+    for folder in ("served/full/unseen", "linear/full"):
+        (run / folder).mkdir(parents=True)
+    (run / "served/full" / DESCRIPTION).write_text("{}")
+    (run / "linear/full/info.json").write_text('{"refitted_on": ["train", "valid"]}')
+
+    class Served:
+        history_length = 5
+        items = kinds[np.arange(ITEMS + 1) % 2]
+
+        def __init__(self, variant):
+            self.wrong = variant == "full/unseen"
+
+        def queries(self, profile, users, history):
+            return kinds[(users + self.wrong) % 2]
+
+    monkeypatch.setattr("pipeline.retrieval.served.load_served", lambda folder, variant: Served(variant))
+    entry = enter_runs("again", [(run, "full")], dataset, ("train", "valid"), "ndcg@20", 7)
+    assert entry.valid == 0.0 and entry.values("recall@20").min() == 1.0
+    assert entry.settings["refitted_on"] == ["train", "valid"]
+    with pytest.raises(ValueError, match="must have learned from"):
+        enter_runs("again", [(run, "full")], dataset, ("train",), "ndcg@20", 7)
