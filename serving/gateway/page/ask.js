@@ -9,6 +9,9 @@ function kept(name, make) {
   return value;
 }
 
+/* Thirty-two characters that nobody has had before; `crypto.randomUUID` is missing where a page comes without TLS. */
+const token = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
 /* Everything that came from outside becomes a text node or a checked property: never markup. */
 function make(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);

@@ -56,8 +56,9 @@ function named(node, item) {
 
 /* What was done is on the server's disk when it answers, and the next list differs. */
 async function tell(entry, user, event) {
-  await ask("/v1/feedback", { events: [{ user_id: user, session_id: SESSION, item_id: entry.item.item_id, event, position: entry.rank,
-    propensity: entry.propensity > 0 ? entry.propensity : null, event_id: `${SESSION}-${Date.now()}-${String(Math.random()).slice(2)}` }] });
+  const reply = await ask("/v1/feedback", { events: [{ user_id: user, session_id: SESSION, item_id: entry.item.item_id, event, position: entry.rank,
+    propensity: entry.propensity > 0 ? entry.propensity : null, event_id: `${Date.now()}-${token()}` }] });
+  if (reply.refused.length) throw new Error(reply.refused[0].error);
 }
 
 function verdict(entry, user) {

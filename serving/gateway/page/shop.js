@@ -1,7 +1,8 @@
 /* The shop: whom for, what is asked, and the list that answers. */
 const NEW_VISITOR = "a-new-visitor";
-const SESSION = kept("session", () => String(Math.random()).slice(2) + Date.now());
-const VARIETY = ["as released", "a little more", "more", "much more", "wide", "as wide as can be"];
+const SESSION = kept("session", token);
+/* Words for `mmr_lambda`. Not against the release's own, which nobody here knows: a step named "more" could be less than that. */
+const VARIETY = [["as released", null], ["none", 1], ["a little", 0.85], ["some", 0.7], ["much", 0.5], ["as wide as can be", 0.35]];
 const LARGEST_FILE = 16 * 2 ** 20;
 let turn = 0, before = null, sampled = null, stranger = null;
 
@@ -11,8 +12,8 @@ const userId = () => find("user").value.trim();
 const chosenDomain = () => document.querySelector("#domains input:checked")?.value ?? "";
 
 function request(user) {
-  const step = Number(find("variety").value);
-  return { user_id: user, session_id: SESSION, k: pageLength(), domain: chosenDomain(), profile: saidProfile(user), policy: step ? [`mmr_lambda=${(1 - 0.13 * step).toFixed(2)}`] : [] };
+  const [, weight] = VARIETY[Number(find("variety").value)];
+  return { user_id: user, session_id: SESSION, k: pageLength(), domain: chosenDomain(), profile: saidProfile(user), policy: weight === null ? [] : [`mmr_lambda=${weight}`] };
 }
 
 /* Only whom nobody knows is asked who they are: of the others it is known. */
@@ -168,7 +169,7 @@ function domainChoice(domain, label) {
 }
 
 function sayVariety() {
-  const words = VARIETY[Number(find("variety").value)];
+  const [words] = VARIETY[Number(find("variety").value)];
   find("variety-said").textContent = words;
   find("variety").setAttribute("aria-valuetext", words);
 }

@@ -175,8 +175,14 @@ def test_similar_items_domains_and_variety(browser, shop, run):
         settled(page)
         assert titles(page) == first
         page.get_by_label("Variety").focus()
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
+        for words, weights in (
+            ("none", ["mmr_lambda=1"]), ("a little", ["mmr_lambda=0.85"]), ("some", ["mmr_lambda=0.7"]),
+            ("much", ["mmr_lambda=0.5"]), ("as wide as can be", ["mmr_lambda=0.35"]),
+        ):  # fmt: skip
+            with page.expect_request("**/v1/recommend") as asked:
+                page.keyboard.press("ArrowRight")
+            assert asked.value.post_data_json["policy"] == weights
+            expect(page.locator("#variety-said")).to_have_text(words)
         expect(page.locator("#variety-said")).to_have_text("as wide as can be")
         page.wait_for_function(
             "names => [...document.querySelectorAll('#items h3')].some((node, place) => node.innerText !== names[place])",
@@ -290,7 +296,9 @@ def test_the_page_for_engineers(browser, shop):
 def test_a_key_is_asked_for_and_kept_for_the_tab(browser, shop, run, tmp_path):
     keys = tmp_path / "keys.json"
     key, line = make_key("a visitor", ("recommend", "feedback"))
-    add_key(keys, line)
+    admin, admins = make_key("an engineer", ("admin",))
+    for one in (line, admins):
+        add_key(keys, one)
     settings = GatewaySettings(
         run=run.folder, source=run.source, state=tmp_path / "state", target=shop[0].target, clock="log", keys=keys
     )
@@ -316,6 +324,17 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser, shop, run, tmp_path):
             page.reload()
             settled(page)
             assert titles(page) and name not in titles(page)
+            address, gone = page.url.partition("?")[0], titles(page)[0]
+            item = page.evaluate("async () => (await ask('/v1/recommend', request(userId()))).items[0].item.item_id")
+            headers = {"Authorization": f"Bearer {admin}"}
+            httpx.delete(f"{address}v1/items/{item}", headers=headers).raise_for_status()
+            page.get_by_role("button", name=f"Like {gone}", exact=True).first.click()
+            settled(page, "That was not noted")
+            page.goto(f"{address}engineers")
+            settled(page, "needs the scope 'admin'")
+            page.get_by_label("API key").fill(admin)
+            page.get_by_role("button", name="Read again").click()
+            settled(page, "The figures are read")
     finally:
         gateway.should_exit = True
         thread.join(timeout=10)
