@@ -225,7 +225,7 @@ class Month:
     def keep_run(self, night: int, name: str) -> None:
         """Keep the run folder as it is before a night; after it, it is that of another story."""
         if f"night {night}" in self.ledger.nights and not (self.folder / name).is_dir():
-            raise SystemExit(f"month: {self.folder} has no run folder of before night {night}; --bad-days, --kills: take another")
+            raise SystemExit(f"month: {self.folder} has no run folder of before night {night}, for --bad-days and --kills")
         self.keep_copy(self.out, name)
 
     def keep_copy(self, folder: Path, name: str) -> None:
