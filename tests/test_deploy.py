@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib.resources
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,23 @@ def test_dockerfile_copies_what_is_there():
     assert copied
     for name in copied:
         assert (ROOT / name).exists() and name in kept, name
+
+
+def test_no_secret_of_a_deployment_comes_into_the_image_or_the_repository():
+    """By Docker's rule: of the patterns that a path lies under, the last one decides."""
+    rules = [line for line in (DEPLOY / "gateway.Dockerfile.dockerignore").read_text().splitlines() if line[0] != "#"]
+
+    def sent(path: str) -> bool:
+        parents = list(itertools.accumulate(path.split("/"), "{}/{}".format))
+        under = [rule for rule in rules if any(fnmatch(part, rule.lstrip("!")) for part in parents)]
+        return not under or under[-1][0] == "!"
+
+    assert sent("deploy/nightly.sh") and sent("serving/json_log.py") and not sent("tests/conftest.py")
+    readme = (DEPLOY / "README.md").read_text()
+    secrets = {*re.findall(r"deploy/secrets/\w+(?:\.\w+)?", readme), "deploy/secrets/gateway_keys.json"}
+    assert len(secrets) == 3, secrets
+    assert not [path for path in secrets if sent(path)]
+    assert "deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 # ---- Prometheus and Grafana
