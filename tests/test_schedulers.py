@@ -138,13 +138,16 @@ class Step:
         return other
 
 
-@pytest.fixture
-def nightly(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The DAG's file, executed with what it takes of Airflow: exceptions of Airflow's names, `dag` and `task`."""
+@pytest.fixture(params=["airflow.sdk.exceptions", "airflow.exceptions"], ids=["3.2", "3.0"])
+def nightly(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The DAG's file, executed with what it takes of Airflow: exceptions of Airflow's names, where newer and older ones have
+    them, `dag` and `task`."""
     told: dict[str, Any] = {"order": []}
-    sdk, exceptions = types.ModuleType("airflow.sdk"), types.ModuleType("airflow.sdk.exceptions")
+    names = ("airflow", "airflow.sdk", "airflow.sdk.exceptions", "airflow.exceptions")
+    modules = {name: types.ModuleType(name) for name in names}
+    sdk = modules["airflow.sdk"]
     for name in ("AirflowException", "AirflowFailException", "AirflowSkipException"):
-        setattr(exceptions, name, type(name, (Exception,), {}))
+        setattr(modules[request.param], name, type(name, (Exception,), {}))
 
     def dag(**settings):
         told["settings"] = settings
@@ -152,8 +155,8 @@ def nightly(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     sdk.dag = dag  # type: ignore[attr-defined]
     sdk.task = lambda task_id: lambda run: lambda *given: Step(task_id, told["order"])  # type: ignore[attr-defined]
-    for module in (types.ModuleType("airflow"), sdk, exceptions):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
     told["names"] = runpy.run_path(str(DEPLOY / "airflow" / "triptych_nightly.py"))
     return told
 

@@ -14,7 +14,11 @@ import os
 import subprocess
 
 from airflow.sdk import dag, task
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+try:
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+except ImportError:  # Airflow 3.0 and 3.1 have them there
+    from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 HOME = os.environ.get("TRIPTYCH_HOME", "/opt/triptych")
 PLACES = {
