@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.follow.batches import EventBatches
-from pipeline.follow.journal import NUMBERS, Base, Cursor, Journal, base_of, digest_of
+from pipeline.follow.journal import Base, Cursor, Journal, base_of, digest_of
 from pipeline.follow.learner import Learner
 from pipeline.follow.publish import Followed, answering, check_made_from
 from pipeline.settings.config import Config
 from pipeline.training.checkpoint import snapshot
 from serving.feedback.tail import Event, EventSource
+from serving.release_number import NUMBERS
 
 Say = Callable[[str], None]
 LOOK_SECONDS = 1.0

@@ -23,12 +23,11 @@ from pipeline.nightly.record import PUBLISHED, jobs_of, outcome_of
 from pipeline.stage import StageError
 from serving.feedback.partitions import as_table, write_table
 from serving.feedback.tail import Event
+from serving.release_number import NUMBERS
 
 FOLDER, FOLLOWED = "follow", "followed"
 """Of a run folder: what a follower keeps, and what it publishes (`pipeline.follow.publish`)."""
 CURSOR, GUARD, EVENTS, WEIGHTS = "cursor.json", ".guard", "events.parquet", "weights.npz"
-NUMBERS = 1_000_000
-"""Followed releases of release r are r * NUMBERS + n: they rise with updates and with releases, and 0 is r itself."""
 
 
 @dataclasses.dataclass(frozen=True)

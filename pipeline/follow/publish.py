@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.follow.journal import FOLLOWED, NUMBERS, Base, Cursor
+from pipeline.follow.journal import FOLLOWED, Base, Cursor
 from pipeline.stage import StageError
 from serving.export.overlay import publish_overlay
+from serving.release_number import NUMBERS
 from serving.releases.gc import remove
 from serving.releases.labels import CANARY, PREVIOUS, ReleaseLabels, read_labels
 from serving.releases.lock import alone

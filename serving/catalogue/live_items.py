@@ -17,6 +17,7 @@ from serving.catalogue.live_items_place import Placing
 from serving.client.added_items import AddedItems
 from serving.client.new_items import NewItem
 from serving.json_log import FIELDS
+from serving.release_number import base_version
 from serving.status import ServingError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class LiveItems:
     the same folder is noticed within a second.
 
     When another release answers, all items are placed again in the background, by it: until then it answers without
-    them, since embeddings of two releases cannot be compared.
+    them, since embeddings of two releases cannot be compared. An update between two releases leaves them where they are.
 
     Args:
         log: where changes are kept.
@@ -132,9 +133,9 @@ class LiveItems:
         self._change(delete(item_id))
 
     def follow(self, version: int) -> None:
-        """Another release answers from now on."""
+        """Another release answers from now on, or an update of the same one, which moves no item."""
         with self._lock:
-            self._version = version
+            self._version = base_version(version)
         self._wake.set()
 
     def start(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data.durable_file import sync, write_durably
+from serving.release_number import base_version
 
 CHANGES, MEDIA = "changes.jsonl", "media"
 ADDED = "added"
@@ -52,7 +53,8 @@ class LiveVector:
     """Where a release puts an item.
 
     Attributes:
-        version: of the release. known: whether the release holds the id itself, so that its own place must be hidden.
+        version: of the release, never of an update of it. known: whether the release holds the id itself, so that its own
+            place must be hidden.
         embedding: f32 [D]; None = the release's own place is right. search: f32 [E]; None = it has no such search.
         content: modality -> f32 [E], of those that the item has and the release is searched by.
     """
@@ -205,10 +207,10 @@ def _write_vector(vector: LiveVector) -> dict[str, Any]:
 
 
 def _read_vector(written: dict[str, Any]) -> LiveVector:
-    # A log from before content was searched has none.
+    # A log from before content was searched has none, and an older one may have placed items by an update's number.
     content = {name: array for name, text in written.get("content", {}).items() if (array := _array(text)) is not None}
     embedding, search = _array(written["embedding"]), _array(written["search"])
-    return LiveVector(written["version"], written["known"], embedding, search, content)
+    return LiveVector(base_version(written["version"]), written["known"], embedding, search, content)
 
 
 def _text(array: np.ndarray | None) -> str | None:

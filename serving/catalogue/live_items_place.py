@@ -10,6 +10,7 @@ import grpc
 
 from serving.catalogue.live_items_log import LiveItem, LiveVector
 from serving.client.new_items import NewItem
+from serving.release_number import base_version
 from serving.status import ServingError
 
 if TYPE_CHECKING:  # its protocol messages bring TensorFlow with them
@@ -36,7 +37,7 @@ class Placing:
     deadline: float = 10.0
 
     def place(self, items: Sequence[LiveItem], read: Callable[[LiveItem], NewItem]) -> list[LiveVector]:
-        """Where the answering release puts items, all by one version of it.
+        """Where the answering release puts items, all by one release; its updates count as itself.
 
         An item that it holds with the same content stays where training put it: what people did with it counts for more
         than content alone. Any other is put where its content says.
@@ -50,20 +51,21 @@ class Placing:
         for _ in range(TRIES):
             known, version = self.encoder.known_items([item.item_id for item in items], ranking_model=self.ranking_model)
             stay = [is_known and self.released(item) for item, is_known in zip(items, known, strict=True)]
-            vectors = [LiveVector(version, is_known, None, None) for is_known in known]
+            release = base_version(version)
+            vectors = [LiveVector(release, is_known, None, None) for is_known in known]
             moving = [place for place, stays in enumerate(stay) if not stays]
             if not moving:
                 return vectors
             encoded = self.encoder.encode_items(
                 [read(items[place]) for place in moving], encoder_model=self.encoder_model, deadline=self.deadline
             )
-            if encoded.version != version:
+            if base_version(encoded.version) != release:
                 continue
             search = self.encoder.place_in_search(encoded, search_model=self.search_model)
             content = self.encoder.place_in_content(encoded)
             for line, place in enumerate(moving):
                 vectors[place] = LiveVector(
-                    version,
+                    release,
                     known[place],
                     encoded.embeddings[line],
                     None if search is None else search[line],

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from serving.release_number import base_version
+
 RETRIEVAL, SEARCH = "retrieval", "search"
 NEIGHBOURS = 5
 """Candidates on either side, in the order of retrieval, whose ranking scores an unranked item takes the mean of."""
@@ -17,10 +19,10 @@ class AddedItems:
     """What has been added to, changed in and taken from a catalogue since its release, as one request sees it.
 
     A server's answer and these belong together only when they come from one release: embeddings of two trainings have
-    nothing to do with each other.
+    nothing to do with each other. An update between two releases moves no item and belongs to its release.
 
     Attributes:
-        version: of the release that made the embeddings.
+        version: of the release that made the embeddings, or of an update of it.
         ids: of the added and changed items, [N].
         embeddings: f32 [N, D], from `item_encoder`.
         search_vectors: f32 [N, E], from the `items` signature of `search`; None where the release has none.
@@ -55,6 +57,15 @@ class AddedItems:
                 f"{sorted(lengths)} lines"
             )
 
+    def belong_to(self, version: int) -> bool:
+        """Whether the answers of a version compare with these embeddings.
+
+        Example:
+            >>> AddedItems(3).belong_to(3_000_005), AddedItems(3).belong_to(4)
+            (True, False)
+        """
+        return base_version(version) == base_version(self.version)
+
     def merge(
         self,
         query: np.ndarray | None,
@@ -80,7 +91,7 @@ class AddedItems:
         ids, scores = np.delete(ids, hidden), np.delete(scores, hidden)
         own = {RETRIEVAL: self.embeddings, SEARCH: self.search_vectors}
         table = own[space] if space in own else self.content_vectors.get(space)
-        if query is None or table is None or version != self.version or not query.any():
+        if query is None or table is None or not self.belong_to(version) or not query.any():
             return ids[:k], scores[:k]
         there = np.asarray(table.any(axis=1)) | (space in own)
         free = [place for place, name in enumerate(self.ids) if there[place] and name not in excluded]

@@ -18,7 +18,7 @@ def reaches_page(added: AddedItems, page: Recommendation, excluded: Collection[s
     Args:
         page: with its query. excluded: ids that must not be answered.
     """
-    if page.query is None or added.version not in page.versions.values():
+    if page.query is None or not any(map(added.belong_to, page.versions.values())):
         return False
     free = [place for place, name in enumerate(added.ids) if name not in excluded]
     if not free or added.embeddings.shape[1] != len(page.query):

@@ -46,8 +46,8 @@ class FakeRecommender:
     """Answers the items from the last to the first, without the excluded ones, and remembers what it was asked.
 
     Item row r of release v lies at [r + 100 v], every query is [1], and an item that is added lies where its title says: the
-    title "9.5" comes between i10 and i9, if it is compared with items of its own release. A search for "q" finds the items
-    whose row is nearest to q.
+    title "9.5" comes between i10 and i9, if it is compared with items of its own release. Versions from a million on are
+    updates, of release v // 1,000,000. A search for "q" finds the items whose row is nearest to q.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class FakeRecommender:
         self._fail()
         self.encoded += items
         places = np.array([[_number(item.title)] for item in items], np.float32)
-        return EncodedItems(places + 100 * self.version, np.ones((len(items), 1), bool), {"text": places}, self.version)
+        return EncodedItems(places + 100 * self._release, np.ones((len(items), 1), bool), {"text": places}, self.version)
 
     def place_in_search(self, encoded: EncodedItems, *, search_model: str = "search") -> np.ndarray | None:
         self._fail()
@@ -122,6 +122,10 @@ class FakeRecommender:
         self._fail()
         return []  # it knows of no reasons
 
+    @property
+    def _release(self) -> int:
+        return self.version // 1_000_000 or self.version
+
     def _fail(self) -> None:
         if self.error is not None:
             raise self.error
@@ -129,7 +133,7 @@ class FakeRecommender:
     def _retrieve(self, excluded: Sequence[str], added: AddedItems | None) -> tuple[list[str], list[float]]:
         rows = [row for row in range(ITEMS, 0, -1) if f"i{row}" in self.known and f"i{row}" not in excluded]
         ids = np.array([f"i{row}".encode() for row in rows], object)
-        scores = np.array(rows, np.float32) + 100 * self.version
+        scores = np.array(rows, np.float32) + 100 * self._release
         if added is not None:
             ids, scores = added.merge(np.ones(1), ids, scores, 1000, self.version, excluded=excluded)
         return [name.decode() for name in ids], scores.tolist()

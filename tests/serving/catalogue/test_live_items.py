@@ -21,6 +21,8 @@ from PIL import Image
 
 from serving.catalogue.live_items_log import CHANGES
 from serving.client.added_items import AddedItems, fill_unranked
+from serving.client.page import reaches_page
+from serving.client.recommendation import Recommendation
 from serving.gateway.app import GatewaySettings, create_app
 from serving.status import ServingError
 from tests.serving.fake_recommender import FakeRecommender
@@ -172,6 +174,35 @@ def test_another_release_places_the_items_anew(start, fake: FakeRecommender, fol
         wait_for(lambda: recommended(client) == ["i12", "i11", "i10", "new", "i9"])
         assert recommended(client, 12)[6] == "i7"
     assert [item.title for item in fake.encoded] == ["9.5", "11.5", "9.5", "11.5", "9.5"]
+
+
+def test_an_update_of_a_release_leaves_the_items_where_they_are(start, fake: FakeRecommender, folders) -> None:
+    """A follower publishes one every half minute: nothing is encoded again, and nobody waits for it."""
+    client = start(cache_seconds=0)
+    client.post("/v1/items", json={"item_id": "new", "title": "9.5"})
+    for version in (2_000_000, 2_000_001, 2_000_002):
+        fake.version = version
+        assert recommended(client) == ["i12", "i11", "i10", "new", "i9"]
+        assert found(client, "9.4") == ["new", "i9", "i10"]
+        assert recommended(client, exclude_item_ids=["i11"]) == ["i12", "i10", "new", "i9", "i8"]
+    log = folders[0] / "gateway" / "items" / CHANGES
+    assert len(log.read_bytes().splitlines()) == 1 and b'"version":2,' in log.read_bytes()
+    client.post("/v1/items", json={"item_id": "more", "title": "10.5"})  # placed by the update
+    assert recommended(client) == ["i12", "i11", "more", "i10", "new"]
+    log.write_bytes(log.read_bytes().replace(b'"version":2,', b'"version":2000002,'))  # as logs were written before
+    fake.version = 2_000_003
+    assert recommended(start()) == ["i12", "i11", "more", "i10", "new"]
+    with client:  # whose background work has nothing to do until another release answers
+        fake.version = 3_000_000
+        wait_for(lambda: recommended(client) == ["i12", "i11", "more", "i10", "new"])
+    assert [item.title for item in fake.encoded] == ["9.5", "10.5", "9.5", "10.5"]
+
+
+def test_added_items_reach_the_page_of_an_update() -> None:
+    added = AddedItems(3, ("new",), np.ones((1, 1), np.float32))
+    for version, reached in ((3, True), (3_000_000, True), (3_000_012, True), (4, False), (2_000_003, False)):
+        page = Recommendation("ann", [], {}, {"retrieval": version, "ranking": version}, np.ones(1, np.float32))
+        assert reaches_page(added, page, ()) is reached
 
 
 def test_two_gateways_on_one_folder_see_each_others_changes(start) -> None:
