@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from serving.release_number import base_version
 from serving.score_histogram import REFERENCE, read_histogram, score_histogram
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class ScoreDrift:
     """The stability index of the last scores against what is expected. Thread safe.
 
     Expected is, of these, the first that there is: a file that is given; the histogram that the release brings along
-    (`serving.export.score_reference`); the release's own first scores. Bins are the deciles of what is expected.
+    (`serving.export.score_reference`); the release's own first scores. Bins are the deciles of what is expected. An update
+    between two releases is compared with what is expected of its release.
 
     Args:
         reference: a file of `serving.score_histogram`. releases: folder of the releases whose own files are looked for.
@@ -64,6 +66,7 @@ class ScoreDrift:
         self._edges: np.ndarray | None = None
         self._expected: np.ndarray | None = None
         self._edges, self._expected = self._given or (None, None)
+        self._release: int | None = None
         self._scores: collections.deque[float] = collections.deque(maxlen=WINDOW)
 
     def observe(self, scores: Iterable[float]) -> None:
@@ -77,14 +80,19 @@ class ScoreDrift:
                 self._scores.clear()
 
     def restart(self, version: int | None = None) -> None:
-        """Another release answers: its scores are compared with what is expected of it."""
-        expected = self._given or self._of_release(version)
+        """Another release answers: its scores are compared with what is expected of it. An update of the same one changes
+        nothing, or there would never be enough scores between two of them."""
+        release = None if version is None else base_version(version)
+        if release is not None and release == self._release:
+            return
+        expected = self._given or self._of_release(release)
         with self._lock:
+            self._release = release
             self._edges, self._expected = expected or (None, None)
             self._scores.clear()
 
-    def _of_release(self, version: int | None) -> tuple[np.ndarray, np.ndarray] | None:
-        file = None if self._releases is None or version is None else self._releases / str(version) / REFERENCE
+    def _of_release(self, release: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+        file = None if self._releases is None or release is None else self._releases / str(release) / REFERENCE
         if file is None or not file.is_file():
             return None
         try:

@@ -318,9 +318,17 @@ def test_drift_is_measured_against_what_a_release_expects_of_itself(tmp_path: Pa
     assert drift.index() < 0.03  # known from the first window on, not after five thousand scores
     drift.observe(rng.beta(5, 2, 4_000))
     assert drift.index() > 1.0
+    index = drift.index()
+    for version in (7_000_000, 7_000_001, 7):  # updates of the same release, and back
+        drift.restart(version)
+        assert drift.index() == index
     drift.restart(8)  # which has none
     drift.observe(rng.beta(2, 5, 1_000))
     assert np.isnan(drift.index())
+    drift.restart(7_000_003)  # a gateway that starts while a follower is at work
+    drift.observe(rng.beta(2, 5, 1_000))
+    assert drift.index() < 0.03
+    drift.restart(8)
     (tmp_path / "7" / REFERENCE).write_text("{")
     drift.restart(7)
     assert np.isnan(drift.index())
