@@ -349,6 +349,19 @@ def test_dashboard_draws_metrics_that_exist(metrics: dict[str, set[str]]):
     assert re.fullmatch(r"label_values\((\w+), job\)", variable)[1] in metrics  # type: ignore[index]
 
 
+def test_shares_are_of_all_recommendations():
+    """Kept answers have no stage `total`, and stand-ins of a search are no recommendations."""
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "triptych.json").read_text())
+    expressions = [rule["expr"] for group in rules for rule in group["rules"]]
+    expressions += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    shares = [text for text in expressions if re.search(r"(fallbacks|unknown_users)_total\S* /", text)]
+    assert len(shares) == 3 and not [text for text in expressions if "stage_seconds_count" in text]
+    for text in shares:
+        assert "triptych_gateway_cache_total[5m]" in text.partition("/")[2]
+        assert "unknown_users" in text or 'fallbacks_total{stage="recommend"}' in text
+
+
 # ---- nightly job
 
 

@@ -46,6 +46,7 @@ from serving.gateway.search_media import add_media_search_route
 from serving.gateway.session import Sessions
 from serving.gateway.settings import GatewaySettings
 from serving.json_log import UserHash
+from serving.status import ServingError
 
 if TYPE_CHECKING:  # its protocol messages bring TensorFlow with them
     from serving.client.recommender import Recommender
@@ -144,7 +145,13 @@ def _make_parts(settings: GatewaySettings, recommender: Recommender, metrics: Ga
             "ranking_model": settings.ranking_model,
         }
         small: dict[str, Any] = {"k": 1, "candidates": 1, "exclude_item_ids": (), "timestamp": catalogue.last_timestamp}
-        return recommender.recommend("", **small, **models).versions
+        try:
+            versions = recommender.recommend("", **small, **models).versions
+        except ServingError:
+            metrics.up.set(0)
+            raise
+        metrics.up.set(1)
+        return versions
 
     parts = GatewayParts(
         settings=settings,

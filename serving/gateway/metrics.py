@@ -33,8 +33,9 @@ class GatewayMetrics:
             ("route", "method", "status"), registry=self.registry,
         )  # fmt: skip
         self.fallbacks = Counter(
-            "triptych_gateway_fallbacks", "Requests answered with popular items, by the model server's status code.",
-            ("reason",), registry=self.registry,
+            "triptych_gateway_fallbacks",
+            "Requests answered with popular items, by stage (recommend, search, ...) and the model server's status code.",
+            ("stage", "reason"), registry=self.registry,
         )  # fmt: skip
         self.unknown_users = Counter(
             "triptych_gateway_unknown_users", "Recommendations for a user id never seen.", registry=self.registry
@@ -47,12 +48,13 @@ class GatewayMetrics:
             registry=self.registry,
         )  # fmt: skip
         self.seconds = Histogram(
-            "triptych_gateway_stage_seconds", "Seconds by stage: retrieval, ranking, fallback, catalogue, total.",
+            "triptych_gateway_stage_seconds",
+            "Seconds by stage: retrieval, ranking, fallback, catalogue, total (of new answers), cached.",
             ("stage",), buckets=BUCKETS, registry=self.registry,
         )  # fmt: skip
 
         self.cached = Counter(
-            "triptych_gateway_cache", "Recommendations by whether the answer was kept from before.",
+            "triptych_gateway_cache", "Recommendations, all of them, by whether the answer was kept from before.",
             ("result",), registry=self.registry,
         )  # fmt: skip
         self.hedges = Counter(

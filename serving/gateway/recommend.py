@@ -125,7 +125,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
     for stage, value in seconds.items():
         metrics.seconds.labels(stage).observe(value)
     if reason is not None:
-        metrics.fallbacks.labels(reason).inc()
+        metrics.fallbacks.labels("recommend", reason).inc()
     metrics.up.set(0 if reason else 1)
     return RecommendReply(
         user_id=request.user_id,

@@ -147,5 +147,5 @@ def popular_items(
     """Popular items in place of what the model server was asked for."""
     reason = error.code.name
     logger.warning("popular items answered", extra={FIELDS: {"code": reason}})
-    parts.metrics.fallbacks.labels(reason).inc()
+    parts.metrics.fallbacks.labels(stage, reason).inc()
     return found_items(parts, stage, [(item_id, None) for item_id in parts.catalogue.popular(k, unwanted)], started, reason)

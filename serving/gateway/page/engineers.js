@@ -88,7 +88,7 @@ function showTraffic(all) {
 
 function showMore(all) {
   const hits = total(all, "cache_total", { result: "hit" }), misses = total(all, "cache_total", { result: "miss" });
-  const reasons = of(all, "fallbacks_total").filter((sample) => sample.value).map((sample) => `${sample.labels.reason} ${sample.value}`).join(", ");
+  const reasons = of(all, "fallbacks_total").filter((sample) => sample.value).map((sample) => `${sample.labels.stage} ${sample.labels.reason} ${sample.value}`).join(", ");
   find("more").replaceChildren(
     fact("Popular stand-ins", whole(total(all, "fallbacks_total")), reasons || "the models answered every time"),
     fact("Answers kept from before", percent(hits / (hits + misses)), `${whole(hits)} of ${whole(hits + misses)}`),

@@ -190,8 +190,33 @@ def test_when_the_model_fails_popular_items_are_marked(
     assert [entry["rank"] for entry in reply["items"]] == [1, 2, 3, 4]
     assert all(entry["click"] is None and entry["retrieval_rank"] is None for entry in reply["items"])
     metrics = client.get("/metrics").text
-    assert f'triptych_gateway_fallbacks_total{{reason="{code.name}"}} 1.0' in metrics
+    assert f'triptych_gateway_fallbacks_total{{reason="{code.name}",stage="recommend"}} 1.0' in metrics
     assert "triptych_gateway_models_available 0.0" in metrics
+
+
+def test_a_gateway_that_nobody_asks_knows_whether_its_models_answer(folders: tuple[Path, Path], fake: FakeRecommender) -> None:
+    app = create_app(GatewaySettings(run=folders[0], poll_seconds=0.02), fake)
+    with TestClient(app) as client:
+        for error, told in ((None, "1.0"), (ServingError(grpc.StatusCode.UNAVAILABLE, "gone"), "0.0"), (None, "1.0")):
+            fake.error = error
+            deadline = time.monotonic() + 5
+            while f"triptych_gateway_models_available {told}" not in client.get("/metrics").text:
+                assert time.monotonic() < deadline, told
+                time.sleep(0.02)
+
+
+def test_kept_answers_count_and_stand_ins_are_told_by_stage(folders: tuple[Path, Path], fake: FakeRecommender) -> None:
+    client = TestClient(create_app(GatewaySettings(run=folders[0]), fake))
+    for cached in (False, False, True):  # the first answer tells the release, and drops what was kept before it
+        assert client.get("/v1/recommend").json()["cached"] is cached
+    fake.error = ServingError(grpc.StatusCode.UNAVAILABLE, "gone")
+    for address in ("/v1/recommend?user_id=bob", "/v1/search?query=1", "/v1/search?query=2", "/v1/similar?item_id=i3"):
+        assert client.get(address).json()["fallback"]
+    metrics = client.get("/metrics").text
+    for result, count in (("miss", 3), ("hit", 1)):
+        assert f'triptych_gateway_cache_total{{result="{result}"}} {count}.0' in metrics
+    for stage, count in (("recommend", 1), ("search", 2), ("similar", 1)):
+        assert f'triptych_gateway_fallbacks_total{{reason="UNAVAILABLE",stage="{stage}"}} {count}.0' in metrics
 
 
 def test_a_dead_model_server_is_noticed_over_the_wire(folders: tuple[Path, Path]) -> None:
