@@ -136,7 +136,18 @@ def test_gateways_differ_by_label_alone(manifests: list[dict[str, Any]], tmp_pat
         "gateway": "stable", "gateway-canary": "canary", "compose gateway": "stable", "compose gateway-canary": "canary",
     }  # fmt: skip
     assert settings["gateway"].target == "dns:///serving.music.svc.cluster.local:8500"
-    assert of_kind(manifests, "Deployment")["gateway-canary"]["spec"]["replicas"] == 0
+    deployments, compose = of_kind(manifests, "Deployment"), yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    assert deployments["gateway-canary"]["spec"]["replicas"] == 0
+    # Feedback and changed items too: an item deleted through one is not to be answered by the other.
+    mounts = {}
+    for name in ("gateway", "gateway-canary"):
+        for place in (name, f"compose {name}"):
+            assert settings[place].model_copy(update={"label": "stable"}) == settings[place.replace("-canary", "")]
+        mounts[name] = [
+            deployments[name]["spec"]["template"]["spec"]["containers"][0]["volumeMounts"],
+            [volume for volume in compose["services"][name]["volumes"] if ".toml" not in volume],
+        ]
+    assert mounts["gateway"] == mounts["gateway-canary"]
 
 
 def test_memory_and_disk_follow_the_sizes_of_releases(tmp_path: Path):

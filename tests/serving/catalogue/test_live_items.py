@@ -216,6 +216,23 @@ def test_two_gateways_on_one_folder_see_each_others_changes(start) -> None:
         assert recommended(one) == ["i11", "i1", "i10", "new", "i9"]
 
 
+def test_stable_and_canary_on_one_folder_place_each_others_items_once(start, fake: FakeRecommender, folders) -> None:
+    ahead = FakeRecommender()
+    ahead.version = 3
+    one = start()
+    canary = TestClient(create_app(GatewaySettings(run=folders[0], source=folders[1], poll_seconds=0.05), ahead))
+    with one, canary:
+        one.post("/v1/items", json={"item_id": "new", "title": "9.5"})
+        wait_for(lambda: "new" in recommended(canary))
+        canary.post("/v1/items", json={"item_id": "more", "title": "10.5"})
+        wait_for(lambda: "more" in recommended(one))
+        canary.delete("/v1/items/i12")
+        wait_for(lambda: "i12" not in recommended(one))
+        for client in (one, canary):
+            assert recommended(client) == ["i11", "more", "i10", "new", "i9"]
+    assert [[item.title for item in asked.encoded] for asked in (fake, ahead)] == [["9.5", "10.5"]] * 2
+
+
 def test_media_come_along_or_lie_in_the_dataset(start, fake: FakeRecommender) -> None:
     client = start()
     given = base64.b64encode(wav()).decode()
