@@ -29,7 +29,9 @@ class GatewaySettings(BaseModel):
         log_salt: file of 16 bytes or more that user ids are hashed with in logs; None = drawn at every start, so that
             hashes of two runs of the gateway cannot be joined.
         cache_seconds, cache_entries: how long and how many answers are kept; 0 seconds = no cache.
-        session_seconds, session_users: how long after its last event a session counts, and of how many users.
+        session_seconds, session_users: how long after its last event a session counts, and of how many users. A day reaches to
+            the next night's job: requests in a session bring their own history, the session before the run's log, and what a
+            shorter one had forgotten would be in neither, though a follower has put it into what is stored of the user.
         poll_seconds: how often the server is asked which release it answers with.
         hedge: whether a call that takes longer than the 95th percentile is sent a second time.
         breaker_seconds: how long no call is tried once the server has failed; see `serving.client.circuit_breaker`.
@@ -64,7 +66,7 @@ class GatewaySettings(BaseModel):
     log_salt: Path | None = None
     cache_seconds: float = Field(30.0, ge=0, le=3600)
     cache_entries: int = Field(10_000, ge=1)
-    session_seconds: float = Field(1800.0, gt=0)
+    session_seconds: float = Field(86_400.0, gt=0)
     session_users: int = Field(100_000, ge=1)
     poll_seconds: float = Field(2.0, gt=0, le=60)
     hedge: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import queue
@@ -85,6 +86,21 @@ def test_the_next_request_differs(client: TestClient, fake: FakeRecommender) -> 
     assert "i7" in fake.calls[-1]["exclude_item_ids"]
     ids(client, k=3, exclude_seen=False)
     assert "i7" in fake.calls[-1]["exclude_item_ids"] and "i1" not in fake.calls[-1]["exclude_item_ids"]
+
+
+def test_the_evening_knows_of_the_morning(folders, fake: FakeRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent replaces the history that a follower keeps up to date: a session must not have less of the day than it."""
+    now = [0.0]
+    monkeypatch.setattr("serving.gateway.app.Sessions", functools.partial(Sessions, clock=lambda: now[0]))
+    client = TestClient(create_app(GatewaySettings(run=folders[0], cache_seconds=0), fake))
+    send(client, {"item_id": "i7", "event": "like"})
+    now[0] = 12 * 3600.0
+    send(client, {"item_id": "i8", "event": "click"})
+    ids(client, k=3)
+    assert fake.calls[-1]["recent_item_ids"] == ["i8", "i7", "i2", "i1"]
+    now[0] = 37 * 3600.0
+    ids(client, k=3)
+    assert fake.calls[-1]["recent_item_ids"] == []  # the job has learned from both; the model knows them itself
 
 
 def test_others_keep_their_answers_and_visitors_have_sessions(client: TestClient, fake: FakeRecommender) -> None:
