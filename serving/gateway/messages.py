@@ -43,7 +43,12 @@ class RecommendRequest(BaseModel):
         description="Most recent first; empty = the stored history. Feedback of the last minutes goes before either.",
     )
     exclude_item_ids: list[ItemId] = Field([], max_length=MAX_EXCLUDED, description="Never answered.")
-    exclude_seen: bool = Field(True, description="Also leave out what the user's log already holds.")
+    exclude_seen: bool = Field(
+        True,
+        description="Also leave out what the user's log holds by now. False brings back popular stand-ins alone: a release "
+        "never answers what a user had seen when it was made, nor recent items. To offer those again, as where people buy "
+        "the same once more, ask without user_id, by recent_item_ids (those that may come again left out) and profile.",
+    )
     allow_item_ids: list[ItemId] = Field(
         [], max_length=MAX_ALLOWED, description="The only items that may be answered; empty = all."
     )

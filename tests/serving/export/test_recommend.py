@@ -186,6 +186,9 @@ def test_allow_lists_are_ranked_whatever_else_would_be_found(module, world):
     seen = sorted(world.seen(3))
     own = ask(module, ["user 3"], allow_item_ids=[[f"item {row}" for row in seen]])
     assert seen and set(own["item_ids"][0].tolist()) == {b""}
+    nobody = {"recent_item_ids": [[f"item {seen[0]}"]], "allow_item_ids": [[f"item {row}" for row in seen]]}
+    again = ask(module, [""], **nobody, k=COUNT)  # who must not be hidden what they had seen is not named
+    assert set(again["item_ids"][0].tolist()) - {b""} == {f"item {row}".encode() for row in seen[1:]}
 
 
 def test_membership_by_search():

@@ -76,6 +76,14 @@ def test_seen_items_are_left_out_unless_asked_for(client: TestClient, fake: Fake
     assert fake.calls[-1]["exclude_item_ids"] == ["i9", "i3", "i2", "i1"]  # the request's own first, then the newest
     client.post("/v1/recommend", json={"user_id": "ann", "exclude_item_ids": ["i9"], "exclude_seen": False})
     assert fake.calls[-1]["exclude_item_ids"] == ["i9"]
+    fields = client.get("/openapi.json").json()["components"]["schemas"]["RecommendRequest"]["properties"]
+    told = fields["exclude_seen"]["description"]  # the models hide seen items themselves, which no request can change
+    assert "never answers what a user had seen" in told and "ask without user_id" in told
+    fake.error = ServingError(grpc.StatusCode.UNAVAILABLE, "gone")
+    for seen, first in ((True, "i4"), (False, "i1")):  # of popular items it is the gateway that hides them
+        reply = client.post("/v1/recommend", json={"user_id": "ann", "exclude_seen": seen}).json()
+        assert reply["items"][0]["item"]["item_id"] == first
+    fake.error = None
     many = [f"other{number}" for number in range(MAX_EXCLUDED)]
     client.post("/v1/recommend", json={"user_id": "ann", "exclude_item_ids": many})
     assert fake.calls[-1]["exclude_item_ids"] == many  # bounded, and what was asked for stays
