@@ -134,13 +134,22 @@ class Histories:
         return dataclasses.replace(self, items=self.items[order], kinds=kinds)
 
     def places_of_others(self, positions: np.ndarray, length: int) -> np.ndarray:
-        """Positions of the same user's *other* events, going round from each event; used after `shuffled`. [B, L]"""
+        """Positions of the same user's events of *other* items, going round from each event; used after `shuffled`. [B, L]
+
+        An event of the same item is left out of the window, which then ends earlier: a `like` and a `purchase` of it are two
+        events, and who is shown the one learns to repeat it as the other.
+        """
         users = self.users[positions]
         starts, sizes = self.offsets[users], self.offsets[users + 1] - self.offsets[users]
         steps = np.arange(1, length + 1)[None, :]
         around = starts[:, None] + (positions - starts)[:, None] + steps
         around = np.where(around >= (starts + sizes)[:, None], around - sizes[:, None], around)
-        return np.where(steps < sizes[:, None], around, -1)
+        around = np.where(steps < sizes[:, None], around, -1)
+        same = self.items_at(around) == self.items[positions][:, None]
+        if same.any():
+            around = np.where(same, -1, around)
+            around = np.take_along_axis(around, np.argsort(around < 0, axis=1, kind="stable"), axis=1)
+        return around
 
     def others(self, positions: np.ndarray, length: int) -> np.ndarray:
         """A window of the same user's *other* items, going round from each event. [B] -> [B, L]."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from data.batches import RetrievalBatches
 from data.histories import Histories
+from data.private_batches import PrivateBatches
 
 events = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=40)
 
@@ -53,6 +54,38 @@ def test_others_never_holds_the_target_and_each_other_item_at_most_once(size, le
         chosen = window[window > 0]
         assert histories.items[position] not in chosen
         assert len(set(chosen)) == len(chosen) == min(length, size - 1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6)), min_size=1, max_size=30), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_others_leave_out_every_event_of_the_target_item(pairs, length):
+    users, items = np.array(pairs).T
+    histories = Histories.from_events(users, items, np.zeros(len(pairs)), user_rows=4)
+    windows = histories.others(np.arange(len(pairs)), length)
+    for position, user in enumerate(histories.users):
+        start, end = histories.offsets[user : user + 2]
+        own, place = histories.items[start:end].tolist(), position - start
+        around = (own[place + 1 :] + own[:place])[:length]
+        expected = [item for item in around if item != own[place]]
+        assert windows[position].tolist() == expected + [0] * (length - len(expected))
+
+
+def test_no_batch_without_times_shows_a_repeated_item_as_its_own_history():
+    users, items = np.array([1, 1, 1, 2, 2]), np.array([3, 3, 4, 5, 5])  # liked and bought, each a positive event
+    histories = Histories.from_events(users, items, np.zeros(5), user_rows=3)
+    settings = {"item_rows": 6, "batch_size": 5, "history_length": 4, "ordered": False, "seed": 0}
+    for epoch in range(5):
+        for batch in RetrievalBatches(histories, **settings).epoch(epoch):
+            told = zip(batch["items"][batch["target"]].tolist(), batch["items"][batch["history"]].tolist(), strict=True)
+            windows = sorted((target, sorted(window, reverse=True)) for target, window in told)
+            assert windows == [(3, [4, 0, 0, 0]), (3, [4, 0, 0, 0]), (4, [3, 3, 0, 0]), (5, [0] * 4), (5, [0] * 4)]
+    private = PrivateBatches(
+        histories, users=2, users_per_batch=2, events_per_user=3, history_length=4, ordered=False, entropy=(1,), block=2,
+        noise_width=0,
+    )  # fmt: skip
+    batch = next(private.epoch(0))
+    assert (batch["weight"] > 0).sum() == 5
+    assert not ((batch["history"] == batch["target"][..., None]) & (batch["history"] > 0)).any()
 
 
 @pytest.mark.parametrize("item_rows", [30, 500_000])
