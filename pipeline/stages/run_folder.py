@@ -14,14 +14,17 @@ from pipeline.stage import StageError, StageResult, read_manifest, run_stage
 from pipeline.training.workers import workers_of
 
 COMMANDS = {
-    "retrieval/full": "train-retrieval",
-    "linear/full": "train-linear",
-    "served/full": "train-linear",
+    "encode_tuned": "finetune",
+    "checks": "job",
+    "retrieval": "train-retrieval",
+    "linear": "train-linear",
+    "served": "train-linear",
     "ranking": "train-ranking",
     "policy": "choose-policy",
     "search": "train-search",
+    "judge": "job",
 }
-"""The command of a stage, where it has another name than its folder."""
+"""The command of a stage and its variants (`retrieval/full`), where it has another name than its folder."""
 SHARED = "retrieval/"
 """Stages that several workers can share."""
 
@@ -63,7 +66,8 @@ class RunFolder:
         """
         manifest = read_manifest(self.folder / stage)
         if manifest is None:
-            command = COMMANDS.get(stage, stage.split("_")[0])
+            made_by = stage.split("/")[0]
+            command = COMMANDS.get(made_by, made_by)
             raise StageError(
                 f"{self.folder / stage} is not there yet: run `python -m pipeline {command}` first, or `python -m "
                 f"pipeline run` for every stage."
