@@ -144,7 +144,10 @@ def run_stage(
     Returns: the `StageResult`, with `skipped` set when the manifest already there carries the same key.
     """
     final, key = run / name, digest({"stage": name, "config": dict(config), "inputs": dict(inputs)})
-    previous = read_manifest(final)
+    try:
+        previous = read_manifest(final)
+    except StageError:  # whoever reads it says to run the stage again, which must help
+        previous = None
     if previous is not None and previous["key"] == key:
         say(f"[{name}] unchanged, skipped (took {previous['seconds']:.1f} s when it ran)")
         return StageResult(final, previous, skipped=True)

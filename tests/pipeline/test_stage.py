@@ -123,6 +123,19 @@ def test_a_broken_manifest_is_named(tmp_path):
         stage_seconds(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"{", b"", b"\0", b"\xff"])
+def test_a_stage_with_a_broken_manifest_is_made_again(tmp_path, content):
+    def work(out, checkpoints):
+        (out / "x").write_text("made")
+        return {}
+
+    first = run_stage(tmp_path, "encode", work, config={}, inputs={}, say=quiet)
+    (tmp_path / "encode/manifest.json").write_bytes(content)
+    again = run_stage(tmp_path, "encode", work, config={}, inputs={}, say=quiet)
+    assert not again.skipped and again.key == first.key == read_manifest(tmp_path / "encode")["key"]
+    assert run_stage(tmp_path, "encode", work, config={}, inputs={}, say=quiet).skipped
+
+
 def test_seconds_of_stages_add_up_over_their_variants(tmp_path):
     for place, stage, seconds in (("gate", "gate", 1), ("linear/a", "linear/a", 2), ("linear/b", "linear/b", 4)):
         (tmp_path / place).mkdir(parents=True)
