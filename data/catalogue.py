@@ -80,6 +80,8 @@ def read_items(
     for name, texts in (("domain", columns["domain"]), ("category", first)):
         coding = code_texts(texts, keep_most_frequent=True)
         if coding is not None and len(coding.values) > 1:
+            if name in codings:
+                ignored[name] = "the first of `categories` stands in its place"
             codings[name] = coding
     counts["cells_dropped"] = cells.dropped
     return Catalogue(pd.DataFrame(columns), codings, ignored, counts)

@@ -16,7 +16,8 @@ STEPS = np.linspace(0.0, 1.0, 21)
 NEARNESS = 0.07
 """Places along a column of numbers, in shares of the items, and how far around it each is felt."""
 DERIVED = "category"
-"""The attribute that the ingest makes of the first category, which `categories` holds whole."""
+"""The attribute that the ingest makes of the first category, which `categories` holds whole; where a catalogue has none, a
+column of its own."""
 
 Trait = tuple[np.ndarray, np.ndarray]
 """(table [N + 1, F] float32, present [N + 1] bool); row 0 is absent."""
@@ -39,8 +40,9 @@ def item_traits(dataset: Dataset) -> dict[str, Trait]:
     for name in ("price", "created_at"):
         numbers = items[name].to_numpy(np.float64)
         traits[name] = of_numbers(np.where(numbers > 0, numbers, np.nan))
+    derived = {DERIVED} if "categories" in items and (items["categories"] != "").any() else set()
     for name, values in dataset.attribute_vocabulary.items():
-        if name == DERIVED:
+        if name in derived:
             continue
         codes, places = items[ATTRIBUTE + name].to_numpy(np.int64), numbers_of(values)
         if places is None:

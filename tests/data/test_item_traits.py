@@ -41,6 +41,23 @@ def test_of_a_catalogue_every_column_that_says_something(tmp_path):
     assert year[1] @ year[2] > year[1] @ year[3] > year[1] @ year[5]
 
 
+@pytest.mark.parametrize("categories", [None, ["rock", "rock", "jazz|live", "jazz"]])
+def test_a_column_called_category_is_read_unless_the_first_of_categories_stands_in_its_place(tmp_path, categories):
+    ids = ["i0", "i1", "i2", "i3"]
+    log = pd.DataFrame({"user_id": ["a"] * 4, "item_id": ids, "split": ["train", "train", "valid", "test"]})
+    log.to_parquet(tmp_path / "interactions.parquet")
+    own = {"item_id": ids, "category": ["new", "used", "new", "used"]}
+    pd.DataFrame(own | ({"categories": categories} if categories else {})).to_parquet(tmp_path / "items.parquet")
+    dataset = ingest(tmp_path, tmp_path / "out")
+    if categories:
+        assert set(item_traits(dataset)) == {"categories"}
+        assert dataset.attribute_vocabulary["category"] == ["", "jazz", "rock"]
+        assert dataset.report["ignored_columns"]["items"] == {"category": "the first of `categories` stands in its place"}
+    else:
+        assert item_traits(dataset)["attribute_category"][0].tolist() == [[0, 0], [1, 0], [0, 1], [1, 0], [0, 1]]
+        assert "items" not in dataset.report["ignored_columns"]
+
+
 def test_values_are_those_that_several_items_have():
     lists = [[], ["a", "b"], ["b"], ["c"], ["b", "a"]]
     table, present = of_lists(lists)
