@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from data.categorical import Coding, code_table, code_texts
 from data.cleaning import clean_texts
 from data.columns import read_ids, read_numbers, read_parquet, read_texts, read_timestamps
-from data.validation import Quarantine, RowChecks
+from data.validation import Quarantine, RowChecks, readable
 
 FILE = "items.parquet"
 TEXTS = ("title", "description")
@@ -130,10 +130,14 @@ def _texts(table: pa.Table, name: str) -> np.ndarray:
         return np.full(table.num_rows, "", dtype=object)
     kind = table.schema.field(name).type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        lists = table[name].to_pylist()
+        lists = readable(table[name])
         joined = ["|".join(str(part).replace("|", "/") for part in cell or () if part is not None) for cell in lists]
         return np.array(joined, dtype=object)
     return read_texts(table, name)
+
+
+def _cell(column: pa.ChunkedArray, position: int) -> object:
+    return readable(column.slice(position, 1))[0]
 
 
 def _price(table: pa.Table, cells: _Cells) -> np.ndarray:
@@ -144,7 +148,7 @@ def _price(table: pa.Table, cells: _Cells) -> np.ndarray:
         prices = numbers.values.astype(np.float32)
     bad = numbers.bad | (~numbers.missing & ~((prices >= 0) & np.isfinite(prices)))
     for position in np.flatnonzero(bad):
-        cells.drop(int(position), "price", "must be a number of at least 0", table["price"][int(position)].as_py())
+        cells.drop(int(position), "price", "must be a number of at least 0", _cell(table["price"], int(position)))
     return np.where(bad, np.float32(np.nan), prices)
 
 
@@ -155,7 +159,7 @@ def _created_at(table: pa.Table, cells: _Cells, latest: int) -> np.ndarray:
     given = np.asarray(pc.is_valid(table["created_at"]).to_numpy(), np.bool_)
     bad = given & (bad | (values > latest))
     for position in np.flatnonzero(bad):
-        value = str(table["created_at"][int(position)].as_py())
+        value = str(_cell(table["created_at"], int(position)))
         cells.drop(int(position), "created_at", "must be a time in UTC seconds, not in the future", value)
     return np.where(given & ~bad, values, 0)
 
@@ -167,7 +171,7 @@ def _media(table: pa.Table, name: str, root: Path, cells: _Cells) -> np.ndarray:
         return paths
     real_root = os.path.realpath(root)
     folders: dict[str, str] = {}
-    for position, value in enumerate(table[name].to_pylist()):
+    for position, value in enumerate(readable(table[name])):
         if value is None or value == "":
             continue
         path, rule = media_path(value, root, real_root, folders)

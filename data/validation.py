@@ -85,7 +85,10 @@ class Quarantine:
         self._files += [file] * len(rows)
         self._rows += [int(row) for row in rows]
         self._reasons += reasons
-        self._records += [_record(record) for record in _readable(table.take(pa.array(rows)))]
+        refused = table.take(pa.array(rows))
+        columns = [readable(column) for column in refused.columns]
+        names = table.column_names
+        self._records += [_record(dict(zip(names, cells, strict=True))) for cells in zip(*columns, strict=True)]
 
     def add_cell(self, file: str, row: int, reason: str, record: dict[str, Any]) -> None:
         """Add one dropped cell; its row stays in the dataset."""
@@ -108,16 +111,20 @@ class Quarantine:
         self.to_frame().to_parquet(path, index=False)
 
 
-def _readable(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows as dictionaries; text that is not UTF-8 would raise, and is decoded with replacement characters."""
-    columns: dict[str, list[Any]] = {}
-    for name in table.column_names:
-        try:
-            columns[name] = table[name].to_pylist()
-        except UnicodeDecodeError:
-            cells = table[name].cast(pa.binary()).to_pylist()
-            columns[name] = [None if cell is None else cell.decode("utf-8", errors="replace") for cell in cells]
-    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+def readable(column: pa.ChunkedArray) -> list[Any]:
+    """Cells as Python values; text that is not UTF-8 would raise, and is decoded with replacement characters."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+        raw = column.cast(pa.large_list(pa.large_binary()) if lists else pa.large_binary())
+        return [_decoded(cell) for cell in raw.to_pylist()]
+
+
+def _decoded(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return [_decoded(part) for part in cell]
+    return cell.decode("utf-8", errors="replace") if isinstance(cell, bytes) else cell
 
 
 def _record(record: dict[str, Any]) -> str:

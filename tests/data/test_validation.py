@@ -180,10 +180,39 @@ def test_unusable_files_stop_with_what_to_do(tmp_path, prepare, message):
 
 
 def test_text_that_is_not_utf8_is_quarantined(tmp_path):
-    raw = pa.array([b"u1", b"\xff\xfe", b"u2"] + [b"u3"] * 17, pa.binary())
-    broken = pa.StringArray.from_buffers(20, *raw.buffers()[1:])
+    broken = text_of([b"u1", b"\xff\xfe", b"u2"] + [b"u3"] * 17)
     dataset = ingest(write(tmp_path, user_id=broken), tmp_path / "out", OPTIONS)
     assert dataset.report["event_reasons"] == {"user_id: not valid UTF-8": 1}
+
+
+def text_of(cells):
+    """Bytes as a column of text, whatever they are."""
+    return pa.StringArray.from_buffers(len(cells), *pa.array(cells, pa.binary()).buffers()[1:])
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_cells_of_items_that_are_not_utf8_are_dropped_or_kept_as_far_as_they_can_be_read(tmp_path, lists):
+    write(tmp_path)
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.png").write_bytes(b"png")
+    bad = b"a\xff"
+    words = text_of([b"jazz", bad, b"jazz", b"jazz", b"jazz", bad])
+    columns = {
+        "item_id": ["i0", "i1", "i2", "i3", "i4", "i0"],
+        "image": text_of([b"a.png", bad, b"a.png", b"a.png", b"a.png", bad]),
+        "price": text_of([b"1", bad, b"1", b"1", b"1", bad]).dictionary_encode(),
+        "created_at": text_of([b"9", bad, b"9", b"9", b"9", bad]),
+        "tags": pa.ListArray.from_arrays(pa.array(range(7), pa.int32()), words) if lists else words,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "items.parquet")
+    items = ingest(tmp_path, tmp_path / "out", OPTIONS).items[1:]
+    assert items["image"].tolist() == ["a.png", "", "a.png", "a.png", "a.png"]
+    assert items["price"].fillna(-9).tolist() == [1, -9, 1, 1, 1] and items["created_at"].tolist() == [9, 0, 9, 9, 9]
+    assert items["tags"].tolist() == ["jazz", "a\ufffd", "jazz", "jazz", "jazz"]
+    lines = pd.read_parquet(tmp_path / "out/quarantine.parquet")
+    told = {(line.row, line.reason.partition(":")[0]): json.loads(line.record) for line in lines.itertuples()}
+    assert told.keys() == {(5, "item_id"), (1, "image"), (1, "price"), (1, "created_at")}
+    assert told[1, "price"] == {"item_id": "i1", "price": "a\ufffd"} and "\ufffd" in str(told[5, "item_id"]["tags"])
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=6), st.just("y" * (MAX_ID_BYTES + 1))), max_size=20))
