@@ -103,9 +103,8 @@ class IdColumn:
 
 def read_ids(table: pa.Table, name: str, checks: RowChecks) -> IdColumn:
     """Ids as strings (whole numbers lose their `.0`); refuses missing, blank, multi-line and over-long ones."""
-    encoded = _plain_type(table[name]).combine_chunks().dictionary_encode()
-    codes = np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), np.int64)
-    distinct, broken = _as_text(encoded.dictionary)
+    codes, given = _coded(_plain_type(table[name]))
+    distinct, broken = _as_text(given)
     rules = {
         "missing": pc.is_null(distinct),
         "not valid UTF-8": pa.array(broken),
@@ -137,7 +136,7 @@ def read_numbers(table: pa.Table, name: str) -> NumberColumn:
     """Numbers of any numeric type, of bool or of text."""
     column = _plain_type(table[name])
     missing = _mask(column.is_null())
-    if pa.types.is_string(column.type):
+    if pa.types.is_large_string(column.type):
         values = pd.to_numeric(_texts(column), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     elif pa.types.is_temporal(column.type):
         values = np.full(len(column), np.nan)
@@ -154,10 +153,9 @@ def read_timestamps(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]
     column = _plain_type(table[name])
     if pa.types.is_temporal(column.type):
         column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
-    if pa.types.is_string(column.type):
-        encoded = column.combine_chunks().dictionary_encode()
-        codes = np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), np.int64)
-        texts = _texts(encoded.dictionary)
+    if pa.types.is_large_string(column.type):
+        codes, given = _coded(column)
+        texts = _texts(given)
         seconds = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, na_value=np.nan)
         dated = pd.to_datetime(texts.where(np.isnan(seconds)), errors="coerce", utc=True, format="ISO8601")
         since = dated.dt.as_unit("s").dt.tz_localize(None)
@@ -173,9 +171,8 @@ def read_timestamps(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]
 
 def read_words(table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
     """Text cells as codes into distinct words, int64 [rows]; -1 where there is none."""
-    encoded = _plain_type(table[name]).combine_chunks().dictionary_encode()
-    codes = np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), np.int64)
-    return codes, _texts(encoded.dictionary).fillna("").tolist()
+    codes, given = _coded(_plain_type(table[name]))
+    return codes, _texts(given).fillna("").tolist()
 
 
 def read_texts(table: pa.Table, name: str) -> np.ndarray:
@@ -183,9 +180,18 @@ def read_texts(table: pa.Table, name: str) -> np.ndarray:
     return _texts(_plain_type(table[name])).fillna("").to_numpy(dtype=object)
 
 
+def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Codes into the distinct values, int64 [rows], -1 where there is none, and those values."""
+    chunks = column.dictionary_encode().chunks  # they share one dictionary; to join the texts first would copy the column
+    codes = [np.asarray(pc.fill_null(chunk.indices, -1), np.int64) for chunk in chunks]
+    given = chunks[0].dictionary if chunks else pa.array([], column.type)
+    return np.concatenate([np.zeros(0, np.int64), *codes]), given
+
+
 def _texts(column: pa.Array | pa.ChunkedArray) -> pd.Series:
-    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return _as_text(whole)[0].to_pandas().astype("str")
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [_as_text(chunk)[0].to_pandas().astype("str") for chunk in chunks]
+    return pd.concat(parts, ignore_index=True) if parts else pd.Series([], dtype="str")
 
 
 def _as_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -195,27 +201,24 @@ def _as_text(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
         numbers = values.to_pandas().to_numpy(np.float64)
         whole = np.isfinite(numbers) & (np.floor(numbers) == numbers) & (np.abs(numbers) < 2.0**53)
         whole_texts = [str(int(x)) if w else repr(float(x)) for x, w in zip(numbers, whole, strict=True)]
-        return pa.array(whole_texts, pa.string(), mask=np.isnan(numbers)), broken
-    if not pa.types.is_string(values.type):
-        return values.cast(pa.string()), broken
+        return pa.array(whole_texts, pa.large_string(), mask=np.isnan(numbers)), broken
+    if not pa.types.is_large_string(values.type):
+        return values.cast(pa.large_string()), broken
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
-        raw = values.cast(pa.binary()).to_pylist()
+        raw = values.cast(pa.large_binary()).to_pylist()
         texts = ["" if cell is None else cell.decode("utf-8", errors="replace") for cell in raw]
         broken = np.array([text.encode() != (cell or b"") for cell, text in zip(raw, texts, strict=True)], np.bool_)
-        return pa.array(texts, pa.string(), mask=np.array([cell is None for cell in raw])), broken
+        return pa.array(texts, pa.large_string(), mask=np.array([cell is None for cell in raw])), broken
     return values, broken
 
 
 def _plain_type(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without dictionary encoding, and every kind of text as `string`."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-    if pa.types.is_null(column.type) or pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
-        return column.cast(pa.string())
-    return column
+    """Without dictionary encoding, and every kind of text as `large_string`: a `string` array ends at 2 GiB of text."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    text = pa.types.is_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+    return column.cast(pa.large_string() if text else kind)
 
 
 def _supported(kind: pa.DataType) -> bool:

@@ -79,13 +79,15 @@ class Quarantine:
         return len(self._rows)
 
     def add_rows(self, file: str, table: pa.Table, rows: np.ndarray, reasons: list[str]) -> None:
-        """Add rows of a table that was read from `file`, with their content as the record."""
+        """Add rows of a table that was read from `file`, in ascending order, with their content as the record."""
         if not len(rows):
             return
         self._files += [file] * len(rows)
         self._rows += [int(row) for row in rows]
         self._reasons += reasons
-        refused = table.take(pa.array(rows))
+        mask = np.zeros(table.num_rows, np.bool_)
+        mask[rows] = True
+        refused = table.filter(pa.array(mask))  # `take` would join the chunks, which beyond 2 GiB of text raises
         columns = [readable(column) for column in refused.columns]
         names = table.column_names
         self._records += [_record(dict(zip(names, cells, strict=True))) for cells in zip(*columns, strict=True)]
