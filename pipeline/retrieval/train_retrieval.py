@@ -16,6 +16,7 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.loss_columns import LossColumns
 from data.schema import MODALITIES, Schema
+from data.validation import DatasetError
 from pipeline.metrics.examples import Requests, make_requests, positive_histories
 from pipeline.metrics.interactions import Interactions
 from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
@@ -103,7 +104,8 @@ def train_retrieval(
         after_epoch: called with the log so far; what it raises ends the training.
         warm: earlier towers to go on from, and how.
 
-    Errors: NonFiniteLossError; ValueError when the train split holds no positive event.
+    Errors: NonFiniteLossError; ValueError when the train split holds no positive event; DatasetError when the validation
+    split holds none that is new.
     """
     accelerator = accelerator_of(config)
     config = accelerator.fitted(config if warm is None else warm.settings(config))
@@ -188,10 +190,20 @@ def train_retrieval(
 
 
 def validation_requests(dataset: Dataset, config: RetrievalConfig) -> Requests:
-    """Validation users, at most `validation_users` of them by a seeded draw; their history is the train split."""
+    """Validation users, at most `validation_users` of them by a seeded draw; their history is the train split.
+
+    Raises:
+        DatasetError: there is none; the epochs would be trained in vain, since nothing can choose among them.
+    """
     requests = make_requests(
         dataset, "valid", known_splits=("train",), history_length=config.history_length, seed=config.seed
     )
+    if not len(requests.users):
+        raise DatasetError(
+            "split: the valid part must have a positive event whose user and item are no pair of the train part, received "
+            "none; validation chooses the epoch. Raise data.valid_fraction, choose another data.split, or mend the log's "
+            "column `split`."
+        )
     if len(requests.users) > config.validation_users:
         requests = requests.take(
             np.sort(

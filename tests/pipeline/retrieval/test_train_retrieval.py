@@ -1,11 +1,14 @@
 """Retrieval training: resumed equals undisturbed, and a loss that is not finite stops the run with words."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from data.schema import TRAIN, VALID
+from data.validation import DatasetError
 from pipeline.evaluation.evaluate import evaluate_retrieval
 from pipeline.retrieval.train_retrieval import train_retrieval
 from pipeline.settings.config import EvaluationConfig, RetrievalConfig
@@ -64,6 +67,16 @@ def test_non_finite_loss_stops_with_a_clear_error(world, tmp_path):
         train(
             world, tmp_path, CONFIG.model_copy(update={"temperature": 1e-30, "learning_rate": 1e30, "batch_size": 16})
         )
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_nothing_new_to_validate_on_stops_before_the_first_epoch(world, tmp_path, repeats):
+    source, dataset, store = world
+    train_events = dataset.events[dataset.events["split"] == TRAIN]
+    parts = [train_events, train_events.assign(split=np.int8(VALID))] if repeats else [train_events]
+    events = pd.concat(parts, ignore_index=True)
+    with pytest.raises(DatasetError, match=r"the valid part must have .* Raise data\.valid_fraction"):
+        train((source, dataclasses.replace(dataset, events=events), store), tmp_path)
 
 
 def test_evaluation_counts_and_masks(world, tmp_path):
