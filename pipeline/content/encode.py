@@ -63,7 +63,8 @@ def encode(
             together with its ready-made vectors.
         store: folder of the content store, shared by runs. What it holds is not encoded again, and what is encoded
             here is in it shard by shard, whether or not the run comes to its end. What media files hash to is kept in it
-            too (`data.known_hashes`), and weights that an encoder converts beside it (`weights_folder`).
+            too (`data.known_hashes`), why others cannot be used (`data.known_refusals`), and weights that an encoder
+            converts beside it (`weights_folder`).
         batch_size: contents of one encoder call; texts go in windows of 1,024, videos by their frames.
         workers: decoding processes (local), or actors that decode and encode (Ray).
         engine: `"local"` or `"ray"`.
@@ -103,8 +104,8 @@ def encode(
                 counts[modality] = {"encoder": "ready-made", **copied, "encoded": 0, "reused": 0, "shared": 0}
                 counts[modality]["seconds"] = time.perf_counter() - begun
             elif card is not None and (plan := make_plan(items, modality, spec, card, files)).contents:
-                parts[modality] = Part(plan, store)
-                opened.callback(parts[modality].content.close)  # which flushes, whatever happens below
+                parts[modality] = Part(plan, store, source / "media")
+                opened.callback(parts[modality].close)  # which flushes, whatever happens below
                 parts[modality].seconds = time.perf_counter() - begun
 
         known.save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,21 @@ import pandas as pd
 from data.content_store import ContentStore
 from data.features import CHUNK, FeatureWriter
 from data.half_precision import unusable_reason
+from data.known_refusals import KnownRefusals
 from pipeline.content.encode_local import Encoded
 from pipeline.content.encode_plan import Batch, Plan
 
 SILENT = "no sound:"
 """How `data.video_decoder.decode_sound_track` begins to say that a video has no sound track."""
+PASSING = re.compile(r"changed:|took too long:|crashed the decoder|decoder failed:|broken \w+: MemoryError")
+"""How reasons of `pipeline.content.encode_workers` begin that another try may find gone; all others are the content's own."""
 
 
 class Part:
     """Takes what an engine encodes into the content store, and fills the run's table from there.
 
     Args:
-        plan: what there is. store: folder of the content store.
+        plan: what there is. store: folder of the content store. media: the folder that paths are relative to.
 
     Attributes:
         known: keys that the content store had before this run.
@@ -31,7 +35,7 @@ class Part:
         encoded: contents that went through the encoder in this run. seconds: spent on this modality.
     """
 
-    def __init__(self, plan: Plan, store: str | Path) -> None:
+    def __init__(self, plan: Plan, store: str | Path, media: str | Path) -> None:
         card = plan.card
         self.plan = plan
         self.content = ContentStore.open(store, card.modality, card.name, card.fingerprint, card.width)
@@ -39,21 +43,33 @@ class Part:
         self.known = {key for key, found in zip(keys, self.content.contains(keys), strict=True) if found}
         self.used: set[bytes] = set()
         self.encoded, self.seconds = 0, 0.0
-        self._refused: dict[bytes, str] = {}
+        self._refusals = KnownRefusals(self.content.folder, media)
+        unknown = [key for key in keys if key not in self.known]
+        self._refused = {key: reason for key in unknown if (reason := self._refusals.find(key)) is not None}
 
     def missing(self, batch_size: int) -> Iterator[Batch]:
-        """What has to be encoded, in batches."""
-        return self.plan.batches(self.known, batch_size)
+        """What has to be encoded, in batches; content that was refused before is not tried again."""
+        return self.plan.batches(self.known | self._refused.keys(), batch_size)
 
     def take(self, encoded: Encoded) -> None:
         """Store a batch's vectors; a full shard is safe on disk when this returns."""
         keys = encoded.batch.keys
-        self._refused.update({keys[position]: reason for position, reason in encoded.refused.items()})
+        for place, reason in encoded.refused.items():
+            self._refused[keys[place]] = reason
+            if not PASSING.match(reason):
+                self._refusals.remember(keys[place], reason)
         kept = [keys[position] for position in encoded.positions]
         usable = self.content.append(kept, encoded.vectors)
         for position in np.flatnonzero(~usable):
             self._refused[kept[position]] = f"{unusable_reason(encoded.vectors[position])} from {self.plan.card.name}"
         self.encoded += int(usable.sum())
+
+    def close(self) -> None:
+        """Keep what was learned, whatever happened since, and let go of all files."""
+        try:
+            self._refusals.save()
+        finally:
+            self.content.close()
 
     def assemble(self, writer: FeatureWriter, ids: pd.Series) -> dict[str, Any]:
         """Fill this modality's table from the content store, and set aside what has no vector.

@@ -55,7 +55,10 @@ def decode_file(request: dict[str, Any]) -> np.ndarray:
     Raises:
         MediaError: it cannot be read or decoded, or was changed meanwhile.
     """
-    content = read_media(request["media"], request["name"])
+    try:
+        content = read_media(request["media"], request["name"])
+    except MediaError as error:  # it could be read when it was hashed
+        raise MediaError(f"changed: {error}") from error
     if content_key(content, request["fingerprint"], request["preprocessing"]).hex() != request["key"]:
         raise MediaError("changed: the file was replaced while it was being encoded; run `encode` again")
     return decoder_of(request["kind"])(content, *request["arguments"])

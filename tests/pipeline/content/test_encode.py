@@ -147,6 +147,17 @@ def test_a_second_run_encodes_nothing_and_says_the_same(store, source, shelf, co
     assert again.info["encoded"] == 0 and again.info["reused"] == sum(map(len, PRESENT.values()))
 
 
+def test_what_has_a_fault_of_its_own_is_not_decoded_again(source, shelf, tmp_path, monkeypatch):
+    first = encode(source, shelf, tmp_path / "first", SPECS, tmp_path / "content", batch_size=2)
+    monkeypatch.setattr("pipeline.content.encode._engine", None)
+    again = encode(source, shelf, tmp_path / "again", SPECS, tmp_path / "content", batch_size=2)
+    same_bytes(again, first)
+    assert again.info["quarantined"] == first.info["quarantined"] == 7
+    monkeypatch.setattr("data.known_refusals.version", lambda package: "another")  # of a decoder, which may read it
+    with pytest.raises(TypeError, match="not callable"):
+        encode(source, shelf, tmp_path / "later", SPECS, tmp_path / "content", batch_size=2)
+
+
 def test_a_run_with_nothing_new_imports_no_tensorflow(store, source, shelf, content, tmp_path):
     shelf.items.to_parquet(tmp_path / "items.parquet")
     code = (

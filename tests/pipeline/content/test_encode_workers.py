@@ -95,11 +95,15 @@ def test_a_worker_killed_from_outside_costs_no_file(tmp_path):
 
 
 def test_a_file_replaced_meanwhile_is_not_stored_under_the_old_hash(tmp_path):
-    batch = batch_of(tmp_path, [picture(0), picture(1)])
-    (tmp_path / "1").write_bytes(picture(2))
+    batch = batch_of(tmp_path, [picture(seed) for seed in range(4)])
+    (tmp_path / "1").write_bytes(picture(4))
+    (tmp_path / "2").write_bytes(b"")
+    (tmp_path / "3").unlink()
     with DecodePool(tmp_path, workers=1) as pool:
         ((_, decoded),) = pool.decode([batch])
-    assert isinstance(decoded[0], np.ndarray) and decoded[1].startswith("changed: ")
+    assert isinstance(decoded[0], np.ndarray)
+    for answer, reason in zip(decoded[1:], ("the file was replaced", "empty", "missing"), strict=True):
+        assert answer.startswith(f"changed: {reason}")
 
 
 def test_a_second_process_starts_only_where_the_encoder_waits(tmp_path):
