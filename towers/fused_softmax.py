@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras import ops
 
-from towers.losses import MASKED_LOGIT
+from towers.losses import MASKED_LOGIT, weakest_kept
 from towers.query_blocks import block_size, mask_columns, over_blocks, product, put_own
 
 
@@ -105,8 +105,7 @@ def masked_logits(logits, own, own_logits, excluded=None, hardest: int = 0):
         logits = mask_columns(logits, excluded)
     if hardest:
         logits = put_own(logits, own, ops.zeros_like(own_logits) + MASKED_LOGIT)
-        weakest = ops.top_k(logits, hardest)[0][:, -1:]
-        logits = ops.where(logits < weakest, MASKED_LOGIT, logits)
+        logits = ops.where(logits < weakest_kept(logits, hardest), MASKED_LOGIT, logits)
     return put_own(logits, own, own_logits)
 
 

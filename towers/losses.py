@@ -91,7 +91,7 @@ def softmax_loss(
     Args:
         excluded: columns that are no negatives of a query, its user's other positives; the own column is never excluded,
             so it also fills up short lists.
-        hardest: K > 0 keeps, beside the own column, the K columns of the largest logits.
+        hardest: K > 0 keeps, beside the own column, the K columns of the largest logits; all where there are no more.
         label_smoothing: e takes that much of y from the own column and spreads it evenly over all columns that are not
             masked (Szegedy et al., *Rethinking the Inception Architecture*, 2016).
 
@@ -112,7 +112,7 @@ def softmax_loss(
         hidden = ops.any(columns[None, None, :] == excluded[:, :, None], axis=1)
         logits = ops.where(ops.logical_and(hidden, ops.logical_not(is_own)), MASKED_LOGIT, logits)
     if hardest:
-        weakest = ops.top_k(ops.where(is_own, MASKED_LOGIT, logits), hardest)[0][:, -1:]
+        weakest = weakest_kept(ops.where(is_own, MASKED_LOGIT, logits), hardest)
         logits = ops.where(ops.logical_or(is_own, logits >= weakest), logits, MASKED_LOGIT)
     valid = ops.cast(logits > MASKED_LOGIT / 2, logits.dtype)
     shares = label_smoothing * valid / ops.sum(valid, axis=1, keepdims=True)
@@ -120,3 +120,17 @@ def softmax_loss(
     hit = ops.sum(ops.where(targets > 0, targets * logits, 0.0), axis=1)
     per_query = ops.logsumexp(logits, axis=-1) - hit
     return ops.sum(weights * per_query) / ops.maximum(ops.sum(weights), 1e-9)
+
+
+def weakest_kept(logits, hardest: int):
+    """The K-th largest logit of every row, the smallest where there are fewer than K columns. [C, N] -> [C, 1].
+
+    Example:
+        >>> logits = ops.array([[3.0, 1.0, 2.0]])
+        >>> float(weakest_kept(logits, 2)[0, 0]), float(weakest_kept(logits, 9)[0, 0])
+        (2.0, 1.0)
+    """
+    columns = ops.shape(logits)[1]
+    # The columns of a batch are as many as its distinct items: on TensorFlow a number that the graph learns when it runs.
+    number = min(hardest, columns) if isinstance(columns, int) else ops.minimum(hardest, columns)
+    return ops.top_k(logits, number)[0][:, -1:]

@@ -17,6 +17,7 @@ FORMS = [
     {},
     {"excluded": True},
     {"hardest": 5},
+    {"hardest": 40},
     {"label_smoothing": 0.2},
     {"excluded": True, "hardest": 3, "label_smoothing": 0.1},
 ]

@@ -25,6 +25,7 @@ EVERY = {
     "excluding": LossOptions(exclude_positives=True),
     "streaming": LossOptions(log_q="streaming"),
     "hardest": LossOptions(hardest=5),
+    "hardest of fewer": LossOptions(hardest=64),
     "mixed": LossOptions(negatives="mixed", uniform_negatives=16),
     "sampled": LossOptions(negatives="sampled", uniform_negatives=16),
     "catalogue": LossOptions(negatives="catalogue"),
