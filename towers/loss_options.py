@@ -21,8 +21,8 @@ class LossOptions:
     Attributes:
         kind: `softmax`, `sigmoid` (SigLIP) or `elsa`.
         negatives: `batch`: the other events' items. `mixed`: these and uniform draws from the catalogue (Yang et al.,
-            *Mixed Negative Sampling for Learning Two-Tower Neural Networks*, WWW 2020). `sampled`: the draws alone.
-            `catalogue`: every item, for catalogues that fit.
+            *Mixed Negative Sampling for Learning Two-Tower Neural Networks*, WWW 2020). `sampled`: the draws alone; not
+            for `elsa`. `catalogue`: every item, for catalogues that fit.
         uniform_negatives: draws a batch, for `mixed` and `sampled`.
         log_q: correction of the softmax for how often an item is a negative: from the `counts` of training, from a
             `streaming` estimate that follows the batches, or `none`.
@@ -75,6 +75,11 @@ class LossOptions:
             )
         if self.kind != "softmax" and (self.hardest or self.label_smoothing):
             raise ValueError(f"hardest, label_smoothing: belong to the softmax, received kind {self.kind!r}")
+        if self.kind == "elsa" and self.negatives == "sampled":
+            raise ValueError(
+                "negatives: elsa scores a user's own items among the columns, and the draws alone leave them out; take "
+                "'batch', 'mixed' or 'catalogue', received 'sampled'"
+            )
         if not 0 <= self.label_smoothing < 1 or not 0 < self.streaming_rate <= 1:
             raise ValueError(
                 "label_smoothing, streaming_rate: must lie in [0, 1) and (0, 1], received "

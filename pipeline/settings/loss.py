@@ -18,7 +18,7 @@ class LossConfig(Section):
     kind: Literal["softmax", "sigmoid", "elsa"] = "softmax"
     """Cross-entropy over the negatives; SigLIP's question a pair; or ELSA's squared error between directions."""
     negatives: Literal["batch", "mixed", "sampled", "catalogue"] = "batch"
-    """The batch's other items; these and uniform draws from the catalogue; the draws alone; or every item there is."""
+    """The batch's other items; these and uniform draws from the catalogue; the draws alone (not for `elsa`); or every item."""
     uniform_negatives: int = pydantic.Field(0, ge=0)
     """Uniform draws a batch, for `mixed` and `sampled`."""
     log_q: Literal["counts", "streaming", "none"] = "counts"

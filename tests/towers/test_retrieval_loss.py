@@ -188,6 +188,7 @@ def test_bias_of_a_column():
         ({"uniform_negatives": 5}, "uniform_negatives"),
         ({"memory": 5, "negatives": "catalogue"}, "memory"),
         ({"kind": "sigmoid", "hardest": 3}, "hardest"),
+        ({"kind": "elsa", "negatives": "sampled", "uniform_negatives": 5}, "'batch', 'mixed' or 'catalogue'"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"products": "float8"}, "products"),
     ],
