@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ def train_history(
     Args:
         judge: of the validation split. checkpoints: a folder of this training alone; an interrupted one resumes from it.
         modalities: the content that the item tower reads.
-        splits: whose events are learned from. epochs: train for just so many, without a look at the validation split.
+        splits: whose events are learned from. epochs: train for just so many, without a look at the validation split, and
+            keep the last.
         warm: folder of earlier towers to go on from. keep: folder that takes the trained ones.
 
     Returns: the tower, and the figures of the training.
@@ -111,22 +112,22 @@ def train_history(
         items = task.all_item_embeddings()
         return LinearTower(items, items)
 
-    passed = itertools.count(1)
     log = train_epochs(
         task,
         batches,
-        (lambda: judge.ndcg(judge.scores(tower()))) if epochs is None else (lambda: float(next(passed))),
+        (lambda: judge.ndcg(judge.scores(tower()))) if epochs is None else (lambda: math.nan),
         Checkpoint(checkpoints, training_variables(task, constant=task.tables.values())),
         LoopSettings(
             epochs=epochs or section.epochs,
             patience=section.patience,
             seed=section.seed * 100_003,
+            keep_last=epochs is not None,
             name=f"linear.{loss}",
             advice=f"Lower linear.{loss}_learning_rate, or look for infinite values in the feature tables",
         ),
         progress,
     )
-    best = max(log, key=lambda row: row["valid_ndcg@20"])
+    best = max(log, key=lambda row: row["valid_ndcg@20"]) if epochs is None else log[-1]
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         two_tower.save_to(keep)

@@ -17,6 +17,7 @@ from pipeline.retrieval.linear_parts import choose_weights, fit_spectral
 from pipeline.retrieval.linear_stage import closed_form_content, content_of, fit_linear
 from pipeline.retrieval.served import Served, history_matrix, load_served, served_history_length, served_items
 from pipeline.retrieval.served_stage import build_served
+from pipeline.retrieval.train_history import train_history
 from pipeline.retrieval.train_retrieval import train_retrieval
 from pipeline.settings.linear import LinearSection
 from pipeline.settings.retrieval import RetrievalConfig
@@ -174,6 +175,27 @@ def test_an_item_that_only_validation_knows_is_served_as_it_was_fitted_again(wor
     np.testing.assert_allclose(*scores, atol=1e-3)
     unseen = load_served(tmp_path, "full/unseen").ensemble.linear
     assert np.linalg.norm(unseen.items[late]) > 2 * np.linalg.norm(tower.items[late])  # there it is new, and stretched
+
+
+def test_a_training_of_so_many_epochs_ends_with_the_same_weights_after_an_interruption(world, judge, tmp_path):
+    _, dataset, store = world
+
+    def stopped(what, done, total):
+        if 5 * done >= 4 * total:  # in the fourth of five epochs
+            raise KeyboardInterrupt
+
+    def train(checkpoints, progress):
+        return train_history(
+            dataset, store, judge, checkpoints, SECTION, loss="elsa", modalities=("text",), progress=progress,
+            splits=("train", "valid"), epochs=5,
+        )  # fmt: skip
+
+    whole, _ = train(tmp_path / "whole", silent)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", stopped)
+    resumed, told = train(tmp_path / "stopped", silent)
+    np.testing.assert_array_equal(resumed.items, whole.items)
+    assert (told["epochs"], told["best_epoch"]) == (5, 4)
 
 
 def test_catalogues_that_are_too_large_and_no_parts_are_left_to_the_two_towers(world, run, tmp_path):
