@@ -66,9 +66,15 @@ def interactions(dataset: Dataset, splits: tuple[str, ...], *, positive_only: bo
 
 
 def make_requests(
-    dataset: Dataset, split: str, *, known_splits: tuple[str, ...], history_length: int, seed: int = 0
+    dataset: Dataset,
+    split: str,
+    *,
+    known_splits: tuple[str, ...],
+    history_length: int,
+    seed: int = 0,
+    most: int | None = None,
 ) -> Requests:
-    """Requests for every user with a positive event in `split`.
+    """Requests for every user with a positive event in `split`, or the first `most` of them.
 
     History and seen items come from `known_splits` alone. Seen items include skipped ones: what was shown is not news.
     A user's
@@ -87,10 +93,10 @@ def make_requests(
     fresh = ~np.isin(pairs[0] * width + pairs[1], seen.users.astype(np.int64) * width + seen.rows)
     chosen, (user, item) = chosen[fresh], pairs[:, fresh]
     relevant = Interactions.from_pairs(user, item, dataset.schema.user_rows)
-    users = np.flatnonzero(relevant.counts).astype(np.int32)
+    users = np.flatnonzero(relevant.counts)[:most].astype(np.int32)
     time = events["timestamp"].to_numpy()[chosen]
     order = np.lexsort((time, user))
-    first = order[np.unique(user[order], return_index=True)[1]]
+    first = order[np.unique(user[order], return_index=True)[1]][:most]
     return Requests(
         users,
         known.latest(users, history_length),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from data.dataset import Dataset
@@ -30,8 +29,8 @@ def build_index_stage(
         serving.index.build.RecallBelowFloor: the kind that was asked for finds too little.
     """
     served = shared_served(run)
-    requests = make_requests(dataset, "valid", known_splits=("train",), history_length=served.history_length)
-    requests = requests.take(np.arange(min(section.queries, len(requests.users))))
+    length = served.history_length
+    requests = make_requests(dataset, "valid", known_splits=("train",), history_length=length, most=section.queries)
     queries = served.queries(dataset.profile, requests.users, requests.history)
     settings = section.model_dump(exclude={"queries"})
     report = build_indexes(served.items, queries, out, **settings, say=lambda line: say(f"[index] {line}"))

@@ -37,6 +37,10 @@ BOOSTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
 """Of items that nobody has chosen yet. A prediction from content is shrunk towards the mean, by as much as content fails
 to say, and would lose against items that are known; how far to stretch it is for the validation split to say."""
 
+LONGEST_HISTORY = 4096
+"""Events of a user that a query reads at most. Who asks for many users holds them as a table of that width, which one robot
+with a hundred thousand events would set for everybody; MovieLens-1M's longest history has 2,314."""
+
 
 def build_served(
     dataset: Dataset,
@@ -93,7 +97,7 @@ def build_served(
     if figure <= alone and fixed is None:
         return {"kind": "two_tower", "valid_ndcg@20": alone, **info}
     weights = (share / spread, 1.0 - share)
-    longest = max(int(dataset.events[dataset.positive].groupby("user").size().max()), length)
+    longest = history_length(dataset, length)
 
     def save(
         folder: Path, tower: LinearTower, content_map: ContentMap | None, unknown: np.ndarray, source: Path
@@ -120,6 +124,12 @@ def build_served(
         save(out / UNSEEN, tower, content_map, unknown, linear)
     chosen = {"kind": "ensemble", "share": share, "boost": boost, "valid_ndcg@20": figure}
     return {**chosen, "width": ensemble.items.shape[1], **info}
+
+
+def history_length(dataset: Dataset, least: int) -> int:
+    """L of a query: the longest history of the dataset, at most `LONGEST_HISTORY` and at least what the two towers read."""
+    longest = int(dataset.events[dataset.positive].groupby("user").size().max())
+    return max(min(longest, LONGEST_HISTORY), least)
 
 
 def choose(overall: Mapping[Setting, np.ndarray], new: Mapping[Setting, np.ndarray]) -> Setting:

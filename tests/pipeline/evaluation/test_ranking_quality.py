@@ -57,6 +57,16 @@ def asked(shop):
     return SimpleNamespace(requests=requests, groups=groups, segments=segments, orders=orders)
 
 
+def test_the_first_requests_are_those_of_everybody_cut_short(shop, asked):
+    few = make_requests(shop, "test", known_splits=SPLITS, history_length=5, most=7)
+    assert len(few.users) == 7 < len(asked.requests.users)
+    for name in ("users", "history", "timestamps", "context"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(asked.requests, name)[:7])
+    for name in ("seen", "relevant"):
+        mine, all_of_them = getattr(few, name), getattr(asked.requests, name)
+        assert [mine[number].tolist() for number in range(7)] == [all_of_them[number].tolist() for number in range(7)]
+
+
 def test_segments_are_the_groups_they_are_called(shop, asked):
     found = {dimension: {one.name: one for one in group} for dimension, group in by_dimension(asked.segments).items()}
     assert set(found) == {"all", "items", "domain", "history", "age"}

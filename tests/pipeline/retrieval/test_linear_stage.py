@@ -5,6 +5,7 @@ import functools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from data.dataset import train_counts
@@ -16,7 +17,7 @@ from pipeline.retrieval.linear_judge import LinearJudge
 from pipeline.retrieval.linear_parts import choose_weights, fit_spectral
 from pipeline.retrieval.linear_stage import closed_form_content, content_of, fit_linear
 from pipeline.retrieval.served import Served, history_matrix, load_served, served_history_length, served_items
-from pipeline.retrieval.served_stage import build_served
+from pipeline.retrieval.served_stage import build_served, history_length
 from pipeline.retrieval.train_history import train_history
 from pipeline.retrieval.train_retrieval import train_retrieval
 from pipeline.settings.linear import LinearSection
@@ -95,6 +96,14 @@ def test_served_queries_are_the_two_halves_written_out(world, run):
     alone = Served(served.two_tower, served.tower_items, None, 4).queries(dataset.profile, np.array([4]), history)[0]
     np.testing.assert_allclose(query[:8], towers * alone, atol=1e-6)
     np.testing.assert_array_equal(np.load(folder / "served" / "full" / "item_embeddings.npy"), served.items)
+
+
+def test_a_query_reads_the_longest_history_there_is_within_bounds(world):
+    dataset = world[1]
+    one = dataset.events[dataset.positive & (dataset.events["user"] == 3)]
+    assert history_length(dataset, 4) == dataset.events["user"].value_counts().max() == 12 and history_length(dataset, 40) == 40
+    robot = pd.concat([dataset.events, *[one] * 500], ignore_index=True)
+    assert history_length(dataclasses.replace(dataset, events=robot), 4) == 4096
 
 
 def test_items_nobody_chose_get_vectors_from_their_content(world, run):
