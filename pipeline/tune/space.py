@@ -54,7 +54,8 @@ class Setting:
     def known_as(self, value: Any) -> Any:
         """A value as Optuna keeps it, or None where it lies outside of the space."""
         if self.choices:
-            return json.dumps(value) if value in self.choices else None
+            # 0.0 and 0 are equal and read differently: it is the space's own spelling that Optuna knows.
+            return next((json.dumps(choice) for choice in self.choices if choice == value), None)
         return value if self.low <= value <= self.high and (self.step is None or self._on_grid(value)) else None
 
     def extremes(self) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import json
 import shutil
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,15 +21,17 @@ from optuna.trial import TrialState
 from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.retrieval.train_retrieval import train_retrieval
-from pipeline.settings.config import Config
+from pipeline.settings.config import Config, ConfigError
 from pipeline.stage import StageError, digest
 from pipeline.training.epoch_steps import NonFiniteLossError, Progress
-from pipeline.tune.report import METRIC, write_report
+from pipeline.tune.report import METRIC, TABLE, trials_table, write_report
 from pipeline.tune.space import Setting, apply_values, value_of
 
 STUDY, DATABASE = "retrieval", "study.db"
 STARTUP_TRIALS, WARMUP_EPOCHS = 5, 2
 """No trial is given up before so many others ended, and none in its first epochs: a slow start is no bad end."""
+LONGEST_REASON = 500
+"""Characters of an error that are kept: TensorFlow writes pages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +69,9 @@ def tune(
     """Try settings until the study holds `trials` of them, and write what was found into the search's folder.
 
     The first trial is the config as it stands, so the best is never worse than that on the validation split. A search
-    that was killed goes on: the interrupted trial from its own checkpoint, the others stay as they are. The test split
-    is taken out of the dataset before any trial sees it.
+    that was killed goes on: the interrupted trial from its own checkpoint, the others stay as they are. A trial that fails,
+    or whose settings do not go together, is kept with its reason and not tried again. The test split is taken out of the
+    dataset before any trial sees it.
 
     Args:
         trials: tried to the end, given up or failed, over all runs of this search. timeout: seconds for this run; the
@@ -85,20 +89,30 @@ def tune(
         dataset = without_test(search.dataset)
 
         def judged(trial: optuna.Trial) -> float:
-            return run_trial(trial, search, dataset, len(ended(study)), trials, progress)
+            try:
+                return run_trial(trial, search, dataset, len(ended(study)), trials, progress)
+            except optuna.TrialPruned:
+                raise
+            except Exception as error:
+                # Without a reason it would pass for interrupted, and every later run would begin with it.
+                trial.set_user_attr("error", reason_of(error))
+                raise
 
         def told(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
             say(describe(study, trial))
 
         left = trials - len(ended(study))
         if left > 0:
-            study.optimize(judged, n_trials=left, timeout=timeout, catch=(NonFiniteLossError,), callbacks=[told])
+            study.optimize(judged, n_trials=left, timeout=timeout, catch=(Exception,), callbacks=[told])
         else:
             say(f"[tune] the study already holds {len(ended(study))} trials; more with --trials")
         if not study.get_trials(states=(TrialState.COMPLETE,)):
+            table = trials_table(study, search.space)
+            table.to_csv(search.folder / TABLE, index=False)
+            failed = [f"the last to fail: {reason}; " for reason in table.get("error", []) if reason]
             raise StageError(
-                f"tune: none of {len(study.trials)} trials came to an end; look at {search.folder / 'trials.csv'} or give "
-                f"more --trials and a longer --timeout."
+                f"tune: none of {len(table)} trials came to an end; {''.join(failed[-1:])}look at {search.folder / TABLE}, or "
+                f"give more --trials and a longer --timeout."
             )
         return write_report(study, search.folder, search.config, search.space)
 
@@ -189,12 +203,8 @@ def run_trial(
         )
         trial.set_user_attr("epochs", counts["epochs"])
         trial.set_user_attr("best_epoch", counts["best_epoch"])
-    except optuna.TrialPruned:
-        shutil.rmtree(kept)
-        raise
-    except NonFiniteLossError as error:
-        trial.set_user_attr("error", str(error))
-        shutil.rmtree(kept)
+    except Exception:  # not of an interruption, after which its checkpoint is what the search goes on from
+        shutil.rmtree(kept, ignore_errors=True)
         raise
     finally:
         trial.set_user_attr("seconds", round(time.perf_counter() - begun, 1))
@@ -203,6 +213,17 @@ def run_trial(
     # Only now: whoever interrupts a trial finds its checkpoint when the search goes on.
     shutil.rmtree(kept)
     return counts[METRIC]
+
+
+def reason_of(error: Exception) -> str:
+    """Why a trial failed, in one line; an error that is not ours with its kind, for its words may say little.
+
+    Example:
+        >>> reason_of(MemoryError("no  room")), reason_of(NonFiniteLossError("the loss is nan"))
+        ('MemoryError: no room', 'the loss is nan')
+    """
+    own = isinstance(error, (ConfigError, NonFiniteLossError))
+    return textwrap.shorten(str(error) if own else f"{type(error).__name__}: {error}", LONGEST_REASON)
 
 
 def without_test(dataset: Dataset) -> Dataset:

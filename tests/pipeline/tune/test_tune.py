@@ -1,5 +1,6 @@
 """The search of settings: what a space may hold, that it resumes, gives up, never sees the test split, and what it writes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -206,6 +207,48 @@ def test_a_trial_whose_loss_is_not_finite_ends_alone(search, monkeypatch):
     assert errors[0] == "" and "nan" in errors[1]
 
 
+def test_a_trial_that_fails_or_whose_settings_do_not_go_together_is_not_tried_again(search, monkeypatch, tmp_path):
+    """Of two choices that are valid each, one pair is not."""
+    text = """
+        [retrieval.loss.kind]
+        choices = ["softmax", "sigmoid"]
+        [retrieval.loss.label_smoothing]
+        choices = [0, 0.1]
+        [retrieval.width]
+        choices = [8, 16]
+    """
+
+    def quality(section, epoch):
+        if section.width == 16:
+            raise MemoryError("no room for the batch")
+        return 0.3
+
+    searched = dataclasses.replace(search, space=space_of(tmp_path, text, search.config))
+    scripted(monkeypatch, quality, drawn=False)
+    found, said = run(searched, 12)
+    table = pd.read_csv(search.folder / "trials.csv").fillna({"error": ""})
+    clash = (table["retrieval.loss.kind"] == "sigmoid") & (table["retrieval.loss.label_smoothing"] > 0)
+    full = ~clash & (table["retrieval.width"] == 16)
+    assert clash.any() and full.any() and found["trials"] == len(said) == 12
+    assert (table["state"] == np.where(clash | full, "fail", "complete")).all()
+    assert table["error"][clash].str.contains("belong to the softmax").all()
+    assert set(table["error"][full]) == {"MemoryError: no room for the batch"}
+    assert sum("failed: MemoryError: no room for the batch" in line for line in said) == full.sum()
+    again, said = run(searched, 12)
+    assert again == found and "already holds 12 trials" in said[0] and not list(search.folder.glob(".checkpoints-*"))
+
+
+def test_a_search_whose_every_trial_fails_says_why(search, monkeypatch):
+    def quality(section, epoch):
+        raise MemoryError("no room for the batch")
+
+    asked = scripted(monkeypatch, quality)
+    for _ in range(2):
+        with pytest.raises(StageError, match="none of 2 trials came to an end; the last to fail: MemoryError: no room"):
+            run(search, 2)
+    assert len(asked) == 2 and len(pd.read_csv(search.folder / "trials.csv")) == 2
+
+
 def test_other_settings_and_a_second_process_are_refused(search, monkeypatch):
     scripted(monkeypatch, lambda section, epoch: 0.1, drawn=False)
     run(search, 1)
@@ -241,3 +284,6 @@ def test_choices_travel_through_the_database_as_they_are(tmp_path):
     assert apply_values(Config(), values).retrieval.fusion_weights == (1.0, 2.0)
     assert json.loads(json.dumps(values)) == values
     assert space[0].known_as(0.5) is None and space[1].known_as("sum") is None
+    # The config holds 0.0 where the space says 0; the study knows the space's own word.
+    whole = space_of(tmp_path, "[retrieval.dropout]\nchoices = [0, 0.1]")[0]
+    assert whole.known_as(Config(retrieval={"dropout": 0.0}).retrieval.dropout) == "0"
