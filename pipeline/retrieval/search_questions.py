@@ -62,7 +62,8 @@ def make_questions(items: pd.DataFrame) -> Questions:
         parts = [(TITLE, title), (CATEGORIES, spoken)]
         parts += [(SENTENCE, sentence) for sentence in dict.fromkeys(SENTENCES.split(description))]
         found += [(row, kind, text.strip()) for kind, text in parts if row and len(text.strip()) >= SHORTEST]
-    texts, text = np.unique(np.array([text for _, _, text in found], object).astype("U"), return_inverse=True)
+    # As objects: an array of characters would give every text the room of the longest.
+    texts, text = np.unique(np.array([text for _, _, text in found], object), return_inverse=True)
     rows, kinds = np.array([row for row, _, _ in found], np.int32), np.array([kind for _, kind, _ in found], np.int8)
     pairs = np.unique(np.stack([text, rows]), axis=1) if len(rows) else np.zeros((2, 0), np.int64)
     shared = np.bincount(pairs[0], minlength=len(texts))[text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,17 @@ def test_what_many_items_say_asks_for_none_of_them():
     items = pd.DataFrame({"title": ["", *["Same"] * 6, "Other"], "description": ["x. y."] * 8})
     assert make_questions(items).texts == ["Other"]
     assert make_questions(pd.DataFrame({"item_id": ["", "a"]})).texts == []
+
+
+def test_one_long_text_takes_its_own_room_and_not_that_of_all():
+    titles, bodies = (f"Title {row}" for row in range(400)), ["word " * 40_000, *[""] * 399]
+    items = pd.DataFrame({"title": ["", *titles], "description": ["", *bodies]})
+    tracemalloc.start()
+    questions = make_questions(items)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(questions.texts) == 401 and peak < 10 * 200_000
+    assert questions.texts == sorted(questions.texts)
 
 
 def test_items_are_held_out_whole():
