@@ -11,6 +11,8 @@ from keras import ops
 
 RIDGES = (0.1, 1.0, 10.0, 100.0)
 HELD_OUT = 0.1
+MOST_ROWS = 50_000
+"""Rows that a map is fitted to at most: more say nothing new of some thousand columns, and a million would not fit."""
 
 
 @keras.saving.register_keras_serializable("triptych")
@@ -67,13 +69,16 @@ def fit_content_map(
     held out to choose it, and the map is fitted again on all of them.
 
     Args:
-        features: {modality: [N + 1, F_m]}. present: bool [N + 1, M]. targets: [N + 1, K]. rows: [R] to learn from.
+        features: {modality: [N + 1, F_m]}, of which only the rows learned from are read. present: bool [N + 1, M].
+        targets: [N + 1, K]. rows: [R] to learn from; of more than `MOST_ROWS` a sample by `seed`.
     """
     frames = dict(frames or {})
+    if len(rows) > MOST_ROWS:
+        rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), MOST_ROWS, replace=False))]
     layer = ContentMap({name: table.shape[1] for name, table in features.items()}, targets.shape[1], frames)
     columns, means, scales = [], [], []
     for place, (name, table) in enumerate(features.items()):
-        values = np.asarray(table, np.float64)[rows]
+        values = np.asarray(table[rows], np.float64)
         if name in frames:
             values = values.reshape(len(rows), frames[name], -1).mean(axis=1)
         there = present[rows, place].astype(np.float64)[:, None]
@@ -83,7 +88,7 @@ def fit_content_map(
         columns += [values * scale, there]
         means.append(mean)
         scales.append(scale)
-    inputs, outputs = np.concatenate(columns, axis=1), np.asarray(targets, np.float64)[rows]
+    inputs, outputs = np.concatenate(columns, axis=1), np.asarray(targets[rows], np.float64)
     held = np.random.default_rng(seed).random(len(rows)) < HELD_OUT
     weights, start = fit_ridge(inputs, outputs, held), 0
     for place, (mean, scale) in enumerate(zip(means, scales, strict=True)):

@@ -24,17 +24,17 @@ def with_new_items(
     if not modalities:
         return tower, None
     present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in modalities]]
-    features = {name: np.asarray(store.table(name), np.float32) for name in modalities}
+    tables = {name: store.table(name) for name in modalities}
     warm = np.flatnonzero(~unknown & present.any(axis=1))
     targets = np.concatenate([tower.history, tower.items], axis=1)
     frames = {name: count for name, count in store.frames.items() if name in modalities}
-    content_map = fit_content_map(features, present, targets, warm, frames=frames)
+    content_map = fit_content_map(tables, present, targets, warm, frames=frames)
     cold = np.flatnonzero(unknown & present.any(axis=1))
     history, items = tower.history.copy(), tower.items.copy()
     history[unknown], items[unknown] = 0.0, 0.0
     if len(cold):
-        mapped = content_map({name: table[cold] for name, table in features.items()}, present[cold])
-        mapped = keras.ops.convert_to_numpy(mapped)
+        features = {name: np.asarray(table[cold], np.float32) for name, table in tables.items()}
+        mapped = keras.ops.convert_to_numpy(content_map(features, present[cold]))
         history[cold], items[cold] = mapped[:, : tower.width], mapped[:, tower.width :]
     return LinearTower(history, items), content_map
 

@@ -145,16 +145,15 @@ def content_guess(
     if not modalities or not len(known):
         return guess
     present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in modalities]]
-    features = {name: np.asarray(store.table(name), np.float32) for name in modalities}
+    tables = {name: store.table(name) for name in modalities}
     frames = {name: count for name, count in store.frames.items() if name in modalities}
     learned = known[present[known].any(axis=1)]
     seen = present[wanted].any(axis=1)
     if len(learned) and seen.any():
-        content = fit_content_map(features, present, vectors, learned, frames=frames)
+        content = fit_content_map(tables, present, vectors, learned, frames=frames)
         rows = wanted[seen]
-        guess[seen] = keras.ops.convert_to_numpy(
-            content({name: table[rows] for name, table in features.items()}, present[rows])
-        )
+        features = {name: np.asarray(table[rows], np.float32) for name, table in tables.items()}
+        guess[seen] = keras.ops.convert_to_numpy(content(features, present[rows]))
     return guess
 
 

@@ -24,6 +24,27 @@ def test_a_linear_world_is_recovered_on_items_that_were_not_seen():
     assert error < 0.05
 
 
+class Table:
+    """A table on disk: rows of it can be read, and it is never held whole."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.read = values, values.shape, 0
+
+    def __getitem__(self, rows):
+        self.read += len(rows)
+        return self.values[rows]
+
+
+def test_of_very_many_items_a_sample_is_read_and_says_as_much():
+    rng = np.random.default_rng(0)
+    values, present = rng.normal(size=(70_000, 3)).astype(np.float16), np.ones((70_000, 1), bool)
+    targets = values.astype(np.float64) @ rng.normal(size=(3, 2))
+    learned, table = np.arange(5_000, 70_000), Table(values)
+    layer = fit_content_map({"text": table}, present, targets, learned)
+    assert table.read == 50_000
+    np.testing.assert_allclose(np.asarray(layer({"text": values[:5_000]}, present[:5_000])), targets[:5_000], atol=0.05)
+
+
 def test_what_an_absent_modality_holds_changes_nothing_and_nothing_present_is_zero():
     features, present, targets = linear_world(60)
     layer = fit_content_map(features, present, targets, np.arange(60), frames={"video": 2})
