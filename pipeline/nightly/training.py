@@ -14,7 +14,7 @@ from pipeline.policy.stage import POLICY, REPORT
 from pipeline.progress import progress_bar
 from pipeline.settings.config import Config
 from pipeline.stage import StageError, StageResult, code_fingerprint, read_manifest
-from pipeline.stages.retrieval import LINEAR, LOOP, SERVED, TOWERS
+from pipeline.stages.retrieval import LINEAR, LOOP, SERVED, TOWERS, teacher_keys
 from pipeline.stages.walk import RANKING_FILES
 from towers.search import WEIGHTS
 
@@ -53,6 +53,7 @@ class JobTraining(JobFolder):
             self.store_stage: self.key(self.store_stage),
             "ingest": self.key("ingest"),
             **self.keys_of(section.distill_ranker, "served/full", "ranking"),
+            **teacher_keys(section.side),
             **self.warm_keys(f"retrieval/{name}"),
             "code": code_fingerprint("towers", *LOOP, *TOWERS, *WARM),
         }

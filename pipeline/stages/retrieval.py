@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.progress import progress_bar
-from pipeline.stage import StageResult, code_fingerprint
+from pipeline.settings.side_losses import SideLossesConfig
+from pipeline.stage import StageError, StageResult, code_fingerprint, folder_fingerprint, read_manifest
 from pipeline.stages.content import ContentStages
 
+TRAINING = ("checkpoint", "epoch_steps", "epochs", "feed", "fused_optimizers", "optimizer", "record")
 LOOP = (
-    "data/histories.py",
-    *(
-        f"pipeline/{name}.py"
-        for name in ("training/epoch_steps", "training/epochs", "training/feed", "training/optimizer")
-    ),
+    *(f"data/{name}.py" for name in ("batches", "histories", "loss_columns")),
+    *(f"pipeline/metrics/{name}.py" for name in ("examples", "interactions", "metrics", "top_k")),
+    *(f"pipeline/training/{name}.py" for name in TRAINING),
 )
 """Code that every training of towers runs through."""
 DEVICES = (
@@ -25,23 +25,30 @@ DEVICES = (
     "training/replicated_task",
     "training/workers",
 )
+TAUGHT = ("retrieval/queries", "retrieval/side_losses", "ranker/ranker_teacher")
 PRIVATE = ("training/private_task", "training/private_training", "training/privacy_budget")
 TOWERS = (
-    "data/batches.py",
+    "data/item_labels.py",
     "data/private_batches.py",
-    *(f"pipeline/{name}.py" for name in ("retrieval/train_retrieval", *PRIVATE, *DEVICES)),
+    *(f"pipeline/{name}.py" for name in ("retrieval/train_retrieval", "training/tensorboard", *TAUGHT, *PRIVATE, *DEVICES)),
 )
 """Code that trains the two towers."""
 LINEAR_PARTS = (
+    "metrics/segments",
+    "retrieval/baselines",
     "retrieval/linear_stage",
     "retrieval/linear_closed_form",
     "retrieval/linear_parts",
     "retrieval/linear_judge",
     "retrieval/new_items",
     "retrieval/train_history",
+    "retrieval/train_retrieval",
     "retrieval/training_matrix",
 )
-LINEAR = ("data/history_batches.py", "data/item_traits.py", *(f"pipeline/{name}.py" for name in LINEAR_PARTS))
+LINEAR = (
+    *(f"data/{name}.py" for name in ("burst_weights", "history_batches", "item_traits")),
+    *(f"pipeline/{name}.py" for name in LINEAR_PARTS),
+)
 """Code that fits the linear towers."""
 SERVED = (
     "pipeline/retrieval/served_stage.py",
@@ -51,6 +58,21 @@ SERVED = (
     "towers/content_map.py",
 )
 """Code that joins both."""
+
+
+def teacher_keys(side: SideLossesConfig) -> dict[str, str]:
+    """What tells a teacher from the next in the same folder: the key of the stage that trained it, or else its files' times.
+
+    Raises:
+        StageError: a teacher that is no folder.
+    """
+    keys = {}
+    for folder in map(Path, side.teachers if side.distillation else ()):
+        if not folder.is_dir():
+            raise StageError(f"retrieval.side.teachers: must be folders of trained towers, received {folder}; train them first")
+        manifest = read_manifest(folder)
+        keys[f"teacher {folder}"] = folder_fingerprint(folder) if manifest is None else manifest["key"]
+    return keys
 
 
 class RetrievalStages(ContentStages):
@@ -92,6 +114,7 @@ class RetrievalStages(ContentStages):
                 self.store_stage: self.key(self.store_stage),
                 "ingest": self.key("ingest"),
                 **self.keys_of(section.distill_ranker, "served/full", "ranking"),
+                **teacher_keys(section.side),
                 "code": code_fingerprint("towers", *LOOP, *TOWERS),
             },
         )

@@ -29,6 +29,9 @@ RANKING_FILES = (
     "ranker/boosted_trees",
     "ranker/leak_checks",
     "ranker/list_checks",
+    "ranker/retrieval_side",
+    "metrics/bootstrap",
+    "metrics/probability_metrics",
 )
 """What of this room the trained ranker depends on."""
 
@@ -93,7 +96,8 @@ class Run(RetrievalStages):
 
             return choose_policy_stage(self.dataset(), self.folder, out, self.config)
 
-        files = ("settings/policy", *(f"policy/{name}" for name in ("facts", "judge", "pages", "stage")))
+        parts = (f"policy/{name}" for name in ("facts", "judge", "pages", "stage"))
+        files = ("settings/policy", "metrics/list_metrics", *parts)
         return self.run(
             "policy",
             work,
