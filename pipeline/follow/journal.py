@@ -19,7 +19,7 @@ import pyarrow.parquet as parquet
 
 from data.durable_file import sync, write_durably
 from pipeline.nightly.lock import is_free, owner_words, read_owner
-from pipeline.nightly.record import PUBLISHED, jobs_of, outcome_of
+from pipeline.nightly.record import run_of
 from pipeline.stage import StageError
 from serving.feedback.partitions import as_table, write_table
 from serving.feedback.tail import Event
@@ -54,9 +54,7 @@ def base_of(out: Path) -> Base:
     version = read_labels(releases).stable or (numbers[-1] if numbers else None)
     if version is None:
         raise StageError(f"{releases}: no release to follow; `python -m pipeline run` or `job` makes one.")
-    made = {outcome["release"]["version"]: folder for folder in jobs_of(out)
-            if (outcome := outcome_of(folder)) and outcome["outcome"] == PUBLISHED}  # fmt: skip
-    run = made.get(version, out)
+    run = run_of(out, version)
     if not (run / "ingest").is_dir():
         raise StageError(f"{run}: has no models any more, and release {version} came from it; raise job.keep.")
     return Base(version, read_release(releases / str(version)).fingerprint, run)

@@ -17,7 +17,7 @@ from pipeline.settings.policy import PolicySection
 from pipeline.stage import MANIFEST, StageError, read_manifest
 from pipeline.stages.run_folder import RunFolder
 from serving.releases.gc import remove
-from serving.releases.labels import WITHDRAWN, ReleaseLabels, read_labels
+from serving.releases.labels import ReleaseLabels, read_labels
 from serving.releases.lock import alone
 from serving.releases.manifest import read_release
 from serving.releases.promotion import promote, roll_back
@@ -44,8 +44,8 @@ def replace_releases(
     servers: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> int | None:
-    """Publishes the models of the newest release once more, out of a run from which a person has gone; moves the labels to
-    it, and removes all releases before it.
+    """Publishes the models of the newest release that nobody has withdrawn once more, out of a run from which a person has
+    gone; moves the labels to it, and removes all releases before it.
 
     A step that a kill cut off is done by the next call: a release with the same models and users is not made twice.
 
@@ -64,8 +64,7 @@ def replace_releases(
         return None
     if numbers := list_releases(releases):
         labels = read_labels(releases)
-        newest = [number for number in numbers if number != labels.as_dict().get(WITHDRAWN)][-1]
-        version = _publish(out, data, config, newest, say)
+        version = _publish(out, data, config, labels.standing(numbers)[-1], say)
         if labels.stable is not None:
             _move_labels(releases, version, servers)
     removed = remove(releases, newest=1)

@@ -31,6 +31,7 @@ from pipeline.nightly.record import (
     jobs_of,
     outcome_of,
     released_folder,
+    run_of,
     write_outcome,
 )
 from pipeline.nightly.run import JobRun
@@ -265,10 +266,13 @@ def write_job_report(folder: Path, source: Path, beside: Beside, say: Say) -> No
 
 
 def clear_up(out: Path, keep: int) -> None:
-    """Of finished jobs but the newest `keep` and the one that the current release came from, leave the record alone."""
-    current = current_run(out)
+    """Of finished jobs but the newest `keep` and those that the current and the stable release came from, leave the record
+    alone: the stable one is current again where later ones are withdrawn."""
+    from serving.releases.labels import read_labels
+
+    needed = {current_run(out), run_of(out, read_labels(out / "releases").stable or 0)}
     for folder in jobs_of(out)[:-keep]:
-        if folder == current or outcome_of(folder) is None:
+        if folder in needed or outcome_of(folder) is None:
             continue
         for path in folder.iterdir():
             if path.name not in REMAINS:

@@ -70,34 +70,31 @@ def write_outcome(folder: Path, outcome: dict[str, Any]) -> None:
 def current_run(out: Path) -> Path | None:
     """The run folder whose models are released now: a job's, or the run folder itself; None where nothing is released.
 
-    Of the published releases that nobody has withdrawn, the newest counts.
+    Of the published releases that nobody has withdrawn, the newest counts; see `ReleaseLabels.standing`.
     """
-    from serving.releases.labels import WITHDRAWN, read_labels
-    from serving.releases.release import list_releases
+    published = _standing(out / "releases")
+    run = run_of(out, published[-1]) if published else None
+    return run if run != out or read_manifest(out / "export") else None
 
-    releases = out / "releases"
-    if not releases.is_dir():
-        return None
-    labels = read_labels(releases).as_dict()
-    published = [number for number in list_releases(releases) if number != labels.get(WITHDRAWN)]
+
+def run_of(out: Path, version: int) -> Path:
+    """The run folder that a release was made in: a job's, or the run folder itself."""
     made = {outcome["release"]["version"]: folder for folder in jobs_of(out)
             if (outcome := outcome_of(folder)) and outcome["outcome"] == PUBLISHED}  # fmt: skip
-    if not published:
-        return None
-    if published[-1] in made:
-        return made[published[-1]]
-    return out if read_manifest(out / "export") else None
+    return made.get(version, out)
 
 
 def released_folder(run: Path) -> Path | None:
-    """The release that a run became; None where it is gone."""
-    from serving.releases.manifest import ReleaseError
-    from serving.releases.release import latest_release
-
+    """The release that a run became, of a run that is no job's the newest that nobody has withdrawn; None where it is gone."""
     outcome = outcome_of(run)
     if outcome is not None:
         return run.parent.parent / "releases" / str(outcome["release"]["version"])
-    try:
-        return latest_release(run / "releases")
-    except ReleaseError:
-        return None
+    published = _standing(run / "releases")
+    return run / "releases" / str(published[-1]) if published else None
+
+
+def _standing(releases: Path) -> list[int]:
+    from serving.releases.labels import read_labels
+    from serving.releases.release import list_releases
+
+    return read_labels(releases).standing(list_releases(releases))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from serving.releases.manifest import ReleaseError
@@ -52,6 +52,22 @@ class ReleaseLabels:
     def of(self, version: int) -> str:
         """The label of a release, or ""."""
         return next((label for label, number in self.as_dict().items() if number == version), "")
+
+    def standing(self, numbers: Iterable[int]) -> list[int]:
+        """Those of some releases that nobody has withdrawn.
+
+        A server holds one withdrawn release at most, so its label tells of the last one alone. All between the stable
+        release and it are left out: each was withdrawn before, or gave way, untried, to one that was made from it. One that
+        was good is lost for little: the next is made from the stable release.
+
+        Example:
+            >>> ReleaseLabels(4, ("withdrawn", 6)).standing([3, 4, 5, 6, 7])
+            [3, 4, 7]
+            >>> ReleaseLabels(4, ("canary", 6)).standing([4, 5, 6])
+            [4, 5, 6]
+        """
+        stable, withdrawn = self.stable or 0, self.as_dict().get(WITHDRAWN, 0)
+        return [number for number in numbers if not stable < number <= withdrawn]
 
     def to_canary(self, version: int) -> ReleaseLabels:
         """A release to be tried beside the stable one. The first release ever has nothing to stand beside: it is stable.

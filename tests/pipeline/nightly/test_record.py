@@ -1,0 +1,60 @@
+"""Which run the current release came from, whatever has been published and withdrawn since."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.nightly.job import clear_up
+from pipeline.nightly.record import JobRecord, current_run, released_folder, write_outcome
+from serving.releases.promotion import promote, roll_back
+from tests.serving.release_files import publish_all
+
+
+def job(out: Path, number: int, version: int) -> Path:
+    """A finished job that published a release, with a stage of its own."""
+    folder = out / "jobs" / f"{number:04d}"
+    JobRecord(number, "", None, "source", "settings", "code", False).write(folder)
+    (folder / "ingest").mkdir()
+    write_outcome(folder, {"outcome": "published", "release": {"version": version, "fingerprint": ""}})
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Releases 4, 5 and 6 of jobs 1, 2 and 3, beside 3 of the run folder itself; 3 has been stable, and 4 is."""
+    releases = publish_all(tmp_path / "releases", 3, 4, 5, 6)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "manifest.json").write_text(json.dumps({"key": "", "counts": {}}))
+    for number, version in ((1, 4), (2, 5), (3, 6)):
+        job(tmp_path, number, version)
+    promote(releases, 3)
+    promote(releases, 4, "canary")
+    promote(releases)
+    return tmp_path
+
+
+def test_a_release_withdrawn_before_the_last_one_is_not_current_again(out: Path):
+    assert current_run(out) == out / "jobs" / "0003"
+    promote(out / "releases", 5, "canary")
+    roll_back(out / "releases")
+    assert current_run(out) == out / "jobs" / "0003", "6 is newer than what was withdrawn"
+    promote(out / "releases", 6, "canary")
+    roll_back(out / "releases")
+    assert current_run(out) == out / "jobs" / "0001" and released_folder(out / "jobs" / "0001") == out / "releases" / "4"
+    publish_all(out / "releases", 7)
+    assert current_run(out) == job(out, 4, 7)
+
+
+def test_the_release_of_a_run_that_is_no_job_is_none_that_was_withdrawn(out: Path):
+    releases = out / "releases"
+    promote(releases, 3)  # back to what was stable before
+    promote(releases, 6, "canary")
+    roll_back(releases)
+    assert current_run(out) == out and released_folder(out) == releases / "3"
+
+
+def test_clearing_up_leaves_the_run_of_the_stable_release(out: Path):
+    clear_up(out, keep=1)
+    left = [folder.name for folder in sorted((out / "jobs").iterdir()) if (folder / "ingest").is_dir()]
+    assert left == ["0001", "0003"]
