@@ -9,7 +9,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from data.durable_file import write_durably
-from pipeline.forget.run import run_folders
+from pipeline.forget.run import knows, run_folders
 from pipeline.nightly.record import outcome_of, write_outcome
 from pipeline.release.export_stage import export_stage
 from pipeline.settings.config import Config
@@ -27,12 +27,6 @@ from serving.releases.view import put_in_force
 STAGES = ("served/full", "index", "ranking", "policy")
 DECIDING: dict[str, tuple[str, ...]] = {"ranking": ("retrieved",), "policy": tuple(PolicySection.model_fields)}
 """Settings of stages that a release takes, too: `Config` has to be the run's own in these."""
-
-
-def knows(release: Path, ids: frozenset[str]) -> bool:
-    """Whether a release, or what is left of an unfinished or removed one, has a person in a vocabulary."""
-    files = release.glob("*/*/assets/users.txt")
-    return any(not ids.isdisjoint(file.read_text(encoding="utf-8").split("\n")) for file in files)
 
 
 def replace_releases(

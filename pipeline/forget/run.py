@@ -19,6 +19,7 @@ from data.durable_file import sync, write_durably
 from data.schema import UNKNOWN_ROW
 from data.vocabulary import Vocabulary
 from pipeline.forget.files import TOMBSTONE, forget_in_json, forget_in_table, write_arrays
+from pipeline.nightly.record import RECORD, outcome_of
 from pipeline.ranker.visits import HELD_OUT, Visits
 from ranking.stored_rows import Precision, store_rows
 
@@ -30,6 +31,12 @@ UNFINISHED = (".checkpoints-*", ".writing-*", ".old-*")
 def run_folders(out: Path) -> list[Path]:
     """The run folder and those of its jobs, as far as they have ingested anything."""
     return [run for run in [out, *sorted((out / "jobs").glob("*"))] if (run / "ingest" / USER_IDS).is_file()]
+
+
+def knows(release: Path, ids: frozenset[str]) -> bool:
+    """Whether a release, or what is left of an unfinished or removed one, has a person in a vocabulary."""
+    files = release.glob("*/*/assets/users.txt")
+    return any(not ids.isdisjoint(file.read_text(encoding="utf-8").split("\n")) for file in files)
 
 
 def stage_files(run: Path, name: str) -> Iterator[Path]:
@@ -45,12 +52,16 @@ def forget_in_run(run: Path, ids: frozenset[str]) -> list[bytes]:
 
     Vectors become those of the unknown user, who is row 0; profile codes become unknown; events, lists, held-out requests
     and values per user are dropped, and items are counted without them. Values of a profile column or a context that
-    nobody else has become tombstones too. The vocabulary comes last: a start after a kill finds the row by it and does all
-    of it again.
+    nobody else has become tombstones too. A release of a job's that was not published goes. The vocabulary comes last: a
+    start after a kill finds the row by it and does all of it again.
 
     Returns:
         The bytes of the vectors that were there, in every form in which a release may store them; for `forget_proof`.
     """
+    vocabulary = Vocabulary.load(run / "ingest" / USER_IDS)
+    rows = sorted({int(row) for row in vocabulary.rows(sorted(ids))} - {UNKNOWN_ROW})
+    if (run / RECORD).is_file():
+        _drop_candidate(run, ids, bool(rows))
     for name in UNFINISHED:
         for path in run.glob(name):
             shutil.rmtree(path)
@@ -60,8 +71,7 @@ def forget_in_run(run: Path, ids: frozenset[str]) -> list[bytes]:
     for path in stage_files(run, "*.json"):
         forget_in_json(path, ids)
     vectors: list[bytes] = []
-    vocabulary = Vocabulary.load(run / "ingest" / USER_IDS)
-    for row in sorted({int(row) for row in vocabulary.rows(sorted(ids))} - {UNKNOWN_ROW}):
+    for row in rows:
         for file in stage_files(run, "weights.weights.h5"):
             vectors += _empty_towers(file.parent, row)
         for file in stage_files(run, "ranking.weights.h5"):
@@ -73,6 +83,18 @@ def forget_in_run(run: Path, ids: frozenset[str]) -> list[bytes]:
         _empty_ingested(run / "ingest", row)
     forget_in_table(run / "ingest" / "quarantine.parquet", ids)
     return vectors
+
+
+def _drop_candidate(job: Path, ids: frozenset[str], known: bool) -> None:
+    """Removes a release that a job has made and not published, or not yet: who goes on with the job exports it again."""
+    candidates = [path for path in (job / "releases").glob("*") if path.is_dir()]
+    if not candidates or not (known or any(knows(path, ids) for path in candidates)):
+        return
+    # The release last, by which a start after a kill finds all of it again.
+    for name in ("releases",) if outcome_of(job) else ("gate", "export", "releases"):
+        if (job / name).is_dir():
+            shutil.rmtree(job / f".old-{name}", ignore_errors=True)
+            (job / name).rename(job / f".old-{name}")  # one of `UNFINISHED`
 
 
 def _empty_row(table: np.ndarray, row: int) -> list[bytes]:
