@@ -20,6 +20,8 @@ from pipeline.settings.data_checks import ChecksSection
 
 MOST_EVENTS = 4000
 """New and old events each whose surprise is looked at."""
+MOST_SCORES = 2**25
+"""Scores of people for all items that are in memory at a time."""
 
 
 def event_checks(data: NewData, section: ChecksSection, parent: Path) -> list[Check]:
@@ -161,10 +163,10 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
         history = positive_histories(then, ("train",))
         asked, place = np.unique(user[rows], return_inverse=True)
         queries = served.queries(then.profile, asked, history.latest(asked, served.history_length))
-        scores = (queries @ served.items.T)[:, 1:]
-        scores = (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(scores.std(axis=1, keepdims=True), 1e-9)
-        own = scores[place, item[rows] - 1]
-        below = np.array([(scores[:, row - 1] < mine).mean() for row, mine in zip(item[rows], own, strict=True)])
+        wanted, column = np.unique(item[rows], return_inverse=True)
+        scores = standard_scores(queries, served.items, wanted)
+        own = scores[place, column]
+        below = np.array([(scores[:, one] < mine).mean() for one, mine in zip(column, own, strict=True)])
         shares.append(float(below.mean()))
         numbers.append(len(data.visits(chosen)))
     before, now = shares
@@ -172,3 +174,21 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
     fall = (before - now) / max(before - 0.5, 1e-9) if before - now > section.significance * error else 0.0
     found = f"{now:.3f} in {numbers[1]} visits, {before:.3f} in {numbers[0]} before (.5 = chosen by anybody)"
     return bounded(name, fall, section.surprise, found)
+
+
+def standard_scores(queries: np.ndarray, items: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Scores of some items, standardised over all items of a query; computed for a block of queries at a time.
+
+    Shapes: queries [Q, D], items [N + 1, D] with row 0 unknown, wanted [W] rows of at least 1 -> [Q, W].
+
+    Example:
+        >>> standard_scores(np.array([[1.0], [2.0]]), np.array([[9.0], [1.0], [4.0]]), np.array([2, 1])).tolist()
+        [[1.0, -1.0], [1.0, -1.0]]
+    """
+    found = np.empty((len(queries), len(wanted)), np.result_type(queries, items))
+    size = max(MOST_SCORES // len(items), 1)
+    for block in (slice(start, start + size) for start in range(0, len(queries), size)):
+        scores = (queries[block] @ items.T)[:, 1:]
+        spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-9)
+        found[block] = (scores[:, wanted - 1] - scores.mean(axis=1, keepdims=True)) / spread
+    return found

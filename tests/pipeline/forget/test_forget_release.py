@@ -10,6 +10,7 @@ import pytest
 from data.ingest import IngestOptions, ingest
 from pipeline.forget import release as forget_release
 from pipeline.forget.release import replace_releases
+from pipeline.forget.run import forget_in_run
 from pipeline.forget.user import forget_user
 from pipeline.nightly.record import JobRecord, write_outcome
 from pipeline.settings.config import Config
@@ -82,6 +83,6 @@ def test_a_candidate_that_was_not_published_goes(job: Path, tmp_path: Path, outc
     assert not (job / "releases").exists()
 
 
-def test_the_candidate_stays_where_it_knows_somebody_else(job: Path, tmp_path: Path):
-    forget_user("person-99", job.parent.parent, data=tmp_path / "data")
+def test_the_candidate_stays_where_it_does_not_know_the_person(job: Path):
+    forget_in_run(job, frozenset(["person-99"]))
     assert (job / "releases" / "3" / "manifest.json").is_file() and (job / "export").is_dir()

@@ -1,6 +1,7 @@
 """Data checks on logs with a known fault: each is found, and the same log without it passes."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from data.features import FeatureStore, FeatureWriter
 from data.ingest import IngestOptions, ingest
+from pipeline.nightly import data_checks_events
 from pipeline.nightly.check import bounded, worst
 from pipeline.nightly.data_checks_events import (
     columns_of,
@@ -16,6 +18,7 @@ from pipeline.nightly.data_checks_events import (
     label_checks,
     refused_checks,
     schema_check,
+    standard_scores,
     volume_check,
 )
 from pipeline.nightly.data_checks_media import media_checks, missing_check
@@ -151,3 +154,20 @@ def test_decisions_are_the_worst_verdict_and_bounds_are_in_order():
     assert worst(checks) == "warn" and worst([*checks, bounded("two", 0.2, (0.1, 0.2), "")]) == "stop" and worst([]) == "go"
     with pytest.raises(pydantic.ValidationError, match=r"checks.psi: must be \(warn, stop\)"):
         ChecksSection(psi=(0.5, 0.1))
+
+
+@pytest.mark.parametrize("most", [2**22, 50_000])
+def test_scores_are_standardised_over_all_items_and_kept_of_those_asked_for(monkeypatch, most):
+    """By a block of queries where all scores at once, 8 MB and as much again for their spread, are too many."""
+    monkeypatch.setattr(data_checks_events, "MOST_SCORES", most)
+    rng = np.random.default_rng(0)
+    queries, items = rng.normal(size=(200, 4)).astype(np.float32), rng.normal(size=(10_001, 4)).astype(np.float32)
+    wanted = np.array([1, 17, 9_999, 10_000])
+    tracemalloc.start()
+    found = standard_scores(queries, items, wanted)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (peak < 1e6) == (most == 50_000)
+    for query, line in zip(queries, found, strict=True):
+        scores = items[1:].astype(np.float64) @ query
+        np.testing.assert_allclose(line, [(scores[row - 1] - scores.mean()) / scores.std() for row in wanted], atol=1e-4)

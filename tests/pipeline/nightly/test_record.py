@@ -43,7 +43,8 @@ def test_a_release_withdrawn_before_the_last_one_is_not_current_again(out: Path)
     roll_back(out / "releases")
     assert current_run(out) == out / "jobs" / "0001" and released_folder(out / "jobs" / "0001") == out / "releases" / "4"
     publish_all(out / "releases", 7)
-    assert current_run(out) == job(out, 4, 7)
+    newest = job(out, 4, 7)
+    assert current_run(out) == newest
 
 
 def test_the_release_of_a_run_that_is_no_job_is_none_that_was_withdrawn(out: Path):
