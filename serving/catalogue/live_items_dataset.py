@@ -20,15 +20,15 @@ from serving.feedback.partitions import write_table
 
 MODALITIES = ("image", "audio", "video")
 TYPES = {"price": pa.float64(), "created_at": pa.int64()}
-"""Of columns that are no text, where the dataset folder has none yet."""
+"""Of columns that are no text, where the dataset folder has none yet, or one that is too narrow."""
 
 
 def add_items(folder: Path, source: Path) -> dict[str, int]:
     """Puts added and changed items into the `items.parquet` of a dataset folder, and their media under its `media/`.
 
     The table is replaced whole or not at all. Columns that a gateway knows nothing of keep their values in changed lines
-    and are null in added ones. Deleted items stay: what people did with them is worth learning from, and the gateway goes
-    on leaving them out. Doing it again changes nothing.
+    and are null in added ones; a column of numbers that is too narrow becomes wider. Deleted items stay: what people did
+    with them is worth learning from, and the gateway goes on leaving them out. Doing it again changes nothing.
 
     Args:
         folder: a gateway's items, normally `<state>/items`. source: a dataset folder with `items.parquet`.
@@ -45,8 +45,8 @@ def add_items(folder: Path, source: Path) -> dict[str, int]:
     log, state = LiveItemsLog(folder), LiveState()
     for change in log.read():
         state.apply(change)
-    table = parquet.ParquetFile(file).read().combine_chunks()
-    table = table.set_column(table.column_names.index("item_id"), "item_id", table["item_id"].cast(pa.string()))
+    before = parquet.ParquetFile(file).read().combine_chunks()
+    table = before.set_column(before.column_names.index("item_id"), "item_id", before["item_id"].cast(pa.string()))
     items = list(state.items.values())
     counts = {"before": table.num_rows, "changed": 0, "added": 0, "after": table.num_rows}
     if not items:
@@ -54,8 +54,11 @@ def add_items(folder: Path, source: Path) -> dict[str, int]:
     for item in items:
         _copy_media(item, log, source / "media")
     for name in (field.name for field in dataclasses.fields(LiveItem)):
+        kind = TYPES.get(name, pa.string())
         if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(table.num_rows, TYPES.get(name, pa.string())))
+            table = table.append_column(name, pa.nulls(table.num_rows, kind))
+        elif not _holds(table[name].type, [getattr(item, name) for item in items]):
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
     places = pc.index_in(pa.array([item.item_id for item in items]), value_set=table["item_id"]).to_pylist()
     old = {place: table.slice(place, 1) for place in places if place is not None}
     lines = pa.concat_tables(
@@ -68,7 +71,8 @@ def add_items(folder: Path, source: Path) -> dict[str, int]:
     added = [table.num_rows + number for number, place in enumerate(places) if place is None]
     both = pa.concat_tables([table, lines])
     result = both.take(pa.array(np.concatenate([order, np.array(added, np.int64)])))
-    write_table(file, result)
+    if result != before:  # a file that is written again would be new data to a job
+        write_table(file, result)
     return {**counts, "changed": len(items) - len(added), "added": len(added), "after": result.num_rows}
 
 
@@ -84,13 +88,23 @@ def _line(item: LiveItem, old: pa.Table | None, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
+def _holds(kind: pa.DataType, values: list[Any]) -> bool:
+    """Whether a column of that type takes the values: one of whole numbers does not take a price of 12.5."""
+    try:
+        for value in values:
+            _cell(value, kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return True
+
+
 def _cell(value: Any, kind: pa.DataType) -> pa.Array:
     """One value in the type of its column: nothing as null, categories as a list where the column has lists."""
     if value is None or value == "":
         return pa.nulls(1, kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return pa.array([value.split("|")], kind)
-    if pa.types.is_timestamp(kind):
+    if pa.types.is_temporal(kind):
         return pa.array([value], pa.timestamp("s")).cast(kind)
     return pa.array([value]).cast(kind)
 

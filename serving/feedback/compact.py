@@ -84,6 +84,8 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
     again = both.select(SAME_EVENT).to_pandas().duplicated().to_numpy(copy=True)
     again[: before.num_rows] = False  # what the log said twice before is not for us to mend
     rows = np.flatnonzero(~again)
+    if len(rows) == before.num_rows:  # a file that is written again would be new data to a job
+        return {"before": before.num_rows, "added": 0, "after": before.num_rows}
     times = both["timestamp"].to_numpy()[rows]
     result = both.take(pa.array(rows[np.argsort(times, kind="stable")]))
     write_table(file, result)
@@ -91,11 +93,10 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
 
 
 def _of_equal_types(before: pa.Table, kept: pa.Table) -> list[pa.Table]:
-    """Both tables with the same type in every column that both have: ids as text, the rest as the log has it, or as text
-    where feedback holds something else."""
+    """Both tables with the same type in every column that both have: ids as text, the rest see `_alike`."""
     for name in before.column_names:
         column = before[name]
-        if name == "timestamp" and pa.types.is_timestamp(column.type):
+        if name == "timestamp" and pa.types.is_temporal(column.type):
             column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
         elif (
             name in ("user_id", "item_id")
@@ -103,13 +104,26 @@ def _of_equal_types(before: pa.Table, kept: pa.Table) -> list[pa.Table]:
             or pa.types.is_large_string(column.type)
         ):
             column = column.cast(pa.string())
-        if name in kept.column_names and kept[name].type != column.type:
-            try:
-                kept = _with(kept, name, kept[name].cast(column.type))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                column = column.cast(pa.string())
+        if name in kept.column_names and not pa.types.is_null(column.type):
+            column, feedback = _alike(column, kept[name])
+            kept = _with(kept, name, feedback)
         before = _with(before, name, column)
     return [before, kept]
+
+
+def _alike(log: pa.ChunkedArray, feedback: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Two columns in one type: that of the log where it holds the feedback, else a wider one of numbers, else text."""
+    numbers = all(_is_number(column.type) for column in (log, feedback))
+    for kind in (log.type, *((pa.int64(), pa.float64()) if numbers else ())):
+        try:
+            return log.cast(kind), feedback.cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+    return log.cast(pa.string()), feedback.cast(pa.string())
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
 def _with(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
