@@ -124,6 +124,9 @@ class Catalogue:
     def knows_user(self, user_id: str) -> bool:
         return user_id in self._user_rows
 
+    def knows_item(self, item_id: str) -> bool:
+        return item_id in self._item_rows
+
     def item(self, item_id: str) -> Item | None:
         """The item of that id; None when the catalogue has none."""
         row = self._item_rows.get(item_id)

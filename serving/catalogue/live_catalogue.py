@@ -72,8 +72,8 @@ class LiveCatalogue:
     @property
     def item_count(self) -> int:
         base = self._base
-        added = sum(base.item(name) is None for name in self._items)
-        return base.item_count + added - sum(base.item(name) is not None for name in self._deleted)
+        added = sum(not base.knows_item(name) for name in self._items)
+        return base.item_count + added - sum(base.knows_item(name) for name in self._deleted)
 
     @property
     def domains(self) -> dict[str, tuple[str, ...]]:

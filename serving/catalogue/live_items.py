@@ -43,7 +43,7 @@ class LiveItems:
         log: where changes are kept.
         placing: asks the answering release.
         read_media: the content of a media path; raises MediaError.
-        most: how many items there may be. Beyond, a new release is due.
+        most: how many items there may be that the answering release does not hold as they are. Beyond, a new one is due.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class LiveItems:
             TooManyItemsError: see `most`.
         """
         with self._lock:
-            if len(self._state.items) >= self._most and item.item_id not in self._state.items:
+            if item.item_id not in self._state.items and self._state.count(self._version) >= self._most:
                 raise TooManyItemsError(
                     f"items: at most {self._most} may be added to one release, received one more; train a new release"
                 )

@@ -178,6 +178,12 @@ class LiveState:
     deleted: set[str] = dataclasses.field(default_factory=set)
     vectors: dict[str, list[LiveVector]] = dataclasses.field(default_factory=dict)
 
+    def count(self, version: int) -> int:
+        """How many items a release does not hold as they are; those that it has not placed yet are among them."""
+        return len(self.items) - sum(
+            one.version == version and one.embedding is None for vectors in self.vectors.values() for one in vectors
+        )
+
     def apply(self, change: dict[str, Any]) -> None:
         """Takes in one change."""
         if "put" in change:

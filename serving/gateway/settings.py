@@ -35,7 +35,7 @@ class GatewaySettings(BaseModel):
         poll_seconds: how often the server is asked which release it answers with.
         hedge: whether a call that takes longer than the 95th percentile is sent a second time.
         breaker_seconds: how long no call is tried once the server has failed; see `serving.client.circuit_breaker`.
-        most_items: how many items may be added to one release.
+        most_items: how many items may be added to one release; those that it holds by now do not count.
         threads: requests answered at the same time.
         roll_seconds, roll_events: feedback is moved from the log to Parquet after so long, or so many events.
         score_reference: histogram that scores are compared with (`serving.gateway.drift`); None = the one in
