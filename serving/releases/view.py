@@ -48,8 +48,14 @@ def put_in_force(releases: Path, labels: ReleaseLabels) -> None:
 
 
 def _entries(releases: Path, labels: ReleaseLabels, config: str) -> list[ModelEntry]:
-    """One entry a model of any labelled release. A model that a release lacks has none of that release's labels."""
+    """One entry a model of any labelled release. A model that a release lacks has none of that release's labels.
+
+    Once there are releases with ScaNN, one without is served by servers that have it as by any other: they would keep the
+    one before for ever.
+    """
     by_version = {version: release_models(releases, version, config) for version in labels.versions}
+    if any(by_version.values()) or (releases / config).is_file():
+        by_version = {version: names or release_models(releases, version) for version, names in by_version.items()}
     entries = []
     for name in dict.fromkeys(name for names in by_version.values() for name in names):
         having = tuple(version for version, names in by_version.items() if name in names)

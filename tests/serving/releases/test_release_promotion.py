@@ -103,6 +103,22 @@ def test_a_model_that_only_one_release_has(tmp_path: Path):
     assert served(releases) == {**both(stable=1, canary=2), "search": {"canary": 2}}
 
 
+def test_a_release_without_scann_takes_over_from_one_with_it(tmp_path: Path):
+    """On servers that have ScaNN, too, and the one before may go."""
+    releases = publish_all(tmp_path / "releases", 1)
+    for version in (2, 3):
+        with publish(releases, version) as staging:
+            write_files(staging, version, models=STOCK)
+            (staging / "models_scann.config").unlink()
+    promote(releases, 1)
+    promote(releases, 2, "canary")
+    assert served(releases, "models_scann.config") == {**both(stable=1, canary=2), "retrieval_scann": {"stable": 1}}
+    promote(releases)
+    promote(releases, 3, "canary")
+    assert served(releases, "models_scann.config") == served(releases) == both(stable=2, canary=3)
+    assert [removal.path.name for removal in remove(releases, newest=1)] == ["1"]
+
+
 def test_nothing_damaged_is_promoted(tmp_path: Path):
     releases = publish_all(tmp_path / "releases", 1, 2)
     promote(releases, 1)
