@@ -78,7 +78,7 @@ class Follower:
         if cursor is None or (cursor.base, cursor.fingerprint) != (base.version, base.fingerprint):
             fresh = Cursor(base.version, base.fingerprint)
             # What the new release's job has not learned from is an update of it; its own events are left out by `lines`.
-            carried = [*(self.journal.carried(cursor) if cursor else ()), *waiting]
+            carried = self.journal.carried(cursor, waiting) if cursor else list(waiting)
             if carried:
                 self.journal.begin(fresh, 1, carried)
             self.journal.move(cursor := fresh)
@@ -98,8 +98,9 @@ class Follower:
             self.followed.answer_with(cursor.version)
         self.say(f"[follow] {answering(cursor)} answers")
         begun = self.journal.events(cursor, cursor.update + 1)
+        self.batches.known |= {event["event_id"] for event in begun}
+        self.batches.add(self.journal.waiting(cursor))
         if begun and not cursor.rolled_back:  # it was interrupted
-            self.batches.known |= {event["event_id"] for event in begun}
             self.update(begun)
 
     def _take_in(self, events: list[Event]) -> set[str]:
@@ -198,9 +199,7 @@ def again(out: Path) -> None:
     journal = Journal(out)
     cursor = journal.cursor()
     if cursor is not None and cursor.rolled_back:
-        journal.forget(cursor)
-        # The number of an update that had begun may be published already.
-        journal.move(dataclasses.replace(cursor, update=cursor.update + 1, since=cursor.update + 1, rolled_back="", judged=()))
+        journal.begin_anew(cursor, journal.carried(cursor))
 
 
 def shares(judged: Sequence[tuple[int, int, int]]) -> dict[str, float]:

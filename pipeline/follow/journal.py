@@ -10,14 +10,14 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
 
-from data.durable_file import sync, write_durably
+from data.durable_file import write_durably
 from pipeline.nightly.lock import is_free, owner_words, read_owner
 from pipeline.nightly.record import run_of
 from pipeline.stage import StageError
@@ -27,7 +27,7 @@ from serving.release_number import NUMBERS
 
 FOLDER, FOLLOWED = "follow", "followed"
 """Of a run folder: what a follower keeps, and what it publishes (`pipeline.follow.publish`)."""
-CURSOR, GUARD, EVENTS, WEIGHTS = "cursor.json", ".guard", "events.parquet", "weights.npz"
+CURSOR, GUARD, EVENTS, WAITING, WEIGHTS = "cursor.json", ".guard", "events.parquet", "waiting.parquet", "weights.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Cursor:
 class Journal:
     """`<out>/follow`: `cursor.json`, and `<base>/<update>/` with the events of each update and the newest weights.
 
+    In the folder of the last update that counts no more lie the events of all that do not.
+
     An update's events are on disk before it begins (write-ahead), so that one that was interrupted is done again with the
     same events, whatever has come meanwhile. The cursor moves when the update is published: every event is in exactly one
     update. (Gray and Reuter 1992, *Transaction Processing*, chapter 9: write-ahead log.)
@@ -122,9 +124,14 @@ class Journal:
     def place(self, cursor: Cursor, update: int) -> Path:
         return self.folder / str(cursor.base) / f"{update:06d}"
 
-    def carried(self, cursor: Cursor) -> list[Event]:
-        """The events of all updates of a base, that of the one which had begun included."""
-        return [event for update in range(cursor.since + 1, cursor.update + 2) for event in self.events(cursor, update)]
+    def carried(self, cursor: Cursor, more: Iterable[Event] = ()) -> list[Event]:
+        """The events of all updates of a base, that of the one which had begun included, what waits, and more; each once."""
+        events = [event for update in range(cursor.since + 1, cursor.update + 2) for event in self.events(cursor, update)]
+        return list({event["event_id"]: event for event in [*self.waiting(cursor), *events, *more]}.values())
+
+    def waiting(self, cursor: Cursor) -> list[Event]:
+        """What updates that count no more had taken; a stream does not send it again. See `begin_anew`."""
+        return _read(self.place(cursor, cursor.since) / WAITING)
 
     def begin(self, cursor: Cursor, update: int, events: list[Event]) -> None:
         """Writes the events of an update ahead of it."""
@@ -132,8 +139,7 @@ class Journal:
 
     def events(self, cursor: Cursor, update: int) -> list[Event]:
         """The events of an update; none where it has not begun."""
-        file = self.place(cursor, update) / EVENTS
-        return parquet.ParquetFile(file).read().to_pylist() if file.is_file() else []
+        return _read(self.place(cursor, update) / EVENTS)
 
     def keep_weights(self, cursor: Cursor, update: int, weights: dict[str, np.ndarray]) -> None:
         """The weights after an update, and no longer those of two updates ago."""
@@ -149,14 +155,29 @@ class Journal:
         with np.load(self.place(cursor, cursor.update) / WEIGHTS) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
-    def forget(self, cursor: Cursor) -> None:
-        """Removes the updates of a base: what happened since is new again."""
-        shutil.rmtree(self.folder / str(cursor.base), ignore_errors=True)
-        sync(self.folder)
+    def begin_anew(self, cursor: Cursor, events: list[Event], rolled_back: str = "") -> None:
+        """No update of a base counts any more, and these events wait for the next.
+
+        A kill leaves the cursor as it was, with all of its events, or the new one.
+        """
+        # The number of an update that had begun may be published already.
+        number = cursor.update + 1
+        fresh = dataclasses.replace(cursor, update=number, since=number, rolled_back=rolled_back, judged=())
+        place = self.place(fresh, number)
+        write_table(place / WAITING, as_table(events))
+        self.move(fresh)
+        for path in sorted(place.parent.glob("*/*")):
+            if path != place / WAITING:
+                path.unlink()
 
 
-def drop_followed(out: Path) -> None:
-    """Removes all that a follower has left, since events and followed releases name users; the next one begins at the release.
+def _read(file: Path) -> list[Event]:
+    return parquet.ParquetFile(file).read().to_pylist() if file.is_file() else []
+
+
+def drop_followed(out: Path, ids: frozenset[str]) -> None:
+    """Removes what a follower has left of a person: their events, and all followed releases, which name users; the next
+    follower begins at the release, and learns from everybody else's events.
 
     Raises:
         StageError: a follower is at work.
@@ -164,8 +185,12 @@ def drop_followed(out: Path) -> None:
     owner = read_owner(out / FOLDER)
     if owner is not None and not is_free(owner, time.time()):
         raise StageError(f"{out / FOLDER}: {owner_words(owner)} is following; stop it first, and start it again afterwards.")
-    for name in (FOLDER, FOLLOWED):
-        shutil.rmtree(out / name, ignore_errors=True)
+    journal = Journal(out)
+    cursor = journal.cursor()
+    if cursor is not None:
+        others = [event for event in journal.carried(cursor) if event["user_id"] not in ids]
+        journal.begin_anew(cursor, others, cursor.rolled_back)
+    shutil.rmtree(out / FOLLOWED, ignore_errors=True)
 
 
 def digest_of(events: list[Event]) -> str:

@@ -73,7 +73,7 @@ def forget_user(
     pseudonyms = ContentStages(data or out, out, config, say).pseudonyms()
     ids = frozenset([user] if pseudonyms is None else [user, pseudonyms.of(user)])
     with held(out / JOBS, "forget-user", LOCK_SECONDS):
-        drop_followed(out)
+        drop_followed(out, ids)
         events = forget_in_feedback(state / "feedback", ids)
         rows = 0 if data is None else forget_in_dataset(data, ids)
         vectors: list[bytes] = []

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from data.dataset import Dataset
 from pipeline.__main__ import app
 from pipeline.follow.batches import FIRST_GUESS, EventBatches
-from pipeline.follow.follower import Follower, FollowSettings, again
+from pipeline.follow.follower import Follower, FollowSettings, again, roll_back
 from pipeline.follow.journal import Journal, drop_followed
 from pipeline.follow.publish import Followed
 from pipeline.nightly.lock import held
@@ -202,9 +202,72 @@ def test_the_next_release_is_followed_with_what_its_job_has_not_seen(calm: Path,
     assert ask(out / "followed" / "2000001", "u1") != ask(out / "releases" / "2", "u1")
     assert not one.look(), "nothing counts twice"
     with held(out / "follow", "follow", 60), pytest.raises(StageError, match="is following"):
-        drop_followed(out)
-    drop_followed(out)
-    assert not (out / "follow").exists() and not (out / "followed").exists()
+        drop_followed(out, frozenset(["u1"]))
+    drop_followed(out, frozenset(["u1"]))
+    assert not (out / "followed").exists()
+    files = {path.relative_to(out / "follow").as_posix() for path in (out / "follow").rglob("[!.]*") if path.is_file()}
+    assert files == {"cursor.json", "2/000002/waiting.parquet"}
+    ids = [one["event_id"] for one in Journal(out).waiting(Journal(out).cursor())]
+    assert ids == [one["event_id"] for one in [*FIRST[10:], *SECOND]] + ["e00400"], "all but those of u1"
+
+
+class Stream:
+    """A source that does not send again what was kept, as Kafka."""
+
+    def __init__(self, events: list[dict]) -> None:
+        self.events, self.place, self.kept = events, 0, 0
+
+    def poll(self) -> list[dict]:
+        self.place, new = len(self.events), self.events[self.place :]
+        return new
+
+    def keep(self) -> None:
+        self.kept = self.place
+
+
+def test_a_stream_that_sends_nothing_again_loses_nothing_by_going_back(out: Path):
+    stream = Stream(list(FIRST))
+
+    def start() -> Follower:
+        stream.place = stream.kept
+        return Follower(out, stream, CONFIG, SETTINGS, clock=lambda: NOW, say=lambda line: None)
+
+    assert start().look() and stream.kept == 12
+    stream.events += SECOND
+    first = [one["event_id"] for one in FIRST]
+    for number in (3, 6):
+        roll_back(out)
+        again(out)
+        if number == 6:
+            again(out)  # nothing is rolled back any more
+            drop_followed(out, frozenset(["u1"]))
+            stream.events.append(event(500, "u3", 4, NOW))
+        one = start()
+        assert one.look() and not one.look() and cursor(out)["update"] == number
+        learned = [told["event_id"] for told in Journal(out).events(one.cursor, number)]
+        second = [told["event_id"] for told in SECOND]
+        assert learned == (first + second if number == 3 else [*first[10:], *second, "e00500"])
+        assert one.cursor.version == 1_000_000 + number and stream.kept == len(stream.events)
+
+
+def test_an_update_of_what_waited_is_done_once_whenever_it_is_killed(out: Path, monkeypatch: pytest.MonkeyPatch):
+    stream = Stream(list(FIRST))
+    begin = lambda: Follower(out, stream, CONFIG, SETTINGS, clock=lambda: NOW, say=lambda line: None)  # noqa: E731
+    assert begin().look()
+    roll_back(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            again(out)
+    assert cursor(out)["rolled_back"] and cursor(out)["update"] == 1
+    again(out)
+    one = begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(Followed, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            one.look()
+    one = begin()
+    assert cursor(out)["update"] == 3 and not one.look() and not one.batches.waiting
 
 
 @settings(max_examples=50, deadline=None)
