@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,11 @@ import pyarrow.parquet as pq
 from data.columns import read_ids
 from data.durable_file import sync, write_durably
 from data.validation import RowChecks
+from pipeline.forget.ids import KEY, RECORD, finder
 from pipeline.stage import StageError
 from serving.feedback.log import adopt
 from serving.feedback.partitions import WRITTEN, partition_files
 
-KEY, RECORD = "user_id", "record"
-"""Columns that say whose a row is: by its id, or as the text of a refused row."""
 TOMBSTONE = "forgotten-"
 """Start of what stands in the place of an id whose row must keep its number."""
 LISTS = ("users", "user_ids")
@@ -30,19 +27,9 @@ LISTS = ("users", "user_ids")
 DROPPED = object()
 
 
-def pattern(ids: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the ids where it stands alone: `u1` is not in `u10`. In JSON an id may be escaped."""
-    either = "|".join(re.escape(form) for form in written_forms(ids))
-    return re.compile(rf"(?<![\w-])(?:{either})(?![\w-])")
-
-
-def written_forms(ids: Iterable[str]) -> list[str]:
-    """The ids, as they are and as JSON writes them, the longest first."""
-    return sorted({form for id_ in ids for form in (id_, json.dumps(id_)[1:-1])}, key=len, reverse=True)
-
-
-def forget_in_table(path: Path, ids: frozenset[str]) -> pa.Table:
+def forget_in_table(path: Path, ids: frozenset[str], others: frozenset[str] = frozenset()) -> pa.Table:
     """Removes a person's rows from a Parquet file with a column `user_id` or `record`; returns those that were removed.
+    `others`: see `ids_around`.
 
     A table without such rows, or without such a column, is not touched. Ids are compared as ingestion reads them, so that
     `7` is found in a column of numbers. Dictionaries are written anew: a dictionary would go on holding what no row uses.
@@ -54,7 +41,7 @@ def forget_in_table(path: Path, ids: frozenset[str]) -> pa.Table:
         mask |= np.append(np.isin(read.values.astype(object), list(ids)), False)[read.codes]
     if RECORD in table.column_names:
         texts = pd.Series(table[RECORD].to_pylist(), dtype=object).fillna("")
-        mask |= texts.str.contains(pattern(ids)).to_numpy(np.bool_)
+        mask |= texts.map(finder(ids, others)).to_numpy(np.bool_)
     removed = table.filter(pa.array(mask))
     if removed.num_rows:
         for name in table.column_names:
@@ -104,7 +91,7 @@ def _without(value: Any, ids: frozenset[str], users: bool = False) -> Any:
     return DROPPED if users and isinstance(value, str) and value in ids else value
 
 
-def forget_in_dataset(data: Path, ids: frozenset[str]) -> int:
+def forget_in_dataset(data: Path, ids: frozenset[str], others: frozenset[str] = frozenset()) -> int:
     """Removes a person from a dataset folder: rows of every table, pictures that are theirs alone, and the truth of a
     generated world, whose rows keep their places; returns how many rows went.
 
@@ -115,7 +102,7 @@ def forget_in_dataset(data: Path, ids: frozenset[str]) -> int:
     if users.is_file():
         _forget_pictures(data, users, ids)
     for path in sorted(data.glob("*.parquet")):
-        count += forget_in_table(path, ids).num_rows
+        count += forget_in_table(path, ids, others).num_rows
     return count
 
 
@@ -155,7 +142,7 @@ def _forget_in_oracle(oracle: Path, ids: frozenset[str]) -> int:
     return len(rows)
 
 
-def forget_in_feedback(folder: Path, ids: frozenset[str]) -> int:
+def forget_in_feedback(folder: Path, ids: frozenset[str], others: frozenset[str] = frozenset()) -> int:
     """Removes a person's events from a gateway's feedback folder, log files and partitions; returns how many.
 
     What has gone to a stream is marked as before: a partition keeps its name.
@@ -167,7 +154,7 @@ def forget_in_feedback(folder: Path, ids: frozenset[str]) -> int:
         return 0
     adopt(folder)
     for path in sorted((folder / WRITTEN).glob("*.jsonl")):
-        if pattern(ids).search(path.read_text(encoding="utf-8", errors="replace")):
+        if finder(ids, others)(path.read_text(encoding="utf-8", errors="replace")):
             raise StageError(
                 f"{path}: a gateway is writing this file, and it holds events of the user. It is rolled within a minute of "
                 "its first event: start again then, or stop the gateway first."

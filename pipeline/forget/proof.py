@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.forget.files import KEY, LISTS, RECORD, pattern, written_forms
+from pipeline.forget.files import LISTS
+from pipeline.forget.ids import KEY, RECORD, USERS_FILES, finder, written_forms
 from pipeline.stage import StageError
 
 LEAST_ID, LEAST_VECTOR = 6, 10
 """Bytes. Shorter ones are in any large file by chance."""
-USERS_FILES = ("user_ids.txt", "users.txt")
 TEXTS = (".json", ".jsonl", ".txt", ".html", ".csv", ".svg", ".config", ".toml", ".log")
 
 
@@ -34,17 +34,20 @@ class Searched:
     anywhere: bool
 
 
-def prove_forgotten(folders: Iterable[Path], ids: frozenset[str], vectors: Iterable[bytes] = ()) -> Searched:
+def prove_forgotten(
+    folders: Iterable[Path], ids: frozenset[str], vectors: Iterable[bytes] = (), others: frozenset[str] = frozenset()
+) -> Searched:
     """Looks for ids and vectors in every file of some folders.
 
     Where users are named (vocabularies, columns and fields `user_id`, texts in the variables of a SavedModel) any id is
     found. Elsewhere a distinctive one is: of at least six bytes and no bare number, by its bytes, also inside Parquet,
-    `.npz` and gzip. Vectors are looked for in all bytes but those of Parquet.
+    `.npz` and gzip, but not within an id of somebody else's (`others`, see `ids_around`). Vectors are looked for in all bytes
+    but those of Parquet.
 
     Raises:
         StageError: something is left; names every file.
     """
-    search = Search(ids, tuple({vector for vector in vectors if len(vector) >= LEAST_VECTOR}))
+    search = Search(ids, tuple({vector for vector in vectors if len(vector) >= LEAST_VECTOR}), others)
     left, files, size = [], 0, 0
     for folder in dict.fromkeys(Path(folder) for folder in folders):
         for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
@@ -65,19 +68,23 @@ class Search:
     """A search for one person.
 
     Args:
-        ids: theirs. vectors: bytes of theirs.
+        ids: theirs. vectors: bytes of theirs. others: ids of other people that contain one of theirs.
     """
 
-    def __init__(self, ids: frozenset[str], vectors: tuple[bytes, ...] = ()):
+    def __init__(self, ids: frozenset[str], vectors: tuple[bytes, ...] = (), others: frozenset[str] = frozenset()):
         self.ids, self.vectors = ids, vectors
         distinct = [id_ for id_ in ids if len(id_.encode()) >= LEAST_ID and not id_.isdigit()]
         self.anywhere = len(distinct) == len(ids)
-        self._alone = pattern(distinct) if distinct else None
+        self._alone = finder(distinct, others) if distinct else None
+        self._refused = self._alone or finder(ids, others)
         # Packed strings have no space between them, so that only a number that goes on tells another id.
         forms = [re.escape(form.encode()) for form in written_forms(distinct)]
         bounded = [(rb"(?<!\d)" if form[:1].isdigit() else b"") + form + (rb"(?!\d)" if form[-1:].isdigit() else b"")
                    for form in forms]  # fmt: skip
         self._packed = re.compile(b"|".join(bounded)) if bounded else None
+        around = [other for other in others if self._packed and self._packed.search(other.encode())]
+        theirs = [re.escape(form.encode()) for form in written_forms(around)]
+        self._around = re.compile(b"|".join(theirs)) if theirs else None
 
     def trace(self, path: Path) -> str:
         """What a file has of the person, in a word; "" nothing."""
@@ -95,9 +102,9 @@ class Search:
             if path.name.startswith("variables.data"):
                 continue  # its texts have no ends: they are read one by one beside
             if path.suffix in TEXTS:
-                if self._alone and self._alone.search(content.decode("utf-8", errors="replace")):
+                if self._alone and self._alone(content.decode("utf-8", errors="replace")):
                     return "id"
-            elif self._packed and self._packed.search(content):
+            elif self._packed and self._packed.search(self._around.sub(b" ", content) if self._around else content):
                 return "id"
         return ""
 
@@ -107,12 +114,14 @@ class Search:
             column = table[name].combine_chunks()
             if pa.types.is_dictionary(column.type):
                 column = column.dictionary  # with what no row uses any more
-            if name == KEY and not self.ids.isdisjoint(_as_texts(column)):
-                return True
+            if name == KEY:
+                if not self.ids.isdisjoint(_as_texts(column)):
+                    return True
+                continue  # an id is whole there
             if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
                 continue
-            words = pattern(self.ids) if name == RECORD and self._alone is None else self._alone
-            if words and any(value and words.search(value) for value in column.unique().to_pylist()):
+            named = self._refused if name == RECORD else self._alone
+            if named and any(value and named(value) for value in column.unique().to_pylist()):
                 return True
         return False
 

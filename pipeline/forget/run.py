@@ -47,13 +47,16 @@ def stage_files(run: Path, name: str) -> Iterator[Path]:
     yield from sorted(path for path in run.glob(name) if path.is_file())
 
 
-def forget_in_run(run: Path, ids: frozenset[str]) -> list[bytes]:
+def forget_in_run(run: Path, ids: frozenset[str], others: frozenset[str] = frozenset()) -> list[bytes]:
     """Empties a person's rows in a run folder, and puts a tombstone in the place of their id.
 
     Vectors become those of the unknown user, who is row 0; profile codes become unknown; events, lists, held-out requests
     and values per user are dropped, and items are counted without them. Values of a profile column or a context that
     nobody else has become tombstones too. A release of a job's that was not published goes. The vocabulary comes last: a
     start after a kill finds the row by it and does all of it again.
+
+    Args:
+        others: see `ids_around`.
 
     Returns:
         The bytes of the vectors that were there, in every form in which a release may store them; for `forget_proof`.
@@ -67,7 +70,7 @@ def forget_in_run(run: Path, ids: frozenset[str]) -> list[bytes]:
             shutil.rmtree(path)
     for path in stage_files(run, "*.parquet"):
         if path.parent.name != "ingest":
-            forget_in_table(path, ids)
+            forget_in_table(path, ids, others)
     for path in stage_files(run, "*.json"):
         forget_in_json(path, ids)
     vectors: list[bytes] = []
@@ -81,7 +84,7 @@ def forget_in_run(run: Path, ids: frozenset[str]) -> list[bytes]:
         for file in stage_files(run, HELD_OUT):
             _drop_visits(file, row)
         _empty_ingested(run / "ingest", row)
-    forget_in_table(run / "ingest" / "quarantine.parquet", ids)
+    forget_in_table(run / "ingest" / "quarantine.parquet", ids, others)
     return vectors
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.follow.journal import drop_followed
 from pipeline.forget.files import forget_in_dataset, forget_in_feedback
+from pipeline.forget.ids import ids_around
 from pipeline.forget.proof import Searched, prove_forgotten
 from pipeline.forget.release import replace_releases
 from pipeline.forget.run import forget_in_run, run_folders
@@ -72,16 +73,18 @@ def forget_user(
         raise StageError(f"--user: must be an id, received {user!r}.")
     pseudonyms = ContentStages(data or out, out, config, say).pseudonyms()
     ids = frozenset([user] if pseudonyms is None else [user, pseudonyms.of(user)])
+    folders = [out, state, *([data] if data else [])]
     with held(out / JOBS, "forget-user", LOCK_SECONDS):
+        others = ids_around(folders, ids)
         drop_followed(out, ids)
-        events = forget_in_feedback(state / "feedback", ids)
-        rows = 0 if data is None else forget_in_dataset(data, ids)
+        events = forget_in_feedback(state / "feedback", ids, others)
+        rows = 0 if data is None else forget_in_dataset(data, ids, others)
         vectors: list[bytes] = []
         for run in run_folders(out):
-            vectors += forget_in_run(run, ids)
+            vectors += forget_in_run(run, ids, others)
         release = replace_releases(out, data, config, ids, servers=servers, say=say)
         for run in run_folders(out):
             if (run / "report.json").is_file():
                 write_report(run, data)
-        searched = prove_forgotten([out, state, *([data] if data else [])], ids, vectors)
+        searched = prove_forgotten(folders, ids, vectors, others)
     return Forgotten(rows, events, release, searched)
