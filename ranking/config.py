@@ -10,6 +10,8 @@ from data.schema import Schema
 HEADS = ("click", "like", "purchase", "skip", "value")
 """The prediction heads in their one order. `click` is any positive event, `like` and `purchase` are those kinds, `skip` a
 skip or a dislike: probabilities. `value` is the event's own number (a rating, seconds watched) scaled to [0, 1]."""
+NUMBERS = ("value",)
+"""Heads that predict a number and not a probability."""
 
 CHOICES = {
     "interaction": ("dcn", "dlrm", "finalmlp"),

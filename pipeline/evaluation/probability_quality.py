@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from pipeline.metrics.probability_metrics import auc, expected_calibration_error, log_loss, reliability_curve
 from pipeline.metrics.segments import Segment
+from ranking.config import NUMBERS
 from ranking.lists import RankingLists
 
 MINIMUM_POSITIVES = 50
 """Of either kind of label; with fewer, a calibration error measures the noise of its bins."""
-NUMBERS = ("value",)
-"""Heads that predict a number and not a probability."""
 
 
 def judge_probabilities(

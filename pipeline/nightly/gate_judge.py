@@ -14,7 +14,7 @@ from data.dataset import Dataset
 from data.schema import Schema
 from pipeline.evaluation.exposure_quality import judge_exposure
 from pipeline.evaluation.order_quality import task_targets
-from pipeline.evaluation.probability_quality import NUMBERS, judge_probabilities
+from pipeline.evaluation.probability_quality import judge_probabilities
 from pipeline.metrics.examples import make_requests
 from pipeline.metrics.metrics import ndcg_at_k, recall_at_k
 from pipeline.metrics.segments import domain_groups, find_segments, popularity_groups
@@ -24,6 +24,7 @@ from pipeline.ranker.rank_requests import answer, order_by, propose
 from pipeline.settings.config import Config
 from pipeline.stages.ranking import ranking_config
 from pipeline.stages.walk import Run
+from ranking.config import NUMBERS
 
 CUTOFF = 10
 NICENESS = 5

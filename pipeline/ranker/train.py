@@ -40,7 +40,7 @@ from pipeline.ranker.warm import WarmRanker, save_learned
 from pipeline.training.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.training.epochs import Progress
 from pipeline.training.fused_optimizers import FusedAdamW
-from ranking.config import RankingConfig
+from ranking.config import NUMBERS, RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
 from ranking.serving_form import RankingServingForm
@@ -220,7 +220,9 @@ def train_ranking(
         "valid_ndcg@10": ndcg,
         "click_trees": told_of_trees,
         "boosted_trees": baseline_report,
-        "valid_ece": {head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads},
+        "valid_ece": {
+            head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads if head not in NUMBERS
+        },
     }
 
 

@@ -1,5 +1,6 @@
 """Training and judging the ranker on a small log: resumable, honest about time, robust to what is absent."""
 
+import dataclasses
 import json
 
 import keras
@@ -148,6 +149,15 @@ def test_trains_and_judges(store, tmp_path, timestamps, purchases):
         form, requests, query, search, CONFIG, dataset.items["created_at"].to_numpy(np.int64)
     )
     np.testing.assert_array_equal(np.sort(ranked, axis=1), np.sort(retrieved, axis=1))
+
+
+def test_graded_values_train_a_head_that_no_calibration_error_is_asked_of(store, tmp_path):
+    dataset = log_of(4)
+    stars = np.random.default_rng(9).integers(1, 6, len(dataset.events)).astype(np.float32)
+    dataset = dataclasses.replace(dataset, events=dataset.events.assign(value=stars))
+    report, form = trained(dataset, store, tmp_path, dataclasses.replace(CONFIG, epochs=1))
+    assert "value" in report["heads"] and set(report["valid_ece"]) == set(report["heads"]) - {"value"}
+    assert "value" in form.calibrations
 
 
 def test_the_past_of_a_request_is_strictly_before_it():
