@@ -199,7 +199,7 @@ class RankingServingForm(keras.Model):
         The newest popularity alone comes along, unless `newest` is false, for requests of the past.
 
         Without `calibrations` probabilities are plain sigmoids; without `score_weights` the score is the click
-        probability.
+        probability, and with none in them ({}) the blend alone: the retrieval order.
         """
         calibrations = calibrations or {head: IDENTITY for head in ranker.spec.heads}
         spec = ranker.spec.newest() if newest else ranker.spec
@@ -207,7 +207,7 @@ class RankingServingForm(keras.Model):
             spec,
             ranker.config,
             calibrations,
-            score_weights or {"click": 1.0},
+            {"click": 1.0} if score_weights is None else score_weights,
             blend,
             0 if trees is None else trees.count,
         )

@@ -110,10 +110,13 @@ def test_given_ranks_replace_those_of_the_list(world, form):
     assert np.abs(np.asarray(deep["click"]) - np.asarray(whole["click"])).max() > 1e-5
 
 
-def test_the_blend_alone_is_the_retrieval_order(world, ranker):
-    form = RankingServingForm.from_ranker(ranker, CALIBRATIONS, {"click": 0.0}, blend=0.1)
+@pytest.mark.parametrize("weights", [{"click": 0.0}, {}])
+def test_the_blend_alone_is_the_retrieval_order(world, ranker, weights):
+    form = RankingServingForm.from_ranker(ranker, CALIBRATIONS, weights, blend=0.1)
     score = as_numpy(form(*asked(world)))["score"]
     np.testing.assert_array_equal(np.argsort(-score, axis=1), np.argsort(-world.scores, axis=1))
+    standardised = (world.scores - world.spec.score_center) / world.spec.score_scale
+    np.testing.assert_allclose(score, 0.1 * standardised, atol=1e-5)
 
 
 def test_nothing_trains_and_no_raw_content_travels(form):
