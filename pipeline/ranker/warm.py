@@ -15,6 +15,8 @@ from ranking.model import Ranker
 
 LEARNED = "learned.npz"
 IDS = ("user_id", "item_id")
+BY_DOMAIN = ("_shift", "_offset")
+"""What the weights of a head end in that have a column a domain."""
 
 
 def save_learned(ranker: Ranker, folder: Path) -> None:
@@ -59,7 +61,8 @@ class WarmRanker:
     def fill(self, ranker: Ranker) -> None:
         """Give a newly built ranker the earlier weights.
 
-        Rows of new users and items become those of the unknown one; heads, columns and values that are new keep their start.
+        Rows of new users and items become those of the unknown one; heads, columns, values and domains that are new keep their
+        start.
         The projection of the retrieval embedding is carried into the new embedding's basis by least squares.
 
         Raises:
@@ -67,19 +70,9 @@ class WarmRanker:
         """
         learned = self.learned
         for weight in [*ranker.trainable_variables, *ranker.content.means]:
-            value, shape = learned.get(weight.path), tuple(weight.shape)
-            if value is None or "behaviour" in weight.path:
-                continue
-            if value.shape != shape:
-                if weight.path.split("/")[0] != "features" or value.shape[1:] != shape[1:] or len(value) > shape[0]:
-                    raise StageError(
-                        f"job: the ranker's {weight.path} was {value.shape} in the last release and is {shape}. {RETRAIN}."
-                    )
-                more = np.array(keras.ops.convert_to_numpy(weight.value))[len(value) :]
-                if weight.path.split("/")[-1] in IDS:
-                    more[:] = value[0]
-                value = np.concatenate([value, more])
-            weight.assign(value)
+            value = learned.get(weight.path)
+            if value is not None and "behaviour" not in weight.path:
+                weight.assign(value if value.shape == tuple(weight.shape) else grown(weight, value))
         self._carry_behaviour(ranker, learned)
 
     def _carry_behaviour(self, ranker: Ranker, learned: dict[str, np.ndarray]) -> None:
@@ -88,3 +81,24 @@ class WarmRanker:
             return
         place, moved = names.index("behaviour"), linear_map(self.new_embeddings, self.item_embeddings)
         ranker.content.kernels[place].assign(moved @ learned["content/behaviour_kernel"])
+
+
+def grown(weight: keras.Variable, value: np.ndarray) -> np.ndarray:
+    """An earlier value at the beginning of a weight that has more rows or more domains by now; what is new keeps its start, or
+    becomes the unknown one where it is an id.
+
+    Raises:
+        StageError: the weight differs in anything else.
+    """
+    room, name, shape = weight.path.split("/")[0], weight.path.split("/")[-1], tuple(weight.shape)
+    place = 0 if room == "features" else len(shape) - 1 if room == "heads" and name.endswith(BY_DOMAIN) else -1
+    if len(value.shape) != len(shape) or any(
+        old > new or (old < new and axis != place)
+        for axis, (old, new) in enumerate(zip(value.shape, shape, strict=True))
+    ):
+        raise StageError(f"job: the ranker's {weight.path} was {value.shape} in the last release and is {shape}. {RETRAIN}.")
+    result = np.array(keras.ops.convert_to_numpy(weight.value))
+    if name in IDS:
+        result[:] = value[0]
+    result[tuple(slice(size) for size in value.shape)] = value
+    return result
