@@ -159,10 +159,13 @@ def _empty_learned(file: Path, row: int, user_rows: int) -> list[bytes]:
     with np.load(file) as stored:
         arrays = {name: stored[name] for name in stored.files}
     was: list[bytes] = []
+    known = False
     for name, table in arrays.items():
         if name.split("/")[-1] == "user_id" and row < len(table) <= user_rows:
             was += _empty_row(table, row)
-    if was:
+        elif name.split("/")[-1] == "user_known" and row < len(table):
+            known, table[row] = bool(table[row]), 0
+    if was or known:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         write_durably(file, [buffer.getvalue()])

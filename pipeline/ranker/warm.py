@@ -15,15 +15,22 @@ from ranking.model import Ranker
 
 LEARNED = "learned.npz"
 IDS = ("user_id", "item_id")
+KNOWN = ("user_known", "item_known")
+"""Side tables that say whose embedding has been trained, and so is read."""
 BY_DOMAIN = ("_shift", "_offset")
 """What the weights of a head end in that have a column a domain."""
 
 
 def save_learned(ranker: Ranker, folder: Path) -> None:
-    """Write what the ranker has learned into a folder as `learned.npz`: every trained weight by its path, and the means that
-    its content is centred by."""
-    weights = [*ranker.trainable_variables, *ranker.content.means]
+    """Write what the ranker has learned into a folder as `learned.npz`: every trained weight by its path, the means that its
+    content is centred by, and which ids it knows."""
+    weights = [*ranker.trainable_variables, *ranker.content.means, *known_tables(ranker)]
     np.savez(folder / LEARNED, allow_pickle=False, **{w.path: keras.ops.convert_to_numpy(w.value) for w in weights})
+
+
+def known_tables(ranker: Ranker) -> list[keras.Variable]:
+    """The side tables `KNOWN`. int [U] and [N + 1]"""
+    return [ranker.network.features.side.tables[name] for name in KNOWN]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +68,7 @@ class WarmRanker:
     def fill(self, ranker: Ranker) -> None:
         """Give a newly built ranker the earlier weights.
 
+        Ids that it knew are known still, whether or not they have been active since: their embeddings have come along.
         Rows of new users and items become those of the unknown one; heads, columns, values and domains that are new keep their
         start.
         The projection of the retrieval embedding is carried into the new embedding's basis by least squares.
@@ -73,6 +81,11 @@ class WarmRanker:
             value = learned.get(weight.path)
             if value is not None and "behaviour" not in weight.path:
                 weight.assign(value if value.shape == tuple(weight.shape) else grown(weight, value))
+        for table in known_tables(ranker):
+            if (known := learned.get(table.path)) is not None:  # a release from before kept none
+                flags = np.array(keras.ops.convert_to_numpy(table.value))
+                flags[: len(known)] |= known
+                table.assign(flags)
         self._carry_behaviour(ranker, learned)
 
     def _carry_behaviour(self, ranker: Ranker, learned: dict[str, np.ndarray]) -> None:

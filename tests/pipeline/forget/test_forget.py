@@ -76,7 +76,8 @@ def models(tmp_path_factory) -> Path:
     schema = dataclasses.replace(world.spec.schema, modalities={})
     (folder / "retrieval" / "full").mkdir(parents=True)
     TwoTower(schema, TowerConfig(width=8, history_length=3, user_id=True)).save_to(folder / "retrieval" / "full")
-    np.savez(folder / "ranking" / "learned.npz", **{"features/user_id": rng.normal(size=(21, 8)).astype(np.float32)})
+    learned = {"features/user_id": rng.normal(size=(21, 8)).astype(np.float32), "side/user_known": np.arange(21) > 0}
+    np.savez(folder / "ranking" / "learned.npz", **learned)
     return folder
 
 
@@ -111,7 +112,8 @@ def tables_of(run: Path) -> dict[str, np.ndarray]:
     found |= {name: form.side.tables[name] for name in ("profile", "user_known")}
     with np.load(run / "ranking" / "learned.npz") as learned:
         return {name: np.asarray(ops.convert_to_numpy(table)) for name, table in found.items()} | {
-            "learned": learned["features/user_id"]
+            "learned": learned["features/user_id"],
+            "learned users": learned["side/user_known"],
         }
 
 
@@ -132,7 +134,7 @@ def test_a_run_without_the_user_and_everybody_else_as_before(run, data):
         assert rare not in vocabulary and len(vocabulary) == 4
     for name, table in tables_of(run).items():
         expected = tables[name].copy()
-        expected[row] = 0 if name in ("profile", "user_known") else expected[0]
+        expected[row] = 0 if name in ("profile", "user_known", "learned users") else expected[0]
         np.testing.assert_array_equal(table, expected, err_msg=name)
     assert Visits.load(run / "ranking" / "held_out.npz").users.tolist() == [one for one in range(1, 21) if one != row]
     assert len(pd.read_parquet(run / "evaluate" / "users.parquet")) == 19

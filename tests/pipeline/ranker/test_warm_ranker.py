@@ -41,3 +41,23 @@ def test_a_new_domain_begins_as_all_others_and_the_old_ones_go_on(tmp_path):
     np.testing.assert_array_equal(words[:3], np.asarray(before.network.features.embeddings["attribute_domain"]))
     with pytest.raises(StageError, match=r"in the last release and is .*--full"):
         filled(ranker_of(2), tmp_path)
+
+
+def known_of(ranker):
+    return {name: np.asarray(ranker.network.features.side.tables[name]) > 0 for name in ("user_known", "item_known")}
+
+
+def test_ids_that_were_known_stay_known_and_an_old_file_tells_nothing_of_them(tmp_path):
+    before, after = ranker_of(3), ranker_of(3)
+    nights = [known_of(before), {"user_known": np.arange(21) == 20, "item_known": np.arange(61) == 60}]
+    for name, flags in nights[1].items():
+        after.network.features.side.tables[name].assign(flags.astype(int))
+    save_learned(before, tmp_path)
+    for name, flags in known_of(filled(after, tmp_path)).items():
+        np.testing.assert_array_equal(flags, nights[0][name] | nights[1][name])
+    with np.load(tmp_path / "learned.npz") as arrays:
+        older = {name: arrays[name] for name in arrays.files if not name.endswith("_known")}
+    np.savez(tmp_path / "learned.npz", **older)
+    fresh = ranker_of(3)
+    fresh.network.features.side.tables["user_known"].assign(nights[1]["user_known"].astype(int))
+    np.testing.assert_array_equal(known_of(filled(fresh, tmp_path))["user_known"], nights[1]["user_known"])
