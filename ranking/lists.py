@@ -92,27 +92,34 @@ def assemble_lists(
     count, items = len(requests), len(item_embeddings)
     lists = np.arange(count)
     drawn = rng.integers(1, max(items, 2), (count, 2 * random_negatives)) if items > 1 else np.zeros((count, 0), int)
-    owner = requests.owner
-    column = np.arange(len(requests.item)) - requests.start[owner]
-    shown = _placed(owner, column, requests.item, np.zeros((count, int(np.diff(requests.start).max(initial=0))), int))
-    click = _placed(owner, column, requests.labels["click"], np.zeros(shown.shape, np.float32))
+    now = np.where(requests.timestamp > 0, requests.timestamp, np.iinfo(np.int64).max)
+    seen = np.repeat(lists, np.diff(requests.seen_start)) * items + requests.seen_item
+    most = int(np.diff(requests.start).max(initial=0))
+    fill = max(0, list_size - most - retrieved_rows.shape[1] - drawn.shape[1])
+    # Smaller keys are taken first: positives, skips, the quota of random negatives, then a random choice of the index.
+    first, keys = _uniforms(rng, requests.start, retrieved_rows.shape[1] + drawn.shape[1] + fill)
+    first -= 3 + requests.labels["click"]
+    owner, shown_item = requests.owner, requests.item.astype(np.int64)
+    kept = np.arange(len(first))
+    if most > list_size:
+        # One request of thousands would make every line as wide, of which a list holds `list_size`.
+        usable = (released[shown_item] <= now[owner]) & ~np.isin(owner * items + shown_item, seen)
+        kept = _first_of_each(owner, np.where(usable, first, np.inf), list_size)
+    owner = owner[kept]
+    column = np.arange(len(kept)) - np.searchsorted(owner, owner)
+    shown = _placed(owner, column, shown_item[kept], np.zeros((count, min(most, list_size)), np.int64))
+    keys = np.concatenate([_placed(owner, column, first[kept], np.zeros(shown.shape)), keys], axis=1)
 
-    fill = max(0, list_size - shown.shape[1] - retrieved_rows.shape[1] - drawn.shape[1])
     parts = [shown, retrieved_rows.astype(np.int64), drawn, np.zeros((count, fill), np.int64)]
     pool = np.concatenate(parts, axis=1)
     source = np.repeat([0, 1, 2, 3], [part.shape[1] for part in parts])
-    now = np.where(requests.timestamp > 0, requests.timestamp, np.iinfo(np.int64).max)
     valid = (pool > 0) & (released[pool] <= now[:, None])
     valid &= ~_named_before(pool)
-    in_request = lists[:, None] * items + pool
-    valid &= ~np.isin(in_request, np.repeat(lists, np.diff(requests.seen_start)) * items + requests.seen_item)
+    valid &= ~np.isin(lists[:, None] * items + pool, seen)
     in_fold = requests.user.astype(np.int64)[:, None] * items + pool
     chosen = np.isin(in_fold, np.asarray(chosen_user, np.int64) * items + chosen_item)
     valid &= (source == 0) | ~chosen
 
-    # Smaller keys are taken first: positives, skips, the quota of random negatives, then a random choice of the index.
-    keys = rng.random(pool.shape)
-    keys[:, : shown.shape[1]] -= 3 + click
     random_part = np.where(valid & (source == 2), keys, np.inf)
     quota = np.argsort(np.argsort(random_part, axis=1), axis=1) < random_negatives
     keys = np.where(source == 2, np.where(quota, keys - 1, keys + 1), keys)
@@ -125,7 +132,7 @@ def assemble_lists(
 
     def take(values: Array, otherwise: float) -> Array:
         """A column of the impressions in the order of the lists; drawn elements and padding get another value."""
-        wide = _placed(owner, column, values, np.full(pool.shape, otherwise, values.dtype))
+        wide = _placed(owner, column, values[kept], np.full(pool.shape, otherwise, values.dtype))
         return np.where(mask, np.take_along_axis(wide, taken, 1), np.array(otherwise, values.dtype))
 
     scores = np.einsum("rd,rkd->rk", queries, item_embeddings[candidates], optimize=True).astype(np.float32)
@@ -144,6 +151,27 @@ def assemble_lists(
         weight=take(requests.weight, 1),
         mask=mask,
     )
+
+
+def _uniforms(rng: np.random.Generator, start: Array, others: int) -> tuple[Array, Array]:
+    """A number in [0, 1) for each of a line's impressions [E], offsets [R + 1], and for its other elements [R, others].
+
+    They are those of one table [R, longest line + others], of which only a line at a time is ever held.
+    """
+    sizes = np.diff(start)
+    own, rest = np.zeros(start[-1]), np.zeros((len(sizes), others))
+    longest = int(sizes.max(initial=0))
+    for line, size in enumerate(sizes):
+        numbers = rng.random(longest + others)
+        own[start[line] : start[line + 1]] = numbers[:size]
+        rest[line] = numbers[longest:]
+    return own, rest
+
+
+def _first_of_each(owner: Array, keys: Array, most: int) -> Array:
+    """Which [E] are among the `most` smallest keys of their owner, in their own order; owners are sorted."""
+    order = np.lexsort((keys, owner))
+    return np.sort(order[np.arange(len(order)) - np.searchsorted(owner, owner) < most])
 
 
 def _placed(owner: Array, column: Array, values: Array, into: Array) -> Array:

@@ -1,5 +1,8 @@
 """Lists: the right labels, nothing unreleased, nothing the user chose as a negative, score and rank of every element."""
 
+import hashlib
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -153,6 +156,39 @@ def test_same_generator_same_lists():
     first, again, other = (made(3)[-1], made(3)[-1], made(4)[-1])
     np.testing.assert_array_equal(first.candidates, again.candidates)
     assert first.candidates.shape != other.candidates.shape or (first.candidates != other.candidates).any()
+
+
+@pytest.mark.parametrize(
+    ("seed", "list_size", "window", "expected"),
+    [(2, 2, DAY, "d0a232b1a6537abf"), (3, 5, 0, "6212c046596c67cb"), (5, 30, DAY, "40d088cbe232508b")],
+)
+def test_what_is_drawn_does_not_depend_on_what_is_left_out(seed, list_size, window, expected):
+    """Digests of the lists that a table as wide as the longest request gave, here of up to 7 impressions for 2 and 5 places."""
+    lists = made(seed, list_size=list_size, window=window)[-1]
+    columns = (lists.candidates, lists.mask, lists.position.astype(np.int32), lists.known["value"], lists.labels["purchase"])
+    assert hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()[:16] == expected
+
+
+def test_one_request_of_thousands_makes_no_other_wider():
+    requests, items, places = 400, 20_001, 8
+    user = np.concatenate([np.full(items - 1, 1), np.arange(2, requests + 1)])
+    item = np.concatenate([np.arange(1, items), np.arange(2, requests + 1)])
+    click = item % 5_000 == 0
+    grouped = group_requests(user, item, np.ones(len(user)), {"click": click, "skip": ~click}, DAY)
+    grouped = grouped.with_past(np.zeros((requests, 0), np.int32), [np.zeros(0, np.int32)] * requests)
+    embeddings, rows = np.ones((items, 2), np.float32), np.tile(np.arange(1, 6), (requests, 1))
+    tracemalloc.start()
+    lists = assemble_lists(
+        grouped, rows, np.ones(rows.shape), np.ones((requests, 2), np.float32), embeddings, chosen_user=user[click],
+        chosen_item=item[click], released=np.zeros(items, np.int64), list_size=places, random_negatives=2,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6  # one table [R, W] of float64 would have 64 MB
+    assert lists.mask.shape == (requests, places) and lists.mask[0].all()
+    assert lists.labels["click"][0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]  # items 5,000 to 20,000, then skips
+    assert lists.known["skip"][0].all() and lists.known["skip"][1:].sum(axis=1).tolist() == [1] * (requests - 1)
 
 
 def test_requests_are_windows_from_the_first_event():
