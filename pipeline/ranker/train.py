@@ -14,6 +14,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
+from data.schema import VALID
 from pipeline.metrics.probability_metrics import expected_calibration_error, log_loss
 from pipeline.ranker.boosted_trees import fit_boosted_trees
 from pipeline.ranker.calibrate import calibrate, list_logits
@@ -36,7 +37,7 @@ from pipeline.ranker.setup import (
 from pipeline.ranker.training_sources import earlier_source, epoch_batches, own_source
 from pipeline.ranker.tree_examples import TreeExamples
 from pipeline.ranker.visits import HELD_OUT, Visits
-from pipeline.ranker.warm import WarmRanker, save_learned
+from pipeline.ranker.warm import WarmRanker, check_later, save_learned
 from pipeline.training.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.training.epochs import Progress
 from pipeline.training.fused_optimizers import FusedAdamW
@@ -84,20 +85,23 @@ def train_ranking(
         query_history: history length that `query_fn` is given.
         earlier: a second source of lists; every epoch begins with it.
         baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
-        start: an earlier ranker that the new one goes on from, which knows the days before the hold-out: it is calibrated and
-            weighed as it is, and only then goes on learning, by catching up.
+        start: an earlier ranker that the new one goes on from: it is calibrated and weighed as it is, on requests that are
+            later than what it knows, and only then goes on learning, by catching up.
         trees: that ranker's, which go with `start`.
 
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`, and in
         `out/held_out.npz` the held-out requests as the ranker saw them before it learned from them, for the choice of a policy.
 
-    Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; ValueError when the validation split
-        has no request on either side of the hold-out.
+    Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; StageError where `start` knows the
+        requests already; ValueError when the validation split has no request on either side of the hold-out.
     """
     fold = retrieve_fold(
         dataset, "valid", query_fn, search_fn, config, known_splits=("train",), query_history=query_history
     )
     held_out = hold_out_requests(fold.requests, config)
+    if start is not None and start.learned_until:
+        check_later(fold.requests.timestamp, start.learned_until, start.previous)
+        held_out &= fold.requests.timestamp > start.learned_until
     if not len(fold.requests) or held_out.all() or not held_out.any():
         raise ValueError(
             f"ranking: the validation split needs requests on both sides of the hold-out, received "
@@ -207,7 +211,8 @@ def train_ranking(
             (out / REPORT).write_text(json.dumps({"rounds": trees.rounds, "factor": trees.factor}))
     tables = None if trees is None else trees.tables
     RankingServingForm.from_ranker(ranker, calibrations, weights, blend, trees=tables).save(out / "serving_form")
-    save_learned(ranker, out)
+    events = dataset.events[dataset.events["split"] == VALID]
+    save_learned(ranker, out, int(events["timestamp"].max()) if dataset.schema.has_timestamps else 0)
     Visits.of(asked, told).save(out / HELD_OUT)
     (out / "history.json").write_text(json.dumps(log, indent=2))
     return {

@@ -9,11 +9,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from pipeline.ranker.setup import MINIMUM_LABELS
 from pipeline.stage import StageError
 from pipeline.training.warm import RETRAIN, linear_map
 from ranking.model import Ranker
 
 LEARNED = "learned.npz"
+LAST = "last_timestamp"
+"""In it, UTC seconds of the last event that the ranker may have learned from; 0 without times."""
 IDS = ("user_id", "item_id")
 KNOWN = ("user_known", "item_known")
 """Side tables that say whose embedding has been trained, and so is read."""
@@ -21,11 +24,38 @@ BY_DOMAIN = ("_shift", "_offset")
 """What the weights of a head end in that have a column a domain."""
 
 
-def save_learned(ranker: Ranker, folder: Path) -> None:
+def save_learned(ranker: Ranker, folder: Path, last_timestamp: int = 0) -> None:
     """Write what the ranker has learned into a folder as `learned.npz`: every trained weight by its path, the means that its
-    content is centred by, and which ids it knows."""
+    content is centred by, which ids it knows, and until when it has learned (UTC seconds, 0 = log without times)."""
     weights = [*ranker.trainable_variables, *ranker.content.means, *known_tables(ranker)]
-    np.savez(folder / LEARNED, allow_pickle=False, **{w.path: keras.ops.convert_to_numpy(w.value) for w in weights})
+    arrays = {weight.path: keras.ops.convert_to_numpy(weight.value) for weight in weights}
+    np.savez(folder / LEARNED, allow_pickle=False, **arrays, **{LAST: np.int64(last_timestamp)})
+
+
+def learned_until(folder: Path) -> int:
+    """UTC seconds of the last event that an earlier ranking stage may have learned from; 0 where it did not say so."""
+    if not (folder / LEARNED).is_file():
+        return 0
+    with np.load(folder / LEARNED) as arrays:
+        return int(arrays[LAST]) if LAST in arrays.files else 0
+
+
+def check_later(timestamps: np.ndarray, until: int, previous: Path) -> None:
+    """Refuses to go on from a ranker that has learned from all the days on which it would be calibrated and weighed.
+
+    Args:
+        timestamps: [E] of what validates. until: see `learned_until`; 0 = unknown, nothing is refused.
+
+    Raises:
+        StageError: fewer than `MINIMUM_LABELS` of them are later.
+    """
+    later = int((timestamps > until).sum())
+    if until and later < MINIMUM_LABELS:
+        raise StageError(
+            f"job: {previous} has learned from events until {until}, and of those that would calibrate the ranker now only "
+            f"{later} are later, where {MINIMUM_LABELS} are needed. Wait for a day more before the job.test_days newest ones. "
+            f"{RETRAIN}."
+        )
 
 
 def known_tables(ranker: Ranker) -> list[keras.Variable]:
@@ -40,11 +70,13 @@ class WarmRanker:
     Attributes:
         previous: folder of the earlier ranking stage. item_embeddings: [N' + 1, D'], those that it learned with.
         new_embeddings: [N + 1, D], those that the new one reads.
+        learned_until: UTC seconds; only later requests calibrate and weigh it. 0 = unknown, the newest do.
     """
 
     previous: Path
     item_embeddings: np.ndarray
     new_embeddings: np.ndarray
+    learned_until: int = 0
 
     @functools.cached_property
     def learned(self) -> dict[str, np.ndarray]:

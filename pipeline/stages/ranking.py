@@ -14,7 +14,7 @@ from data.schema import MODALITIES
 from pipeline.ranker.leak_checks import check_context, check_retrieval, check_split_order
 from pipeline.ranker.lists import search_released
 from pipeline.ranker.retrieval_side import RetrievalSide
-from pipeline.ranker.warm import WarmRanker
+from pipeline.ranker.warm import WarmRanker, learned_until
 from pipeline.retrieval.served import FULL, served_items
 from pipeline.settings.config import Config
 from pipeline.stage import StageError
@@ -62,7 +62,7 @@ def train_ranking_stage(
     start, trees = None, None
     if previous is not None:
         then = served_items(previous, side.variant if (previous / "served" / side.variant).is_dir() else FULL)
-        start = WarmRanker(previous / "ranking", then, side.item_embeddings)
+        start = WarmRanker(previous / "ranking", then, side.item_embeddings, learned_until(previous / "ranking"))
         trees = ClickTrees.load(previous / "ranking") if settings.trees else None
     check_split_order(dataset)
     check_context(dataset, "valid")

@@ -5,8 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.ranker.warm import WarmRanker, save_learned
+from data.schema import VALID
+from pipeline.ranker.visits import HELD_OUT, Visits
+from pipeline.ranker.warm import WarmRanker, learned_until, save_learned
 from pipeline.stage import StageError
+from tests.pipeline.ranker.test_train_ranking import CONFIG, EMBEDDINGS, log_of, store, trained  # noqa: F401
 from tests.ranking.worlds import SMALL, planted_world
 
 WORLD = planted_world(requests=20)
@@ -61,3 +64,21 @@ def test_ids_that_were_known_stay_known_and_an_old_file_tells_nothing_of_them(tm
     fresh = ranker_of(3)
     fresh.network.features.side.tables["user_known"].assign(nights[1]["user_known"].astype(int))
     np.testing.assert_array_equal(known_of(filled(fresh, tmp_path))["user_known"], nights[1]["user_known"])
+
+
+def test_only_days_that_it_has_not_learned_calibrate_and_weigh_it(store, tmp_path):  # noqa: F811
+    dataset, config = log_of(), dataclasses.replace(CONFIG, epochs=1, trees=0)
+    times = np.sort(dataset.events["timestamp"][dataset.events["split"] == VALID].to_numpy())
+    trained(dataset, store, tmp_path / "first", config)
+    first = tmp_path / "first" / "out"
+    assert learned_until(first) == times[-1] and learned_until(tmp_path) == 0
+
+    def visits_after(until):
+        start = WarmRanker(first, EMBEDDINGS, EMBEDDINGS, until)
+        trained(dataset, store, tmp_path / str(until), config, start=start)
+        return Visits.load(tmp_path / str(until) / "out" / HELD_OUT).timestamps
+
+    late = int(times[int(0.8 * len(times))])  # the hold-out's own share, .4, begins before
+    assert 0 < visits_after(0).min() <= late < visits_after(late).min()
+    with pytest.raises(StageError, match=r"learned from events until .* only 0 are later.*--full"):
+        visits_after(int(times[-1]))
