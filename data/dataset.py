@@ -24,7 +24,7 @@ EVENT_COLUMNS = {
     "split": "int8",
     "positive": "bool",
 }
-OPTIONAL_EVENT_COLUMNS = {"position": "int32", "propensity": "float32"}
+OPTIONAL_EVENT_COLUMNS = {"position": "int32", "propensity": "float32", "place_propensity": "float32"}
 """Numbers that a log may carry beside the context of its events; 0 and NaN where unknown."""
 PROFILE = "profile_"
 ATTRIBUTE = "attribute_"
@@ -44,7 +44,8 @@ class Dataset:
         events: sorted by (user, timestamp, input order): `user`, `item` int32 rows, `timestamp` int64 UTC seconds (0 if
             there are none), `event` int8 (`EVENT_CODES`), `value` float32 (NaN none), `split` int8, `positive` bool;
             `context_<column>` int32 codes (0 unknown) and, where the log has them, `position` int32 (place on the page
-            from 1, 0 unknown) and `propensity` float32 (probability of having been shown, NaN unknown).
+            from 1, 0 unknown), `propensity` float32 (probability of having been shown on the page, NaN unknown) and
+            `place_propensity` float32 (that of having been chosen for its place, given the items above it).
         counts: int64 [N+1], positive training events an item; the popularity of the logQ correction.
         profile_vocabulary: the values behind the codes of each profile column; index 0 is "".
         attribute_vocabulary, context_vocabulary: the same for the item attributes and the context of events.
@@ -103,6 +104,13 @@ class Dataset:
         """float32 [E]: probability of having been shown, NaN unknown."""
         if "propensity" in self.events:
             return self.events["propensity"].to_numpy(np.float32)
+        return np.full(len(self.events), np.nan, np.float32)
+
+    @property
+    def place_propensity(self) -> np.ndarray:
+        """float32 [E]: probability of having been chosen for its place given the items above it, NaN unknown."""
+        if "place_propensity" in self.events:
+            return self.events["place_propensity"].to_numpy(np.float32)
         return np.full(len(self.events), np.nan, np.float32)
 
     def save(self, folder: str | Path) -> None:

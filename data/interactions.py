@@ -21,7 +21,9 @@ from data.schema import DEFAULT_EVENT, EVENT_CODES, SPLIT_CODES
 from data.validation import Quarantine, RowChecks
 
 FILE = "interactions.parquet"
-READ_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", "position", "propensity")
+PLACED = ("position", "propensity", "place_propensity")
+"""Columns of where on its page, and with which probability, an item was shown."""
+READ_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", *PLACED)
 AFTERWARDS = frozenset({"review"})
 """Columns that are known only after the event: never its context."""
 MOST_PLACES = 2**31 - 1
@@ -39,7 +41,8 @@ class Interactions:
         split: int8 [E] if the log carries a split and it was asked for.
         context: coded columns, codes [E] each.
         position: int32 [E], place on the page from 1, 0 unknown; None if the log has no such column. propensity: float32
-            [E], probability of having been shown, NaN unknown; None likewise.
+            [E], probability of having been shown, NaN unknown; None likewise. place_propensity: that of having been chosen
+            for this very place, given what stood above it.
         has_timestamps: whether the log has them.
         counts: rows read, accepted, quarantined. reasons: rows refused by each rule. ignored: unused columns.
     """
@@ -53,6 +56,7 @@ class Interactions:
     context: dict[str, Coding]
     position: np.ndarray | None
     propensity: np.ndarray | None
+    place_propensity: np.ndarray | None
     has_timestamps: bool
     counts: dict[str, int]
     reasons: dict[str, int]
@@ -60,8 +64,7 @@ class Interactions:
 
     def select(self, keep: np.ndarray) -> Interactions:
         """The events of a mask [E]."""
-        columns = {name: getattr(self, name) for name in ("timestamps", "events", "values", "split", "position",
-                   "propensity")}  # fmt: skip
+        columns = {name: getattr(self, name) for name in ("timestamps", "events", "values", "split", *PLACED)}
         return dataclasses.replace(
             self,
             users=IdColumn(self.users.codes[keep], self.users.values),
@@ -110,7 +113,8 @@ def read_interactions(
     timestamps = _timestamps(table, checks, latest)
     events = _codes(table, "event", EVENT_CODES, DEFAULT_EVENT, checks)
     values = _values(table, events, checks)
-    position, propensity = _position(table, checks), _propensity(table, checks)
+    placed = {"position": _position(table, checks)}
+    placed |= {name: _propensity(table, name, checks) for name in PLACED[1:]}
     split = None
     if with_split or (with_split is None and "split" in table.column_names):
         numbered = {str(code): code for code in SPLIT_CODES.values()}
@@ -134,8 +138,7 @@ def read_interactions(
         values=values[keep],
         split=None if split is None else split[keep],
         context=codings,
-        position=None if position is None else position[keep],
-        propensity=None if propensity is None else propensity[keep],
+        **{name: None if column is None else column[keep] for name, column in placed.items()},
         has_timestamps="timestamp" in table.column_names,
         counts={"read": table.num_rows, "accepted": int(keep.sum()), "quarantined": len(refused)},
         reasons=checks.counts(),
@@ -190,16 +193,16 @@ def _position(table: pa.Table, checks: RowChecks) -> np.ndarray | None:
     return np.where(numbers.missing | wrong, 0, places).astype(np.int32)
 
 
-def _propensity(table: pa.Table, checks: RowChecks) -> np.ndarray | None:
+def _propensity(table: pa.Table, name: str, checks: RowChecks) -> np.ndarray | None:
     """Probabilities of having been shown; NaN where a row names none, None where the log has no such column."""
-    if "propensity" not in table.column_names:
+    if name not in table.column_names:
         return None
-    numbers = read_numbers(table, "propensity")
+    numbers = read_numbers(table, name)
     with np.errstate(over="ignore"):
         values = numbers.values.astype(np.float32)
     # Judged as it will be kept: what float32 rounds to 0 cannot be divided by.
     wrong = ~numbers.missing & (numbers.bad | ~((values > 0) & (values <= 1)))
-    checks.refuse(wrong, "propensity: must be a probability above 0 and at most 1")
+    checks.refuse(wrong, f"{name}: must be a probability above 0 and at most 1")
     return np.where(numbers.missing, np.float32(np.nan), values)
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.interactions import PLACED
 from data.readers import (
     ID_COLUMNS,
     MEDIA_COLUMNS,
@@ -28,7 +29,7 @@ from data.schema import SPLIT_CODES
 from data.validation import DatasetError
 
 TABLES = ("interactions", "items", "users")
-LOG_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", "domain", "position", "propensity")
+LOG_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", "domain", *PLACED)
 CATALOGUES = ("all", "events")
 
 

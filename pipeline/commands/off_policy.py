@@ -22,7 +22,8 @@ def off_policy(
 ) -> None:
     """Estimate what pages of the ranker's first items would have earned in the test split, and pages of the index's.
 
-    Needs a log with a `propensity` column: the probability with which each item was shown.
+    Needs a log with a column `propensity`, the probability with which each item was on its page, or `place_propensity` and
+    `position`, that of having been chosen for its place given the items above it, as feedback has them.
 
     Example: python -m pipeline off-policy --run runs/demo --reward purchase --size 5
     """
@@ -56,8 +57,9 @@ def off_policy(
     )
     if found is None:
         raise StageError(
-            f"--run: the test split of {run} has too few pages whose every event has a propensity. Add the column "
-            "`propensity` (probability of having been shown, above 0 and at most 1) to interactions.parquet, and ingest again."
+            f"--run: the test split of {run} has too few pages whose every event has a propensity. Add to interactions.parquet "
+            "`propensity` (probability of having been on the page, above 0 and at most 1), or `position` and "
+            "`place_propensity` (of having been chosen for it, given those above) for every item of a page, and ingest again."
         )
     typer.echo(json.dumps(found, indent=2)) if json_ else _show(found)
 

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from data.dataset import Dataset
 from data.schema import SPLIT_CODES
-from pipeline.policy.off_policy import LoggedActions, difference, doubly_robust, inverse_propensity, self_normalised
+from pipeline.policy.off_policy import (
+    LoggedActions,
+    difference,
+    doubly_robust,
+    every_place,
+    inverse_propensity,
+    self_normalised,
+)
 from ranking.requests import Requests
 
 CLIP = 50.0
@@ -18,11 +25,23 @@ CLIP = 50.0
 MINIMUM_PAGES = 100
 
 
-def page_propensities(dataset: Dataset, split: str, requests: Requests) -> NDArray[np.float64]:
-    """The propensity of every impression of a fold's requests, NaN where the log has none. [E]
+def page_propensities(dataset: Dataset, split: str, requests: Requests) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """The propensity of every impression of a fold's requests and the place that it is meant for, as `LoggedActions` has
+    them. [E], [E]
 
-    Of an item shown twice in a request, that of the first time.
+    That of being on the page, place 0, where the log has it for all of a page; otherwise that of each place, if the page is
+    known from the first place to the last. NaN where there is neither. Of an item shown twice, that of the first time.
     """
+    owner, pages = requests.owner, len(requests)
+    whole, placed = (_of_impressions(dataset, split, requests, values)
+                     for values in (dataset.propensity, dataset.place_propensity))  # fmt: skip
+    by_place = (np.bincount(owner, np.isnan(whole), minlength=pages) > 0) & every_place(owner, requests.position, pages)
+    by_place &= np.bincount(owner, np.isnan(placed), minlength=pages) == 0
+    return np.where(by_place[owner], placed, whole), np.where(by_place[owner], requests.position, 0)
+
+
+def _of_impressions(dataset: Dataset, split: str, requests: Requests, values: NDArray) -> NDArray[np.float64]:
+    """A number of the log's events [all of them] for every impression; NaN where there is none. [E]"""
     events = dataset.events
     inside = np.flatnonzero(events["split"].to_numpy() == SPLIT_CODES[split])
     user, item, time = (events[name].to_numpy()[inside].astype(np.int64) for name in ("user", "item", "timestamp"))
@@ -36,7 +55,7 @@ def page_propensities(dataset: Dataset, split: str, requests: Requests) -> NDArr
     width = dataset.schema.item_rows
     order = np.lexsort((time, owner * width + item))
     keys, first = np.unique((owner * width + item)[order], return_index=True)
-    values = dataset.propensity[inside][order][first].astype(np.float64)
+    values = values[inside][order][first].astype(np.float64)
     asked = requests.owner * width + requests.item
     place = np.minimum(np.searchsorted(keys, asked), max(len(keys) - 1, 0))
     found = np.isin(asked, keys)
@@ -45,7 +64,7 @@ def page_propensities(dataset: Dataset, split: str, requests: Requests) -> NDArr
 
 def whole_pages(dataset: Dataset, split: str, requests: Requests) -> NDArray[np.int64]:
     """Which requests are pages that can be judged: those all of whose impressions have a propensity."""
-    missing = np.isnan(page_propensities(dataset, split, requests))
+    missing = np.isnan(page_propensities(dataset, split, requests)[0])
     missed = np.bincount(requests.owner[missing], minlength=len(requests))
     return np.flatnonzero((missed == 0) & (np.diff(requests.start) > 0))
 
@@ -60,6 +79,7 @@ def judge_pages(
     reward: str = "click",
     size: int | None = None,
     clip: float | None = CLIP,
+    place: NDArray | None = None,
 ) -> dict[str, Any]:
     """IPS, SNIPS and DR of policies that show the first `size` items of an order, and of their difference.
 
@@ -71,7 +91,7 @@ def judge_pages(
         orders: two policies, name -> item rows [R, T], best first; differences are the first less the second.
         chance: [R, T], the reward model: what each of `rows` [R, T] would earn.
         reward: the label that is earned. size: items a page; None = as many as the log's pages show on average.
-        clip: largest weight, None = none.
+        clip: largest weight, None = none. place: [E], see `page_propensities`.
 
     Returns:
         {reward, size, pages, impressions, clip, logged: what the log's own pages earned, policies: {name: {ips, snips, dr:
@@ -87,7 +107,7 @@ def judge_pages(
         predicted = np.where(rows[owner] == requests.item[:, None], chance[owner], 0.0).sum(axis=1)
         wanted = (rows[:, :, None] == first[:, None, :]).any(axis=2) & (rows > 0)
         log = LoggedActions(
-            owner, earned, propensity, shown, requests.user, predicted, np.where(wanted, chance, 0.0).sum(axis=1)
+            owner, earned, propensity, shown, requests.user, predicted, np.where(wanted, chance, 0.0).sum(axis=1), place
         )
         estimates[name] = {
             "ips": inverse_propensity(log, clip=clip),

@@ -5,6 +5,9 @@ probability π with which the policy in question would. Actions belong to decisi
 hold several; π and p are then the probabilities of being among the items of the page, and the value is that of the page:
 what its items earn together, each for itself, wherever it stands on it. w = min(π / p, clip).
 
+A policy that fills a page place by place knows another p, that of its choice for a place given what it put above. An item
+could have come at every place, and 1 / p_j alone would count it once for each; here it stands for `place_weights`.
+
 Every estimate is a ratio of sums over independent groups (users), and its interval that of the linearised ratio:
 
     se² = Σ_g (n_g − V d_g)² / (Σ_g d_g)²,   V = Σ n_g / Σ d_g,   V ± z se
@@ -29,9 +32,12 @@ class LoggedActions:
         group: int [R], whose decision each is (a user row): what belongs to one group is not independent.
         predicted: float [E], a reward model's prediction q of each action's reward; needed by DR.
         expected: float [R], the model's value of each decision under the policy: Σ_a π(a) q(a) over all actions.
+        place: int [E], from 1, where p is that of having been chosen for this place given the actions above it; 0 where it is
+            that of being among the decision's actions. None = 0 everywhere.
 
     Raises:
-        ValueError: shapes disagree, a probability is out of range, or a value is not finite.
+        ValueError: shapes disagree, a probability is out of range, a value is not finite, or a decision has some places and
+            lacks others.
     """
 
     decision: NDArray
@@ -41,11 +47,12 @@ class LoggedActions:
     group: NDArray
     predicted: NDArray | None = None
     expected: NDArray | None = None
+    place: NDArray | None = None
 
     def __post_init__(self) -> None:
         count, decisions = len(self.decision), len(self.group)
         for name, length in (("reward", count), ("propensity", count), ("target", count), ("predicted", count),
-                             ("expected", decisions)):  # fmt: skip
+                             ("expected", decisions), ("place", count)):  # fmt: skip
             values = getattr(self, name)
             if values is None:
                 continue
@@ -62,6 +69,15 @@ class LoggedActions:
             )
         if count and not (np.min(self.target) >= 0 and np.max(self.target) <= 1):
             raise ValueError(f"target: must lie in [0, 1], received {np.min(self.target)} to {np.max(self.target)}")
+        if self.place is not None:
+            placed = np.bincount(self.decision, self.place, minlength=decisions) > 0
+            wrong = placed & ~every_place(self.decision, self.place, decisions)
+            if wrong.any():
+                found = np.sort(self.place[self.decision == np.argmax(wrong)])
+                raise ValueError(
+                    f"place: must be 1 to n for the n actions of a decision, received {found[:10].tolist()}; leave out pages "
+                    "that are not known as a whole"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +169,57 @@ def difference(first: Estimate, second: Estimate, *, level: float = 0.95) -> tup
     return gap, gap - half, gap + half
 
 
+def every_place(decision: NDArray, place: NDArray, decisions: int) -> NDArray[np.bool_]:
+    """Whether the places of a decision's n actions are 1 to n, each once. [R]
+
+    Example:
+        >>> every_place(np.array([0, 0, 1, 1]), np.array([2, 1, 1, 3]), 2).tolist()
+        [True, False]
+    """
+    order = np.lexsort((place, decision))
+    owner = np.asarray(decision)[order]
+    rank = 1 + np.arange(len(order)) - np.searchsorted(owner, owner)
+    return np.bincount(owner[np.asarray(place)[order] != rank], minlength=decisions) == 0
+
+
+def place_weights(decision: NDArray, propensity: NDArray, place: NDArray) -> NDArray[np.float64]:
+    """What an action counts for that was chosen for place j of n with probability p_j given those above it.
+
+        w_j = R_j (1 / p_j + n - j) / (n - j + 1);  R_1 = 1,  R_{j+1} = R_j (n - j) / (n - j + 1),  or R_j where p_j = 1
+
+    Given what stands above place j, its action over p_j and the actions above are together an unbiased estimate of the sum
+    over all actions, whatever stands above: the mean over the places is Des Raj's, here w_j = (1 / p_j + n - j) / n. A place
+    that left nothing to chance tells of no other action, so its share goes to the places below it; a page without any chance
+    counts each action once. As with any weights, what could stand at no place is not told of.
+
+    Paper: Des Raj, "Some Estimators in Sampling with Varying Probabilities without Replacement", JASA 1956.
+
+    Args:
+        decision, propensity, place: [E], see `LoggedActions`; places as `every_place` wants them.
+
+    Example:
+        >>> place_weights(np.array([0, 0]), np.array([0.5, 0.25]), np.array([1, 2])).tolist()
+        [1.5, 2.0]
+    """
+    inverse, size = 1 / np.asarray(propensity, np.float64), np.bincount(decision)
+    weights, left = np.ones(len(inverse)), np.ones(len(size))
+    for number in range(1, int(np.max(place, initial=0)) + 1):
+        at = np.flatnonzero(np.asarray(place) == number)
+        owner = decision[at]
+        below = size[owner] - number
+        weights[at] = left[owner] * (inverse[at] + below) / (below + 1)
+        left[owner] *= np.where(inverse[at] > 1, below / (below + 1), 1.0)
+    return weights
+
+
 def _weights(log: LoggedActions, clip: float | None) -> tuple[NDArray[np.float64], float]:
     """Importance weights, and the share of their sum that clipping took away."""
     if clip is not None and not clip > 0:
         raise ValueError(f"clip: must be above 0, or None for no clipping, received {clip}")
-    whole = np.asarray(log.target, np.float64) / np.asarray(log.propensity, np.float64)
+    inverse = 1 / np.asarray(log.propensity, np.float64)
+    if log.place is not None:
+        inverse = np.where(log.place > 0, place_weights(log.decision, log.propensity, log.place), inverse)
+    whole = np.asarray(log.target, np.float64) * inverse
     weights = whole if clip is None else np.minimum(whole, clip)
     return weights, float(1 - weights.sum() / whole.sum()) if whole.sum() > 0 else 0.0
 

@@ -36,15 +36,16 @@ def estimate_off_policy(
 
     Returns: None where fewer than `MINIMUM_PAGES` pages have all their propensities.
     """
-    if not np.isfinite(dataset.propensity).any():
+    if not (np.isfinite(dataset.propensity) | np.isfinite(dataset.place_propensity)).any():
         return None
     chosen = whole_pages(dataset, split, fold.requests)
     if len(chosen) < MINIMUM_PAGES:
         return None
     pages = fold.take(chosen)
-    propensity = page_propensities(dataset, split, pages.requests)
+    propensity, place = page_propensities(dataset, split, pages.requests)
     chance = (1 - found["skip"] if reward == "click" and "skip" in heads else found[reward])[chosen]
     orders = {"ranked": order_by(pages.rows, found["score"][chosen]), "retrieval": pages.rows}
     return judge_pages(
-        pages.requests, propensity, orders, chance.astype(np.float64), pages.rows, reward=reward, size=size, clip=clip
-    )
+        pages.requests, propensity, orders, chance.astype(np.float64), pages.rows, reward=reward, size=size, clip=clip,
+        place=place,
+    )  # fmt: skip

@@ -30,7 +30,8 @@ class RankingSection(Section):
     calibration and the choice of the score."""
 
     propensity_cap: float = pydantic.Field(0.0, ge=0)
-    """Where a log has propensities, what was shown weighs 1 / propensity, at most this much; 0 = everything weighs 1."""
+    """Where a log has the column `propensity`, what was shown weighs 1 / propensity, at most this much; 0 = everything weighs
+    1. `place_propensity` is no weight for training: an item that is always shown low on a page would hardly count."""
     previous_run: str = ""
     """Folder of a run made earlier, whose index is asked about the days of the train split after its own: a second source
     of lists. It is refused if it was trained on them."""

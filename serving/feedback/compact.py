@@ -16,6 +16,9 @@ from serving.feedback.events import OWN_COLUMNS
 from serving.feedback.log import adopt
 from serving.feedback.partitions import mark_sent, partition_files, read_partitions, sent_files, write_table
 
+DATASET_NAMES = {"propensity": "place_propensity"}
+"""What a dataset folder calls a column of feedback: a page's items are chosen place by place, and its `propensity` is that of
+being on the page at all."""
 SAME_EVENT = ["user_id", "item_id", "event", "timestamp"]
 """Two lines that agree in these say the same; the ingest takes the first of them."""
 
@@ -49,8 +52,8 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
     """Adds kept feedback to the `interactions.parquet` of a dataset folder, which is replaced whole or not at all.
 
     The columns of the log that training must not see (event id, session, time of arrival) stay behind; names of the
-    context become columns. Where the log has a published split, feedback belongs to its training part. Adding the same
-    feedback again adds nothing.
+    context become columns, and `propensity` becomes `place_propensity`. Where the log has a published split, feedback
+    belongs to its training part. Adding the same feedback again adds nothing.
 
     Args:
         folder: a feedback folder. source: a dataset folder with `interactions.parquet`.
@@ -73,6 +76,7 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
     compact(folder)
     kept = read_partitions(partition_files(folder)).drop_columns(list(OWN_COLUMNS))
     kept = kept.drop_columns([name for name in kept.column_names if kept[name].null_count == kept.num_rows])
+    kept = kept.rename_columns([DATASET_NAMES.get(name, name) for name in kept.column_names])
     if kept.num_rows == 0:
         return {"before": before.num_rows, "added": 0, "after": before.num_rows}
     if "split" in before.column_names:

@@ -15,6 +15,8 @@ MAX_EVENTS = 500
 FUTURE_SECONDS = 300
 """How far a caller's clock may run ahead."""
 CONTEXT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+TAKEN = ("split", "review", "place_propensity")
+"""Names that mean something else in a dataset folder."""
 COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "position", "propensity", "session_id", "event_id", "received")
 """Of a kept event, beside one column for each name of its context. What follows `propensity` is the log's own."""
 OWN_COLUMNS = ("session_id", "event_id", "received")
@@ -54,7 +56,10 @@ class FeedbackEvent(BaseModel):
     timestamp: int | None = Field(None, ge=0, lt=2**40, description="When, in UTC seconds; null = now.")
     value: float | None = Field(None, allow_inf_nan=False, ge=-1e9, le=1e9, description="A rating, seconds watched.")
     position: int | None = Field(None, ge=1, le=10_000, description="The place at which it was shown, from 1.")
-    propensity: float | None = Field(None, gt=0, le=1, description="The probability with which it was shown.")
+    propensity: float | None = Field(
+        None, gt=0, le=1, description="As the recommendation told it: the probability with which the item was chosen for its "
+        "place given those above it."
+    )  # fmt: skip
     session_id: Id = Field("", description="The visit; the next request of the same visit knows of the event.")
     context: dict[str, Annotated[str, Field(max_length=100)]] = Field(
         {}, max_length=16, description="What else was known, such as the device; each name becomes a column."
@@ -64,10 +69,10 @@ class FeedbackEvent(BaseModel):
     @classmethod
     def _names_are_columns(cls, context: dict[str, str]) -> dict[str, str]:
         for name in context:
-            if not CONTEXT_NAME.fullmatch(name) or name in COLUMNS or name in ("split", "review"):
+            if not CONTEXT_NAME.fullmatch(name) or name in COLUMNS or name in TAKEN:
                 raise ValueError(
                     f"a name must be of a-z, 0-9 and _, begin with a letter, have at most 32 characters and be no column "
-                    f"of its own ({', '.join(COLUMNS)}, split, review), received {ascii(name)[:80]}"
+                    f"of its own ({', '.join((*COLUMNS, *TAKEN))}), received {ascii(name)[:80]}"
                 )
         return context
 

@@ -32,6 +32,7 @@ def log_of(seed=0, events=300):
             "speed": rng.random(events) + np.arange(2)[rng.integers(0, 2, events)],
             "position": np.where(rng.random(events) < 0.2, np.nan, rng.integers(1, 9, events)),
             "propensity": np.where(rng.random(events) < 0.2, None, rng.integers(1, 11, events) / 10),
+            "place_propensity": np.where(rng.random(events) < 0.2, None, rng.integers(1, 11, events) / 10),
             "review": [f"words {row}" for row in range(events)],
             "row": np.arange(events),
         }
@@ -67,7 +68,8 @@ def test_codes_and_numbers_belong_to_their_events(tmp_path):
     hour = np.array(dataset.context_vocabulary["hour"], object)[dataset.context[:, 1]]
     assert hour.tolist() == theirs["hour"].astype(str).tolist()
     np.testing.assert_array_equal(dataset.position, theirs["position"].fillna(0))
-    np.testing.assert_allclose(dataset.propensity, theirs["propensity"].astype(float))
+    for name in ("propensity", "place_propensity"):
+        np.testing.assert_allclose(getattr(dataset, name), theirs[name].astype(float))
     again = Dataset.load(dataset.folder)
     assert again.context_vocabulary == dataset.context_vocabulary
     pd.testing.assert_frame_equal(again.events, dataset.events)
@@ -97,7 +99,8 @@ def test_convert_keeps_the_context_that_is_named(tmp_path):
     options = TableOptions(interactions="log.csv", columns={"interactions": {"device": "ua", "hour": "hour"}})
     convert_table(source, tmp_path / "out", options)
     columns = pd.read_parquet(tmp_path / "out" / "interactions.parquet").columns
-    assert set(columns) == {"user_id", "item_id", "timestamp", "event", "position", "propensity", "device", "hour"}
+    placed = {"position", "propensity", "place_propensity"}
+    assert set(columns) == {"user_id", "item_id", "timestamp", "event", "device", "hour", *placed}
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ VALUES = [1.0 + row % 5 for row in range(20)]
         ("propensity", replaced([0.5] * 20, 3, 0.0), "propensity: must be a probability"),
         ("propensity", replaced([1.0] * 20, 3, 1.01), "propensity: must be a probability"),
         ("propensity", replaced([0.5] * 20, 3, float("nan")), "propensity: must be a probability"),
+        ("place_propensity", replaced([0.5] * 20, 3, 1.01), "place_propensity: must be a probability"),
         ("propensity", replaced([0.5] * 20, 3, 1e-300), "propensity: must be a probability"),
         ("event", replaced(["rating"] * 20, 3, None), "event: must be among"),
         ("value", replaced(VALUES, 3, float("nan")), "value: NaN"),

@@ -1,9 +1,18 @@
 """Off-policy estimates on bandits whose true values are known by enumeration."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from pipeline.policy.off_policy import LoggedActions, difference, doubly_robust, inverse_propensity, self_normalised
+from pipeline.policy.off_policy import (
+    LoggedActions,
+    difference,
+    doubly_robust,
+    inverse_propensity,
+    place_weights,
+    self_normalised,
+)
 
 CONTEXTS, ACTIONS = 6, 5
 WORLD = np.random.default_rng(5)
@@ -138,6 +147,33 @@ def test_nothing_that_the_policy_would_show_was_logged():
     assert np.isnan(self_normalised(log).value)
 
 
+@pytest.mark.parametrize("certain", [(), (1,), (2,)])
+def test_pages_filled_place_by_place_tell_the_sum_over_all_items(certain):
+    """All pages of 3 of 5 items, each as often as it is drawn; at a certain place the item of the lowest number is put."""
+    worth, liking = np.array([0.3, 2.0, 0.7, 1.1, 0.1]), np.array([1.0, 4.0, 2.0, 0.5, 3.0])
+    total, often = 0.0, 0.0
+    for page in itertools.permutations(range(5), 3):
+        chosen = []
+        for number, item in enumerate(page, 1):
+            left = [other for other in range(5) if other not in page[: number - 1]]
+            chosen.append(float(item == min(left)) if number in certain else liking[item] / liking[left].sum())
+        if min(chosen) > 0:
+            weights = place_weights(np.zeros(3, int), np.array(chosen), np.array([1, 2, 3]))
+            total += np.prod(chosen) * (weights * worth[list(page)]).sum()
+            often += np.prod(chosen)
+    assert often == pytest.approx(1.0)
+    assert total == pytest.approx(worth.sum())
+
+
+def test_places_count_as_the_formula_says_and_a_page_without_chance_once():
+    place, chance = np.array([2, 1, 3, 1, 2]), np.array([0.5, 0.25, 0.1, 1.0, 1.0])
+    decision = np.array([0, 0, 0, 1, 1])
+    np.testing.assert_allclose(place_weights(decision, chance, place), [(2 + 1) / 3, (4 + 2) / 3, 10 / 3, 1.0, 1.0])
+    for places in (place, place * [1, 1, 1, 0, 0]):
+        log = LoggedActions(decision, np.ones(5), chance, np.ones(5), np.arange(2), place=places)
+        assert inverse_propensity(log).value == pytest.approx((1 + 2 + 10 / 3 + 2) / 2)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -146,6 +182,7 @@ def test_nothing_that_the_policy_would_show_was_logged():
         ({"reward": np.array([1.0, np.nan])}, "reward: must be 2 finite numbers"),
         ({"decision": np.array([0, 2])}, r"decision: must lie in \[0, 2\)"),
         ({"expected": np.ones(3)}, "expected: must be 2 finite numbers"),
+        ({"place": np.array([1, 2])}, r"place: must be 1 to n for the n actions of a decision, received \[2\]"),
     ],
 )
 def test_logs_that_cannot_be_right_are_refused(changed, message):

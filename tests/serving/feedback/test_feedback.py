@@ -214,18 +214,21 @@ def test_feedback_reaches_the_next_ingest(tmp_path: Path) -> None:
     )
     before.to_parquet(source / "interactions.parquet")
     log = FeedbackLog(tmp_path / "feedback")
-    log.append([event("a", hour="23"), event("a2"), event("b", item_id="i2", event="rating", value=4.0, device="tv")])
+    second = event("b", item_id="i2", event="rating", value=4.0, device="tv", position=1, propensity=0.25)
+    log.append([event("a", hour="23"), event("a2"), second])
     assert add_feedback(tmp_path / "feedback", source)["added"] == 0  # the log file is still being written
     log.close()
     # "a2" says what "a" says, and the log takes an event once.
     assert add_feedback(tmp_path / "feedback", source) == {"before": 5, "added": 2, "after": 7}
     assert add_feedback(tmp_path / "feedback", source) == {"before": 7, "added": 0, "after": 7}
     table = parquet.read_table(source / "interactions.parquet")
-    assert set(table.column_names) == {"user_id", "item_id", "timestamp", "event", "value", "hour", "device"}
+    told = {"position", "place_propensity"}  # how it was chosen for its place; no telling how probably it was on the page
+    assert set(table.column_names) == {"user_id", "item_id", "timestamp", "event", "value", "hour", "device", *told}
     assert str(table.schema.field("hour").type) == "int8"
     dataset = ingest(source, tmp_path / "ingested")
     assert dataset.report["events"] == 7 and dataset.report["quarantined"] == 0
     ann = dataset.events[dataset.events["user"] == dataset.user_ids.rows(np.array(["ann"], object))[0]]
+    assert ann["place_propensity"].dropna().tolist() == [0.25] and np.isnan(dataset.propensity).all()
     assert len(ann) == 2 and set(dataset.items["item_id"].iloc[ann["item"]]) == {"i1", "i2"}
 
 
