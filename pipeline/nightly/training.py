@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from data.schema import VALID
 from pipeline.nightly.folder import JobFolder
 from pipeline.policy.stage import POLICY, REPORT
 from pipeline.progress import progress_bar
@@ -35,7 +34,6 @@ class JobTraining(JobFolder):
         section, job, parent = self.config.retrieval, self.config.job, self.warm
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            from pipeline.ranker.warm import check_later, learned_until
             from pipeline.retrieval.train_retrieval import train_retrieval
             from pipeline.training.record import read_records
             from pipeline.training.warm import WarmTowers
@@ -43,9 +41,6 @@ class JobTraining(JobFolder):
             dataset = self.dataset()
             until = max(record["last_timestamp"] for record in read_records(parent / "retrieval" / name))
             check_unseen(dataset, until, parent)
-            # The ranker's stage asks the same, after all this training.
-            validating = dataset.events["timestamp"][dataset.events["split"] == VALID].to_numpy()
-            check_later(validating, learned_until(parent / "ranking"), parent / "ranking")
             with progress_bar(f"retrieval/{name}") as progress:
                 return train_retrieval(
                     dataset, self.store(), out, checkpoints, section, modalities=modalities, progress=progress,

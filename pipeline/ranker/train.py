@@ -37,7 +37,7 @@ from pipeline.ranker.setup import (
 from pipeline.ranker.training_sources import earlier_source, epoch_batches, own_source
 from pipeline.ranker.tree_examples import TreeExamples
 from pipeline.ranker.visits import HELD_OUT, Visits
-from pipeline.ranker.warm import WarmRanker, check_later, save_learned
+from pipeline.ranker.warm import WarmRanker, not_learned, save_learned
 from pipeline.training.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.training.epochs import Progress
 from pipeline.training.fused_optimizers import FusedAdamW
@@ -86,22 +86,21 @@ def train_ranking(
         earlier: a second source of lists; every epoch begins with it.
         baseline: whether boosted trees are fitted to the same lists, for the evaluation to compare with.
         start: an earlier ranker that the new one goes on from: it is calibrated and weighed as it is, on requests that are
-            later than what it knows, and only then goes on learning, by catching up.
+            later than what it knows if there are enough, and only then goes on learning, by catching up.
         trees: that ranker's, which go with `start`.
 
     Returns: the training report; the learning curve is in `out/history.json`, the serving form in `out/serving_form`, and in
         `out/held_out.npz` the held-out requests as the ranker saw them before it learned from them, for the choice of a policy.
 
-    Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; StageError where `start` knows the
-        requests already; ValueError when the validation split has no request on either side of the hold-out.
+    Errors: NonFiniteLossError; LeakError where a list or a table knows the labels; ValueError when the validation split
+        has no request on either side of the hold-out.
     """
     fold = retrieve_fold(
         dataset, "valid", query_fn, search_fn, config, known_splits=("train",), query_history=query_history
     )
     held_out = hold_out_requests(fold.requests, config)
-    if start is not None and start.learned_until:
-        check_later(fold.requests.timestamp, start.learned_until, start.previous)
-        held_out &= fold.requests.timestamp > start.learned_until
+    if start is not None:
+        held_out = not_learned(held_out, fold.requests.timestamp, start.learned_until)
     if not len(fold.requests) or held_out.all() or not held_out.any():
         raise ValueError(
             f"ranking: the validation split needs requests on both sides of the hold-out, received "

@@ -40,22 +40,17 @@ def learned_until(folder: Path) -> int:
         return int(arrays[LAST]) if LAST in arrays.files else 0
 
 
-def check_later(timestamps: np.ndarray, until: int, previous: Path) -> None:
-    """Refuses to go on from a ranker that has learned from all the days on which it would be calibrated and weighed.
+def not_learned(held_out: np.ndarray, timestamps: np.ndarray, until: int) -> np.ndarray:
+    """Those of the held-out requests that an earlier ranker has not learned from, bool [R].
+
+    Where they are fewer than `MINIMUM_LABELS` it is all of `held_out`: a second job of the same days has no others, and its
+    gate compares calibrations on days that nobody has learned from.
 
     Args:
-        timestamps: [E] of what validates. until: see `learned_until`; 0 = unknown, nothing is refused.
-
-    Raises:
-        StageError: fewer than `MINIMUM_LABELS` of them are later.
+        held_out: bool [R]. timestamps: [R] of the requests, UTC seconds. until: see `learned_until`.
     """
-    later = int((timestamps > until).sum())
-    if until and later < MINIMUM_LABELS:
-        raise StageError(
-            f"job: {previous} has learned from events until {until}, and of those that would calibrate the ranker now only "
-            f"{later} are later, where {MINIMUM_LABELS} are needed. Wait for a day more before the job.test_days newest ones. "
-            f"{RETRAIN}."
-        )
+    later = held_out & (timestamps > until)
+    return later if later.sum() >= MINIMUM_LABELS else held_out
 
 
 def known_tables(ranker: Ranker) -> list[keras.Variable]:
