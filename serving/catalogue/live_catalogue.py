@@ -12,29 +12,32 @@ from cachetools import LRUCache
 from data.media import MediaError, read_media
 from serving.catalogue.catalogue import MEDIA_TYPES, Catalogue, Event, Item
 from serving.catalogue.live_items_log import ADDED, LiveItem, LiveItemsLog
+from serving.catalogue.released_run import ingested_folder
 
 SHOWN = 50_000
 """Items kept as they are shown."""
 
 
 class LiveCatalogue:
-    """A `Catalogue` that is read again when the run is ingested again, under the changes of a `LiveItems`.
+    """A `Catalogue` of what the answering release was made from, under the changes of a `LiveItems`.
 
     Args:
-        ingest, media: see `Catalogue`.
+        run: the run folder, see `ingested_folder`. media: see `Catalogue`.
         log: holds the media that came with added items.
+        version: of the release that answers at first.
 
     Raises:
         FileNotFoundError: see `Catalogue`.
     """
 
-    def __init__(self, ingest: Path, media: Path | None, log: LiveItemsLog) -> None:
-        self._ingest, self._media, self._log = ingest, media, log
+    def __init__(self, run: Path, media: Path | None, log: LiveItemsLog, version: int = 0) -> None:
+        self._run, self._media, self._log = run, media, log
+        self._ingest = ingested_folder(run, version)
         self._items: dict[str, LiveItem] = {}
         self._deleted: frozenset[str] = frozenset()
         self._domains: dict[str, tuple[str, ...]] | None = None
         self._stamp = self._read_stamp()
-        self._base = Catalogue(ingest, media)
+        self._base = Catalogue(self._ingest, media)
         # Reading one line out of a table costs a hundred times what finding it here does.
         self._found: LRUCache[str, Item | None] = LRUCache(SHOWN)
         self._lock = threading.Lock()
@@ -44,12 +47,14 @@ class LiveCatalogue:
         self._items, self._deleted = {item.item_id: item for item in items}, deleted
         self._domains = None
 
-    def reload(self) -> bool:
-        """Reads the run again if it has been ingested anew; whether it had."""
+    def reload(self, version: int) -> bool:
+        """Reads what another release was made from, or the same folder if it has been ingested anew; whether it had to."""
+        ingest, before = ingested_folder(self._run, version), (self._ingest, self._stamp)
+        self._ingest = ingest
         stamp = self._read_stamp()
-        if stamp == self._stamp:
+        if (ingest, stamp) == before:
             return False
-        self._base = Catalogue(self._ingest, self._media)
+        self._base = Catalogue(ingest, self._media)
         self._stamp = stamp
         with self._lock:
             self._found.clear()

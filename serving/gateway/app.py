@@ -21,6 +21,7 @@ from serving.catalogue.live_catalogue import LiveCatalogue
 from serving.catalogue.live_items import LiveItems
 from serving.catalogue.live_items_log import LiveItemsLog
 from serving.catalogue.live_items_place import Placing
+from serving.catalogue.released_run import answering_version
 from serving.client.circuit_breaker import CircuitBreaker
 from serving.feedback.log import FeedbackLog
 from serving.gateway.access import Access
@@ -129,7 +130,8 @@ def _make_recommender(settings: GatewaySettings, metrics: GatewayMetrics) -> Rec
 
 def _make_parts(settings: GatewaySettings, recommender: Recommender, metrics: GatewayMetrics) -> GatewayParts:
     log = LiveItemsLog(settings.state_folder / "items")
-    catalogue = LiveCatalogue(settings.run / "ingest", media_folder(settings.source), log)
+    version = answering_version(settings.run, settings.label)
+    catalogue = LiveCatalogue(settings.run, media_folder(settings.source), log, version)
     placing = Placing(
         recommender,
         catalogue.released,
@@ -173,7 +175,7 @@ def _make_parts(settings: GatewaySettings, recommender: Recommender, metrics: Ga
     parts.live.on_change(parts.cache.forget_all)
     catalogue.change(parts.live.items, parts.live.deleted)
     parts.release.on_change(lambda versions: parts.cache.forget_all())
-    parts.release.on_change(lambda versions: catalogue.reload())
+    parts.release.on_change(lambda versions: catalogue.reload(versions.get(settings.retrieval_model, 0)))
     parts.release.on_change(lambda versions: parts.live.follow(versions.get(settings.retrieval_model, 0)))
     parts.release.on_change(lambda versions: parts.drift.restart(versions.get(settings.ranking_model)))
     parts.release.on_change(metrics.note_release)

@@ -13,7 +13,8 @@ class GatewaySettings(BaseModel):
     """Where the gateway reads, whom it asks and what it bounds.
 
     Attributes:
-        run: the run folder; names, histories and popularity come from `<run>/ingest`.
+        run: the run folder; names, histories and popularity come from what the answering release was made from: a job's folder
+            `<run>/jobs/<number>/ingest`, or `<run>/ingest`.
         source: the dataset folder whose `media/` is handed out; None = no media.
         state: where feedback and added items are kept; None = `<run>/gateway`.
         target: "host:port" of the model server's gRPC port.

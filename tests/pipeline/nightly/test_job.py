@@ -27,6 +27,7 @@ from pipeline.nightly.record import current_run, outcome_of
 from pipeline.nightly.run import JobRun
 from pipeline.settings.config import load_config
 from pipeline.stage import read_manifest
+from serving.catalogue.released_run import ingested_folder
 from serving.releases.release import latest_release, list_releases, verify_release
 
 pytestmark = pytest.mark.timeout(600)
@@ -88,6 +89,8 @@ def test_the_first_job_trains_in_full_and_the_second_goes_on(night):
     assert made["release"] == first["release"] and made["parent"] == "jobs/0001"
     assert {"ingest", "encode", "retrieval/full", "ranking", "gate"} <= second["keys"].keys()
     assert current_run(folder / "second") == folder / "second" / "jobs" / "0002"
+    for version, job in ((1, "0001"), (2, "0002")):
+        assert ingested_folder(folder / "second", version) == folder / "second" / "jobs" / job / "ingest"
 
 
 def test_what_has_not_changed_is_taken_over(night):

@@ -46,7 +46,7 @@ def test_what_the_answering_release_holds_by_now_does_not_count(tmp_path: Path) 
 
 def test_counting_the_items_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, source = write_folders(tmp_path)
-    catalogue = LiveCatalogue(run / "ingest", source / "media", LiveItemsLog(tmp_path / "items"))
+    catalogue = LiveCatalogue(run, source / "media", LiveItemsLog(tmp_path / "items"))
     catalogue.change([LiveItem("i3"), LiveItem("new"), LiveItem("more")], frozenset(["i1", "never there"]))
     monkeypatch.setattr(Catalogue, "item", None)
     assert catalogue.item_count == 12 + 2 - 1
