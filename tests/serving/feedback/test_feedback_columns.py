@@ -20,7 +20,7 @@ def test_columns_that_are_too_narrow_become_wider_and_what_is_not_new_is_not_wri
     source, day = tmp_path / "data", datetime.date(2023, 11, 1)
     source.mkdir()
     log: dict[str, Any] = {"user_id": ["u"], "item_id": ["i1"], "timestamp": [day], "value": [3]}
-    events = {"position": pa.array([7], pa.int8()), "propensity": pa.nulls(1)}
+    events = {"position": pa.array([7], pa.int8()), "place_propensity": pa.nulls(1)}
     parquet.write_table(pa.table({**log, **events}), source / "interactions.parquet")
     items: dict[str, Any] = {"item_id": ["i1"], "price": [10], "created_at": [day], "domain": pa.nulls(1)}
     parquet.write_table(pa.table(items), source / "items.parquet")
@@ -34,8 +34,9 @@ def test_columns_that_are_too_narrow_become_wider_and_what_is_not_new_is_not_wri
     added = [add_items(live.folder, source)["added"], add_feedback(feedback.folder, source)["added"]]
     tables = {name: parquet.read_table(source / f"{name}.parquet") for name in ("interactions", "items")}
     assert added == [1, 1] and tables["interactions"].drop_columns(["event"]).to_pylist() == [
-        {"user_id": "u", "item_id": "i1", "timestamp": 1_698_796_800, "value": 3.0, "position": 7, "propensity": None},
-        {"user_id": "ann", "item_id": "i1", "timestamp": 1_700_000_000, "value": 4.5, "position": 300, "propensity": 0.5},
+        {"user_id": "u", "item_id": "i1", "timestamp": 1_698_796_800, "value": 3.0, "position": 7, "place_propensity": None},
+        {"user_id": "ann", "item_id": "i1", "timestamp": 1_700_000_000, "value": 4.5, "position": 300,
+         "place_propensity": 0.5},
     ]  # fmt: skip
     assert tables["items"].select(["item_id", "price", "created_at", "domain"]).to_pylist() == [
         {"item_id": "i1", "price": 10.0, "created_at": day, "domain": None},
