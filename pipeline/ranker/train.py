@@ -37,7 +37,7 @@ from pipeline.ranker.setup import (
 from pipeline.ranker.training_sources import earlier_source, epoch_batches, own_source
 from pipeline.ranker.tree_examples import TreeExamples
 from pipeline.ranker.visits import HELD_OUT, Visits
-from pipeline.ranker.warm import WarmRanker, not_learned, save_learned
+from pipeline.ranker.warm import WarmRanker, not_learned, save_learned, told_by
 from pipeline.training.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.training.epochs import Progress
 from pipeline.training.fused_optimizers import FusedAdamW
@@ -99,8 +99,6 @@ def train_ranking(
         dataset, "valid", query_fn, search_fn, config, known_splits=("train",), query_history=query_history
     )
     held_out = hold_out_requests(fold.requests, config)
-    if start is not None:
-        held_out = not_learned(held_out, fold.requests.timestamp, start.learned_until)
     if not len(fold.requests) or held_out.all() or not held_out.any():
         raise ValueError(
             f"ranking: the validation split needs requests on both sides of the hold-out, received "
@@ -110,6 +108,9 @@ def train_ranking(
     first = training.lists(dataset, item_embeddings, config, [config.seed, 0])
     judged = holding.lists(dataset, item_embeddings, config, [config.seed, 0])
     heads = learnable_heads(first, judged, config)
+    if start is not None:
+        later = not_learned(holding.requests.timestamp, start.learned_until)
+        judged, holding = told_by(judged, later), holding.take(np.flatnonzero(later))
     keras.utils.set_random_seed(config.seed)
     if earlier is not None and not dataset.schema.has_timestamps:
         # Whoever judges must be a stranger there too; where days judge, those of the earlier fold are past.

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.ranker.setup import MINIMUM_LABELS
 from pipeline.stage import StageError
 from pipeline.training.warm import RETRAIN, linear_map
+from ranking.lists import RankingLists
 from ranking.model import Ranker
 
 LEARNED = "learned.npz"
@@ -40,17 +41,31 @@ def learned_until(folder: Path) -> int:
         return int(arrays[LAST]) if LAST in arrays.files else 0
 
 
-def not_learned(held_out: np.ndarray, timestamps: np.ndarray, until: int) -> np.ndarray:
-    """Those of the held-out requests that an earlier ranker has not learned from, bool [R].
+def not_learned(timestamps: np.ndarray, until: int) -> np.ndarray:
+    """Which of some requests an earlier ranker has not learned from, bool [R].
 
-    Where they are fewer than `MINIMUM_LABELS` it is all of `held_out`: a second job of the same days has no others, and its
-    gate compares calibrations on days that nobody has learned from.
+    Where they are fewer than `MINIMUM_LABELS` it is all of them: a second job of the same days has no others, and its gate
+    compares calibrations on days that nobody has learned from.
 
     Args:
-        held_out: bool [R]. timestamps: [R] of the requests, UTC seconds. until: see `learned_until`.
+        timestamps: [R], UTC seconds. until: see `learned_until`.
+
+    Example:
+        >>> not_learned(np.arange(40), 9).sum(), not_learned(np.arange(40), 30).sum()
+        (np.int64(30), np.int64(40))
     """
-    later = held_out & (timestamps > until)
-    return later if later.sum() >= MINIMUM_LABELS else held_out
+    later = timestamps > until
+    return later if later.sum() >= MINIMUM_LABELS else np.ones_like(later)
+
+
+def told_by(lists: RankingLists, later: np.ndarray) -> RankingLists:
+    """The lists [R, K] with labels in the later requests alone, bool [R]; those of a head that has fewer than `MINIMUM_LABELS`
+    positive ones there stay as they are, or one quiet day would take the head away."""
+    known = {}
+    for head, told in lists.known.items():
+        among = told & later[:, None]
+        known[head] = among if lists.labels[head][among].sum() >= MINIMUM_LABELS else told
+    return dataclasses.replace(lists, known=known)
 
 
 def known_tables(ranker: Ranker) -> list[keras.Variable]:

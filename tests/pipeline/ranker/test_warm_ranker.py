@@ -7,9 +7,11 @@ import pytest
 
 from data.schema import VALID
 from pipeline.ranker.visits import HELD_OUT, Visits
-from pipeline.ranker.warm import WarmRanker, learned_until, save_learned
+from pipeline.ranker.warm import WarmRanker, learned_until, save_learned, told_by
 from pipeline.stage import StageError
+from ranking.serving_form import RankingServingForm
 from tests.pipeline.ranker.test_train_ranking import CONFIG, EMBEDDINGS, log_of, store, trained  # noqa: F401
+from tests.ranking.test_lists import made
 from tests.ranking.worlds import SMALL, planted_world
 
 WORLD = planted_world(requests=20)
@@ -80,5 +82,18 @@ def test_only_days_that_it_has_not_learned_calibrate_and_weigh_it(store, tmp_pat
 
     late = int(times[int(0.8 * len(times))])  # the hold-out's own share, .4, begins before
     assert 0 < visits_after(0).min() <= late < visits_after(late).min()
+    heads = [set(RankingServingForm.load(tmp_path / name / "out" / "serving_form").spec.heads) for name in ("0", str(late))]
+    assert heads[0] == heads[1]
     # A second job of the same days has none that are later, and takes what there is.
     np.testing.assert_array_equal(visits_after(int(times[-1])), visits_after(0))
+
+
+def test_a_head_of_few_later_labels_is_calibrated_on_all_that_are_held_out():
+    lists = made(11)[-1]
+    labels = {"click": np.where(lists.mask, 1.0, 0.0), "purchase": np.zeros(lists.mask.shape)}
+    lists = dataclasses.replace(lists, labels=labels, known={head: lists.mask for head in labels})
+    later = np.arange(len(lists)) >= len(lists) // 2
+    assert lists.mask[later].sum() >= 20
+    told = told_by(lists, later).known
+    assert not told["click"][~later].any() and (told["click"][later] == lists.mask[later]).all()
+    assert (told["purchase"] == lists.mask).all()
