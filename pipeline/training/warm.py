@@ -25,10 +25,13 @@ from towers.two_tower import TwoTower, load_two_tower
 
 RETRAIN = "Retrain in full: `python -m pipeline job --full`"
 RIDGE = 1e-3
+BY_DOMAIN = "adapters/down"
+"""End of the path of the one weight whose second axis grows, by new domains; of all others it is the first."""
 
 
 def copy_variables(old: Sequence[keras.Variable], new: Sequence[keras.Variable]) -> list[tuple[keras.Variable, int]]:
-    """Give each variable the value of the one in its place; a table that has grown keeps its further rows as they are.
+    """Give each variable the value of the one in its place; a table that has grown keeps its further rows, or domains, as they
+    are.
 
     Generators of dropout stay as they are. Returns: the variables that have more rows than before, with their rows then.
 
@@ -44,10 +47,15 @@ def copy_variables(old: Sequence[keras.Variable], new: Sequence[keras.Variable])
     for before, after in zip(one, other, strict=True):
         value, shape = array_of(before), tuple(after.shape)
         if value.shape != shape:
-            if not shape or value.shape[1:] != shape[1:] or value.shape[0] > shape[0]:
+            axis = 1 if after.path.endswith(BY_DOMAIN) else 0
+            if len(value.shape) != len(shape) or any(
+                old > now or (old < now and place != axis)
+                for place, (old, now) in enumerate(zip(value.shape, shape, strict=True))
+            ):
                 raise StageError(f"job: {after.path} was {value.shape} in the last release and is {shape}. {RETRAIN}.")
-            value = np.concatenate([value, array_of(after)[len(value) :]])
-            grown.append((after, before.shape[0]))
+            further = np.split(array_of(after), [value.shape[axis]], axis=axis)[1]
+            value = np.concatenate([value, further], axis=axis)
+            grown.append((after, before.shape[axis]))
         after.assign(value)
     return grown
 

@@ -3,13 +3,17 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
+import pytest
 
 from data.histories import Histories
 from data.schema import MODALITIES
 from pipeline.settings.job import JobSection
-from pipeline.training.warm import WarmTowers, content_guess
+from pipeline.stage import StageError
+from pipeline.training.warm import WarmTowers, content_guess, copy_variables
 from tests.towers.test_content_map import Table
+from towers.domain_adapters import DomainAdapters
 
 FIRST, A_DAY, NIGHTS = 3000, 40, 28
 
@@ -43,3 +47,22 @@ def test_a_guess_by_content_reads_the_known_rows_and_those_asked_for():
     guess = content_guess(vectors, np.arange(100, 400), wanted, store, ("text",))
     assert table.read == 300 + 3
     np.testing.assert_allclose(guess, vectors[wanted], atol=0.05)
+
+
+def test_a_new_domain_begins_without_an_adapter_and_the_others_keep_theirs():
+    vectors = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+
+    def adapters(domains, seed):
+        layer = DomainAdapters(domains, 2, seed=seed, name="adapters")
+        layer(vectors, np.zeros(4, np.int32))
+        return layer
+
+    old, new = adapters(3, 1), adapters(4, 2)
+    old.up.assign(np.random.default_rng(1).normal(size=old.up.shape))
+    copy_variables(old.variables, new.variables)
+    domain = np.array([0, 1, 2, 3], np.int32)
+    told = keras.ops.convert_to_numpy(new(vectors, domain))
+    np.testing.assert_allclose(told[:3], keras.ops.convert_to_numpy(old(vectors[:3], domain[:3])), rtol=1e-6)
+    np.testing.assert_array_equal(told[3], vectors[3])
+    with pytest.raises(StageError, match=r"adapters/down was \(6, 4, 2\) in the last release and is \(6, 3, 2\)"):
+        copy_variables(new.variables, adapters(3, 3).variables)
