@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from data.validation import DatasetError, Quarantine, RowChecks
 MAX_ID_BYTES = 512
 BAD_ID_CHARACTERS = r"[\x00-\x1f\x7f\x{85}\x{2028}\x{2029}]"
 """Control characters and everything that some tool takes for the end of a line: a vocabulary is a file of lines."""
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+"""What `DataFrame.to_parquet` calls row labels: no property of anything, and later rows have other ones."""
 
 
 def read_parquet(
@@ -61,6 +64,10 @@ def read_parquet(
         )
     for name in table.column_names:
         kind = table.schema.field(name).type
+        if PANDAS_INDEX.fullmatch(name):
+            quarantine.add_column(path.name, name, "column: row labels that pandas has kept, the column is ignored")
+            table = table.drop_columns([name])
+            continue
         if _supported(kind) or (name in lists and _is_text_list(kind)):
             continue
         if name in required:

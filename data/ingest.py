@@ -217,7 +217,8 @@ def make_split(
         kind = "given" if log.split is not None else "global_time" if log.has_timestamps else "random"
     if kind in ("global_time", "leave_last_out") and not log.has_timestamps:
         raise DatasetError(
-            f"split: {kind!r} needs the column `timestamp`, which interactions.parquet lacks. Use given or random."
+            f"split: {kind!r} needs the column `timestamp`, which interactions.parquet lacks. Use given or random; a nightly "
+            "job has no other way to tell what is new."
         )
     if kind == "given":
         assert log.split is not None

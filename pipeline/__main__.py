@@ -246,13 +246,14 @@ def main() -> None:
     from pipeline.allocation import collect_garbage_seldom, keep_freed_memory
     from pipeline.ranker.leak_checks import LeakError
     from pipeline.stage import StageError
+    from serving.releases.manifest import ReleaseError
 
     keep_freed_memory()
     collect_garbage_seldom()
     try:
         app()
     except (
-        ConfigError, StageError, DatasetError, LeakError, ContentStoreError, FileNotFoundError, FileExistsError
+        ConfigError, StageError, DatasetError, LeakError, ReleaseError, ContentStoreError, FileNotFoundError, FileExistsError
     ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tomli_w
 
+from data.durable_file import write_durably
 from pipeline.settings.config import Config
 from pipeline.stage import StageError, folder_fingerprint, read_manifest
 
@@ -103,10 +104,15 @@ def stage_keys(run: Path) -> dict[str, str]:
     return {manifest["stage"]: manifest["key"] for manifest in manifests if "stage" in manifest}
 
 
+def write_settings(run: Path, config: Config) -> None:
+    """Puts `settings.toml` into a run folder, or a job's."""
+    # TOML has no null; a setting that is None is None by default, so leaving it out says the same.
+    write_durably(run / SETTINGS, [tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()])
+
+
 def write_made_from(run: Path, config: Config, record: MadeFrom) -> None:
     """Puts `settings.toml` and `made_from.json` into a run folder; the stages' keys are added here."""
-    # TOML has no null; a setting that is None is None by default, so leaving it out says the same.
-    (run / SETTINGS).write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+    write_settings(run, config)
     whole = dataclasses.replace(record, stages=stage_keys(run))
     (run / RECORD).write_text(json.dumps(dataclasses.asdict(whole), indent=1, sort_keys=True))
 

@@ -93,6 +93,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="run folder, instead of a config or in place of its own")
     parser.add_argument("--data", type=Path, help="dataset folder, whose media are handed out")
     parser.add_argument("--target", help="host:port of the model server's gRPC port")
+    parser.add_argument("--label", help="which release is asked for: stable or canary; stable unless given, where there is one")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="0 = any free port (default: %(default)s)")
     parser.add_argument("--add-key", metavar="NAME", help="make an API key of that name, print it and stop")
@@ -104,7 +105,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _settings(given: argparse.Namespace) -> GatewaySettings:
     if given.config is None and given.run is None:
         raise ValueError("--config or --run: give one of them")
-    options = {"run": given.run, "source": given.data, "target": given.target, "keys": given.keys}
+    options = {"run": given.run, "source": given.data, "target": given.target, "label": given.label, "keys": given.keys}
     chosen = {name: value for name, value in options.items() if value is not None}
     if given.config is None:
         return GatewaySettings(**chosen)

@@ -75,6 +75,9 @@ def convert(
         conversion = convert_table(source, writing, options)
     else:
         raise StageError(f"--format: must be movielens, mmrec or table, received {format_!r}.")
+    if not conversion.counts.get("interactions"):
+        left = "; ".join(f"{count:,} {reason}" for reason, count in conversion.left_out.items()) or "the log is empty"
+        raise StageError(f"{source}: no interaction is left ({left}). See --column, --split and --split-code in `--help`.")
     publish(writing, out)
     typer.echo(f"{out}: " + ", ".join(f"{count:,} {name}" for name, count in conversion.counts.items()))
     for reason, count in conversion.left_out.items():

@@ -33,7 +33,7 @@ def forget_user(
     ] = None,
     state: Annotated[Path | None, typer.Option("--state", help="The gateway's folder; <run>/gateway unless given.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="The run's settings, as TOML; <run>/settings.toml unless given.")
+        Path | None, typer.Option("--config", help="The run's settings, as TOML; its own, or its last job's, unless given.")
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting. May be repeated.")] = None,
     server: Annotated[
@@ -50,12 +50,16 @@ def forget_user(
     """
     from pipeline.forget.user import forget_user as forget
     from pipeline.nightly.lock import LockedError
+    from pipeline.nightly.record import current_run
+    from pipeline.reproduce_record import SETTINGS
     from pipeline.settings.config import load_config
     from pipeline.stage import StageError
     from serving.releases.manifest import ReleaseError
 
-    own = out / "settings.toml"
-    settings = load_config(config or (own if own.is_file() else None), set_ or [])
+    own = [run / SETTINGS for run in (out, current_run(out)) if run is not None and (run / SETTINGS).is_file()]
+    if config is None and not own:
+        raise StageError(f"--config: {out} does not say with which settings it was made; name their file.")
+    settings = load_config(config or own[0], set_ or [])
     try:
         done = forget(user, out, data=data, state=state, config=settings, servers=server or (), say=typer.echo)
     except (LockedError, ReleaseError) as error:

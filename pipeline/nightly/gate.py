@@ -65,6 +65,7 @@ def decide(run: JobFolder, out: Path) -> dict[str, Any]:
     rules.append(rows_rule(run.folder, run.parent))
     publish = all(rule.passed for rule in rules)
     decision = {"publish": publish, "rules": [dataclasses.asdict(rule) for rule in rules], "version": run.version}
+    decision["first"] = run.parent is None
     (out / DECISION).write_text(json.dumps(decision, indent=2))
     return {"publish": publish, "rules": len(rules), "failed": [rule.name for rule in rules if not rule.passed]}
 
@@ -216,5 +217,6 @@ def told(line: Mapping[str, Any]) -> str:
 def explain(decision: Mapping[str, Any]) -> Iterable[str]:
     """The decision line by line, failures first."""
     rules = sorted((Rule(**rule) for rule in decision["rules"]), key=lambda rule: rule.passed)
-    yield f"release {decision['version']}: {'published' if decision['publish'] else 'kept back; the current release stays'}"
+    kept = "kept back; " + ("there is no release yet" if decision.get("first") else "the current release stays")
+    yield f"release {decision['version']}: {'published' if decision['publish'] else kept}"
     yield from map(str, rules)

@@ -35,6 +35,7 @@ from pipeline.nightly.record import (
     write_outcome,
 )
 from pipeline.nightly.run import JobRun
+from pipeline.reproduce_record import SETTINGS, write_settings
 from pipeline.settings.config import Config
 from pipeline.stage import (
     StageError,
@@ -48,7 +49,7 @@ from pipeline.stage import (
 
 EXIT_CODES = {PUBLISHED: 0, KEPT: 10, STOPPED: 11, "locked": 12, "failed": 13}
 """What a scheduler reads; 2 is a wrong command line, as everywhere."""
-REMAINS = (RECORD, OUTCOME, "checks", "gate", "judge", "report.json", "report.html")
+REMAINS = (RECORD, OUTCOME, SETTINGS, "checks", "gate", "judge", "report.json", "report.html")
 """What stays of a job whose models are no longer needed."""
 Say = Callable[[str], None]
 
@@ -88,6 +89,7 @@ def run_job(
             say(f"[job {record.name}] {finished['outcome']} before; nothing is new")
             return finished
         say(f"[job {record.name}] from {record.parent or 'nothing'}{', in full' if record.full else ''}")
+        write_settings(folder, config)
         with beside or Beside(Exporter()) as processes:
             outcome = work(source, out, config, record, folder, lock, processes, say)
             write_outcome(folder, outcome)

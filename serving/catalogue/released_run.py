@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.release_number import base_version
-from serving.releases.labels import read_labels
+from serving.releases.labels import STABLE, read_labels
 from serving.releases.manifest import ReleaseError, read_release
 from serving.releases.release import list_releases
 
@@ -34,6 +34,17 @@ def ingested_folder(run: Path, version: int) -> Path:
         if made_from and all(_key(place / stage) == made_from.get(stage) for stage in STAGES):
             return place / "ingest"
     return (ingested[0] if ingested and run not in ingested else run) / "ingest"
+
+
+def answering_label(run: Path, label: str | None) -> str | None:
+    """The label to ask for: that which is given, `stable` without one where releases are labelled, else none.
+
+    A server holds a canary, and a release that was withdrawn, beside the stable one: the highest version is not the one that
+    is meant.
+    """
+    if label is None and read_labels(run / "releases").stable is not None:
+        return STABLE
+    return label or None
 
 
 def answering_version(run: Path, label: str | None) -> int:

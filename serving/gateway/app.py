@@ -10,6 +10,7 @@ answers popular items, marked as such, when no model does. `python -m serving.ga
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from serving.catalogue.live_catalogue import LiveCatalogue
 from serving.catalogue.live_items import LiveItems
 from serving.catalogue.live_items_log import LiveItemsLog
 from serving.catalogue.live_items_place import Placing
-from serving.catalogue.released_run import answering_version
+from serving.catalogue.released_run import answering_label, answering_version
 from serving.client.circuit_breaker import CircuitBreaker
 from serving.feedback.log import FeedbackLog
 from serving.gateway.access import Access
@@ -54,6 +55,8 @@ if TYPE_CHECKING:  # its protocol messages bring TensorFlow with them
 
 __all__ = ["GatewaySettings", "create_app"]
 
+logger = logging.getLogger(__name__)
+
 
 def create_app(settings: GatewaySettings, recommender: Recommender | None = None) -> FastAPI:
     """The gateway as an ASGI application.
@@ -71,6 +74,9 @@ def create_app(settings: GatewaySettings, recommender: Recommender | None = None
     access = Access(
         None if settings.keys is None else KeyRing(settings.keys), settings.requests_per_second, settings.burst
     )
+    settings = settings.model_copy(update={"label": answering_label(settings.run, settings.label)})
+    if settings.label is None:
+        logger.warning("no label: the highest version answers, a canary too; promote a release, then start the gateway again")
     parts = _make_parts(settings, recommender or _make_recommender(settings, metrics), metrics)
 
     @contextlib.asynccontextmanager

@@ -97,7 +97,7 @@ class RankedReply(BaseModel):
     """One recommended item. The scores are null when popular items stand in for the model.
 
     `propensity` is the probability with which it was chosen for its place given the items above it, to be kept with what
-    the user then did; `heads` has every head's probability.
+    the user then did; `heads` has every head's probability, 0 of those that the release was not trained for.
     """
 
     rank: int

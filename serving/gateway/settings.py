@@ -18,7 +18,8 @@ class GatewaySettings(BaseModel):
         source: the dataset folder whose `media/` is handed out; None = no media.
         state: where feedback and added items are kept; None = `<run>/gateway`.
         target: "host:port" of the model server's gRPC port.
-        label: version label that all models are asked for; None = the highest version.
+        label: version label that all models are asked for; None = `stable` where the run's releases are labelled as the
+            gateway starts, else the highest version, as by "".
         deadline_seconds: for each call to the model server, retries and the hedge included.
         encode_seconds: the same for encoding a new item, which reads pictures and sound.
         clock: "now" sends the wall clock with a request that names no time; "log" sends the time of the log's last

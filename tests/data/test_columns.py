@@ -1,11 +1,13 @@
 """Columns in many chunks say what they say in one, and text beyond the 2 GiB that one array holds can be read."""
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data.catalogue import accept_rows
-from data.columns import read_ids, read_numbers, read_texts, read_timestamps, read_words
+from data.columns import read_ids, read_numbers, read_parquet, read_texts, read_timestamps, read_words
 from data.validation import Quarantine, RowChecks
 
 ROWS, ROW_BYTES = 22, 100_000_000
@@ -38,6 +40,18 @@ def test_rows_of_a_table_beyond_two_gib_are_chosen(beyond):
     assert counts == {"read": ROWS, "accepted": 2, "quarantined": ROWS - 2}
     lines = quarantine.to_frame()
     assert lines["row"].tolist() == list(range(2, ROWS)) and lines["record"][0] == '{"item_id": "a", "text": null}'
+
+
+def test_row_labels_of_pandas_are_no_column(tmp_path):
+    frame = pd.DataFrame({"user_id": ["a", "b", "c", "d"], "device": ["x", "y", "x", "x"]})
+    frame[frame["device"] == "x"].to_parquet(tmp_path / "interactions.parquet")
+    quarantine = Quarantine()
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "interactions.parquet").names
+    table = read_parquet(tmp_path / "interactions.parquet", ["user_id"], quarantine)
+    assert table.column_names == ["user_id", "device"]
+    assert quarantine.to_frame()["reason"].tolist() == [
+        "column: row labels that pandas has kept, the column is ignored"
+    ]
 
 
 CELLS = ["x", None, "7", "x", "2001-09-09", "", "y"]

@@ -144,3 +144,4 @@ def test_explanation_names_failures_first():
         "FAILED  latency: 9 ms (allowed: 5 ms)",
         "passed  size: 1 MB (allowed: 2 MB)",
     ]
+    assert next(iter(explain({**decision, "first": True}))) == "release 4: kept back; there is no release yet"

@@ -89,6 +89,8 @@ def test_the_first_job_trains_in_full_and_the_second_goes_on(night):
     assert made["release"] == first["release"] and made["parent"] == "jobs/0001"
     assert {"ingest", "encode", "retrieval/full", "ranking", "gate"} <= second["keys"].keys()
     assert current_run(folder / "second") == folder / "second" / "jobs" / "0002"
+    kept = load_config(current_run(folder / "second") / "settings.toml")
+    assert kept.retrieval == load_config(overrides=night[2]).retrieval  # what `forget-user` goes by
     for version, job in ((1, "0001"), (2, "0002")):
         assert ingested_folder(folder / "second", version) == folder / "second" / "jobs" / job / "ingest"
 

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
-from serving.catalogue.released_run import answering_version, ingested_folder
+from serving.catalogue.released_run import answering_label, answering_version, ingested_folder
 from serving.gateway.app import GatewaySettings, create_app
+from serving.releases.models_config import ModelEntry, write_models_config
 from tests.serving.fake_recommender import FakeRecommender
 from tests.serving.gateway_folders import write_folders
 
@@ -76,6 +77,16 @@ def test_a_gateway_shows_what_the_answering_release_was_made_from(folders: tuple
     assert shown("cleo 0003") == ("Title 12", False) and shown("bob") == ("Title 12", True)
     fake.version = 2_000_001  # and followed
     assert shown("cleo 0003") == ("As of job 0003", True)
+
+
+def test_without_a_label_the_stable_release_answers_and_not_a_canary(folders: tuple[Path, Path]) -> None:
+    run, source = folders
+    assert answering_label(run, None) is None and answering_label(run, "canary") == "canary"
+    labels = {"stable": 1, "withdrawn": 2}
+    write_models_config(run / "releases" / "models.config", [ModelEntry("retrieval", versions=(1, 2), labels=labels)])
+    assert [answering_label(run, label) for label in (None, "canary", "")] == ["stable", "canary", None]
+    client = TestClient(create_app(GatewaySettings(run=run, source=source), FakeRecommender()))
+    assert client.get("/v1/items/i12").json()["title"] == "Title 12"  # of release 1, before any answer
 
 
 def test_a_gateway_starts_on_a_run_folder_that_jobs_alone_have_made(folders: tuple[Path, Path]) -> None:

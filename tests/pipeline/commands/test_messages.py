@@ -1,0 +1,46 @@
+"""What a user reads who has asked for something that cannot be done: one line, and nothing has been touched."""
+
+import sys
+
+import pandas as pd
+import pytest
+
+import pipeline.__main__ as command_line
+
+
+@pytest.fixture
+def told(monkeypatch, capsys):
+    for name in ("keep_freed_memory", "collect_garbage_seldom"):  # of a process that is not ours alone
+        monkeypatch.setattr(f"pipeline.allocation.{name}", lambda: None)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pipeline", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return call
+
+
+def test_a_conversion_that_leaves_nothing_says_why_and_writes_nothing(told, tmp_path):
+    log = pd.DataFrame({"user_id": ["a", "b"], "item_id": ["x", "y"], "part": ["train", "test"]})
+    log.to_csv(tmp_path / "log.csv", index=False)
+    out = tmp_path / "data"
+    said = told(
+        "convert", "--format", "table", "--source", tmp_path, "--interactions", "log.csv", "--split", "part", "--out", out
+    )
+    assert "no interaction is left (2 interactions: rows outside the split part" in said and "--split-code" in said
+    assert not out.exists()
+
+
+def test_a_run_without_a_release_is_a_line_and_no_traceback(told, tmp_path):
+    assert told("recommend", "--user", "x", "--out", tmp_path / "nowhere").startswith("error: ")
+
+
+def test_forget_user_asks_for_the_settings_before_it_touches_anything(told, tmp_path):
+    run, data = tmp_path / "run", tmp_path / "data"
+    run.mkdir(), data.mkdir()
+    pd.DataFrame({"user_id": ["a"], "item_id": ["x"]}).to_parquet(data / "interactions.parquet")
+    assert "--config" in told("forget-user", "--user", "a", "--out", run, "--data", data)
+    assert len(pd.read_parquet(data / "interactions.parquet")) == 1
