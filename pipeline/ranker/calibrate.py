@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from data.dataset import Dataset
 from pipeline.metrics.segments import domain_codes
+from pipeline.ranker.setup import MINIMUM_LABELS
 from pipeline.ranker.tree_examples import BLOCK_LISTS, list_inputs
 from ranking.calibration import apply_calibration
 from ranking.config import RankingConfig
@@ -32,12 +35,17 @@ def list_logits(form: RankingServingForm, lists: RankingLists) -> dict[str, np.n
 
 
 def calibrate(
-    dataset: Dataset, logits: dict[str, np.ndarray], judged: RankingLists, config: RankingConfig
+    dataset: Dataset,
+    logits: dict[str, np.ndarray],
+    judged: RankingLists,
+    config: RankingConfig,
+    before: Mapping[str, dict],
 ) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """A calibration of every head, and what it makes of the logits it was fitted to.
 
     Args:
         logits: {head: [R, K]} of the held-out requests' lists. judged: those lists; a label counts where it is known.
+        before: {head: calibration} of an earlier ranker, which a head with too few positive labels for one of its own keeps.
 
     Returns: {head: calibration}, {head: [R, K] probabilities}.
     """
@@ -47,8 +55,9 @@ def calibrate(
     for head, values in logits.items():
         known = judged.known[head]
         labels = judged.labels[head][known]
-        calibrations[head] = fit_domain_calibration(
+        few = labels.sum() < MINIMUM_LABELS and head in before
+        calibrations[head] = before[head] if few else fit_domain_calibration(
             config.calibration, values[known], labels, domains[known], users[known]
-        )
+        )  # fmt: skip
         calibrated[head] = np.asarray(apply_calibration(values, calibrations[head], domains))
     return calibrations, calibrated

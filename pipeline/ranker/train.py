@@ -109,6 +109,7 @@ def train_ranking(
     judged = holding.lists(dataset, item_embeddings, config, [config.seed, 0])
     heads = learnable_heads(first, judged, config)
     if start is not None:
+        heads = start.heads(heads, first, config)
         later = not_learned(holding.requests.timestamp, start.learned_until)
         judged, holding = told_by(judged, later), holding.take(np.flatnonzero(later))
     keras.utils.set_random_seed(config.seed)
@@ -191,7 +192,8 @@ def train_ranking(
         trees, told_of_trees = fit_click_trees(past, *known, asked, config)
     tables = None if trees is None else trees.tables
     past = RankingServingForm.from_ranker(ranker, newest=False, trees=tables)
-    calibrations, calibrated = calibrate(dataset, list_logits(past, judged), judged, config)
+    before = {} if start is None else start.calibrations
+    calibrations, calibrated = calibrate(dataset, list_logits(past, judged), judged, config, before)
     past = RankingServingForm.from_ranker(ranker, calibrations, newest=False, trees=tables)
     told = answer_fold(past, asked)
     weights, blend, ndcg = choose_score(past.spec, asked, told, config)
@@ -226,7 +228,9 @@ def train_ranking(
         "click_trees": told_of_trees,
         "boosted_trees": baseline_report,
         "valid_ece": {
-            head: expected_calibration_error(*labelled(calibrated, judged, head)) for head in heads if head not in NUMBERS
+            head: expected_calibration_error(*labelled(calibrated, judged, head))
+            for head in heads
+            if head not in NUMBERS and judged.known[head].any()
         },
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import keras
@@ -12,8 +13,10 @@ import numpy as np
 from pipeline.ranker.setup import MINIMUM_LABELS
 from pipeline.stage import StageError
 from pipeline.training.warm import RETRAIN, linear_map
+from ranking.config import HEADS, RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
+from ranking.serving_form import DESCRIPTION
 
 LEARNED = "learned.npz"
 LAST = "last_timestamp"
@@ -87,6 +90,17 @@ class WarmRanker:
     item_embeddings: np.ndarray
     new_embeddings: np.ndarray
     learned_until: int = 0
+
+    @functools.cached_property
+    def calibrations(self) -> dict[str, dict]:
+        """The calibration of each of its heads."""
+        return json.loads((self.previous / "serving_form" / DESCRIPTION).read_text())["calibrations"]
+
+    def heads(self, learnable: tuple[str, ...], lists: RankingLists, config: RankingConfig) -> tuple[str, ...]:
+        """Heads that go on: those with labels enough, and those that it has learned before: a few quiet days are no reason to
+        forget what a `like` looks like."""
+        known = {head for head in self.calibrations if head in lists.labels and config.weight_of(head) > 0}
+        return tuple(head for head in HEADS if head in known.union(learnable))
 
     @functools.cached_property
     def learned(self) -> dict[str, np.ndarray]:

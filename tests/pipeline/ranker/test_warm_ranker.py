@@ -1,6 +1,7 @@
 """A ranker that goes on from an earlier one: what is kept of rows, of domains and of days."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -97,3 +98,18 @@ def test_a_head_of_few_later_labels_is_calibrated_on_all_that_are_held_out():
     told = told_by(lists, later).known
     assert not told["click"][~later].any() and (told["click"][later] == lists.mask[later]).all()
     assert (told["purchase"] == lists.mask).all()
+
+
+def test_a_head_that_has_no_labels_tonight_goes_on_with_its_calibration(store, tmp_path):  # noqa: F811
+    config = dataclasses.replace(CONFIG, epochs=1, trees=0)
+    trained(log_of(), store, tmp_path / "first", config)
+    first = tmp_path / "first" / "out"
+    quiet = log_of(purchases=False)
+    trained(quiet, store, tmp_path / "anew", config)
+    trained(quiet, store, tmp_path / "on", config, start=WarmRanker(first, EMBEDDINGS, EMBEDDINGS))
+    before, anew, on = (
+        json.loads((tmp_path / name / "out" / "serving_form" / "ranking.json").read_text())["calibrations"]
+        for name in ("first", "anew", "on")
+    )
+    assert "purchase" in before and "purchase" not in anew and list(on) == list(before)
+    assert on["purchase"] == before["purchase"] and on["click"] != before["click"]
