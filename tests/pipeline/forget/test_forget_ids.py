@@ -27,7 +27,7 @@ def out(tmp_path: Path) -> Path:
     items = [f"i{row}" for row in range(4)]
     events = pd.DataFrame({"user_id": users * 3, "item_id": np.repeat(items, 3), "timestamp": range(1_000, 1_012)})
     refused = pd.DataFrame({"user_id": [OTHERS[0], WHO], "item_id": ["nowhere"] * 2, "timestamp": [1_000] * 2})
-    pd.concat([events, refused]).to_parquet(data / "interactions.parquet")
+    pd.concat([events, refused]).to_parquet(data / "interactions.parquet", index=False)
     pd.DataFrame({"item_id": items}).to_parquet(data / "items.parquet")
     ingest(data, out / "ingest", IngestOptions(split="random"))
     (out / "evaluate").mkdir()
