@@ -102,15 +102,17 @@ class Dataset:
     @property
     def propensity(self) -> np.ndarray:
         """float32 [E]: probability of having been shown, NaN unknown."""
-        if "propensity" in self.events:
-            return self.events["propensity"].to_numpy(np.float32)
-        return np.full(len(self.events), np.nan, np.float32)
+        return self._numbers("propensity")
 
     @property
     def place_propensity(self) -> np.ndarray:
         """float32 [E]: probability of having been chosen for its place given the items above it, NaN unknown."""
-        if "place_propensity" in self.events:
-            return self.events["place_propensity"].to_numpy(np.float32)
+        return self._numbers("place_propensity")
+
+    def _numbers(self, name: str) -> np.ndarray:
+        """float32 [E]: a column of numbers, NaN everywhere where the log has none."""
+        if name in self.events:
+            return self.events[name].to_numpy(np.float32)
         return np.full(len(self.events), np.nan, np.float32)
 
     def save(self, folder: str | Path) -> None:

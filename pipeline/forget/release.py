@@ -9,13 +9,14 @@ from typing import Any
 
 from data.dataset import Dataset
 from data.durable_file import write_durably
-from pipeline.forget.run import knows, run_folders
+from pipeline.forget.run import knows
 from pipeline.nightly.record import outcome_of, write_outcome
 from pipeline.release.export_stage import export_stage
 from pipeline.settings.config import Config
 from pipeline.settings.policy import PolicySection
 from pipeline.stage import MANIFEST, StageError, read_manifest
 from pipeline.stages.run_folder import RunFolder
+from serving.catalogue.released_run import run_made_from
 from serving.releases.gc import remove
 from serving.releases.labels import ReleaseLabels, read_labels
 from serving.releases.lock import alone
@@ -24,7 +25,6 @@ from serving.releases.promotion import promote, roll_back
 from serving.releases.release import list_releases
 from serving.releases.view import put_in_force
 
-STAGES = ("served/full", "index", "ranking", "policy")
 DECIDING: dict[str, tuple[str, ...]] = {"ranking": ("retrieved",), "policy": tuple(PolicySection.model_fields)}
 """Settings of stages that a release takes, too: `Config` has to be the run's own in these."""
 
@@ -68,7 +68,7 @@ def replace_releases(
 
 def _publish(out: Path, data: Path | None, config: Config, newest: int, say: Callable[[str], None]) -> int:
     made_from = read_release(out / "releases" / str(newest)).manifest["details"].get("made_from", {})
-    run = next((run for run in run_folders(out) if _made(run, made_from)), None)
+    run = run_made_from(out, made_from)
     if run is None:
         raise StageError(
             f"{out}: release {newest} was made from models that are no longer there. Export those that are (`python -m "
@@ -91,10 +91,6 @@ def _publish(out: Path, data: Path | None, config: Config, newest: int, say: Cal
     )  # fmt: skip
     _record(run, counts)
     return int(counts["version"])
-
-
-def _made(run: Path, made_from: dict[str, Any]) -> bool:
-    return all((read_manifest(run / name) or {}).get("key", "") == made_from.get(name) for name in STAGES)
 
 
 def _record(run: Path, counts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.ranker.setup import MINIMUM_LABELS
 from pipeline.stage import StageError
-from pipeline.training.warm import RETRAIN, linear_map
+from pipeline.training.warm import RETRAIN, enlarged, linear_map
 from ranking.config import HEADS, RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
@@ -63,7 +63,7 @@ def not_learned(timestamps: np.ndarray, until: int) -> np.ndarray:
 
 def told_by(lists: RankingLists, later: np.ndarray) -> RankingLists:
     """The lists [R, K] with labels in the later requests alone, bool [R]; those of a head that has fewer than `MINIMUM_LABELS`
-    positive ones there stay as they are, or one quiet day would take the head away."""
+    positive ones there stay as they are: one quiet day is little to calibrate on."""
     known = {}
     for head, told in lists.known.items():
         among = told & later[:, None]
@@ -159,15 +159,9 @@ def grown(weight: keras.Variable, value: np.ndarray) -> np.ndarray:
     Raises:
         StageError: the weight differs in anything else.
     """
-    room, name, shape = weight.path.split("/")[0], weight.path.split("/")[-1], tuple(weight.shape)
-    place = 0 if room == "features" else len(shape) - 1 if room == "heads" and name.endswith(BY_DOMAIN) else -1
-    if len(value.shape) != len(shape) or any(
-        old > new or (old < new and axis != place)
-        for axis, (old, new) in enumerate(zip(value.shape, shape, strict=True))
-    ):
-        raise StageError(f"job: the ranker's {weight.path} was {value.shape} in the last release and is {shape}. {RETRAIN}.")
-    result = np.array(keras.ops.convert_to_numpy(weight.value))
+    room, name = weight.path.split("/")[0], weight.path.split("/")[-1]
+    axis = 0 if room == "features" else len(weight.shape) - 1 if room == "heads" and name.endswith(BY_DOMAIN) else -1
+    result = enlarged(value, keras.ops.convert_to_numpy(weight.value), axis, f"the ranker's {weight.path}")
     if name in IDS:
-        result[:] = value[0]
-    result[tuple(slice(size) for size in value.shape)] = value
+        result[len(value) :] = value[0]
     return result

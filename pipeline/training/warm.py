@@ -48,16 +48,33 @@ def copy_variables(old: Sequence[keras.Variable], new: Sequence[keras.Variable])
         value, shape = array_of(before), tuple(after.shape)
         if value.shape != shape:
             axis = 1 if after.path.endswith(BY_DOMAIN) else 0
-            if len(value.shape) != len(shape) or any(
-                old > now or (old < now and place != axis)
-                for place, (old, now) in enumerate(zip(value.shape, shape, strict=True))
-            ):
-                raise StageError(f"job: {after.path} was {value.shape} in the last release and is {shape}. {RETRAIN}.")
-            further = np.split(array_of(after), [value.shape[axis]], axis=axis)[1]
-            value = np.concatenate([value, further], axis=axis)
+            value = enlarged(value, array_of(after), axis, after.path)
             grown.append((after, before.shape[axis]))
         after.assign(value)
     return grown
+
+
+def enlarged(value: np.ndarray, start: np.ndarray, axis: int, name: str) -> np.ndarray:
+    """An earlier value at the beginning of what has more along one axis by now; the further part keeps its start.
+
+    Args:
+        value, start: before, and now. axis: the one that may have grown, -1 for none. name: of the weight, for the error.
+
+    Raises:
+        StageError: they differ in anything else.
+
+    Example:
+        >>> enlarged(np.array([[1, 2]]), np.zeros((2, 2), int), 0, "table").tolist()
+        [[1, 2], [0, 0]]
+    """
+    if value.ndim != start.ndim or any(
+        old > now or (old < now and place != axis)
+        for place, (old, now) in enumerate(zip(value.shape, start.shape, strict=True))
+    ):
+        raise StageError(f"job: {name} was {value.shape} in the last release and is {start.shape}. {RETRAIN}.")
+    result = np.array(start)
+    result[tuple(slice(size) for size in value.shape)] = value
+    return result
 
 
 def start_new_rows(table: keras.Variable, known_rows: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,18 @@ from serving.releases.labels import STABLE, read_labels
 from serving.releases.manifest import ReleaseError, read_release
 from serving.releases.release import list_releases
 
-STAGES = ("index", "ranking")
+STAGES = ("served/full", "index", "ranking", "policy")
 """Stages whose keys, which a release keeps, tell one run from all others."""
+
+
+def run_made_from(run: Path, made_from: Mapping[str, Any]) -> Path | None:
+    """The run folder, or that of a job in it, whose models a release has; None where they are no longer there.
+
+    Args:
+        made_from: what the release's manifest keeps of it, with the keys of `STAGES`.
+    """
+    places = (*sorted((run / "jobs").glob("[0-9]*"), reverse=True), run)
+    return next((place for place in places if all(_has(place, stage, made_from) for stage in STAGES)), None)
 
 
 def ingested_folder(run: Path, version: int) -> Path:
@@ -24,16 +35,14 @@ def ingested_folder(run: Path, version: int) -> Path:
     Args:
         run: the run folder, with `releases/`. version: of the release that answers; 0 = not known.
     """
-    jobs = sorted((run / "jobs").glob("[0-9]*"), reverse=True)
-    ingested = [place for place in (*jobs, run) if (place / "ingest" / "items.parquet").is_file()]
     try:
         made_from = read_release(run / "releases" / str(base_version(version))).manifest["details"]["made_from"]
     except (ReleaseError, KeyError):
         made_from = {}
-    for place in ingested:
-        if made_from and all(_key(place / stage) == made_from.get(stage) for stage in STAGES):
-            return place / "ingest"
-    return (ingested[0] if ingested and run not in ingested else run) / "ingest"
+    ingested = [place.parents[1] for place in sorted(run.glob("jobs/[0-9]*/ingest/items.parquet"))]
+    if (run / "ingest" / "items.parquet").is_file() or not ingested:
+        ingested.append(run)
+    return (run_made_from(run, made_from) or ingested[-1]) / "ingest"
 
 
 def answering_label(run: Path, label: str | None) -> str | None:
@@ -54,7 +63,7 @@ def answering_version(run: Path, label: str | None) -> int:
     return read_labels(releases).as_dict().get(label or "", newest[0] if newest else 0)
 
 
-def _key(stage: Path) -> Any:
-    """The key of a finished stage; None where it is not finished."""
-    file = stage / "manifest.json"
-    return json.loads(file.read_text()).get("key") if file.is_file() else None
+def _has(place: Path, stage: str, made_from: Mapping[str, Any]) -> bool:
+    """Whether a run has finished the very stage that a release was made from."""
+    file = place / stage / "manifest.json"
+    return stage in made_from and file.is_file() and json.loads(file.read_text()).get("key") == made_from[stage]

@@ -44,10 +44,10 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
         users.loc[2, "user_id"] = f"cleo {name}"
         users.to_parquet(job / "ingest" / "users.parquet")
     for place, index, ranking in ((run, "a", "b"), (run / "jobs" / "0003", "c", "d"), (run / "jobs" / "0004", "c", "e")):
-        finish(place / "index", index)
-        finish(place / "ranking", ranking)
-    publish(run, 1, {"index": "a", "ranking": "b", "policy": "p"})
-    publish(run, 2, {"index": "c", "ranking": "d", "policy": "p"})
+        for stage, key in (("served/full", "s"), ("index", index), ("ranking", ranking), ("policy", "p")):
+            finish(place / stage, key)
+    publish(run, 1, {"served/full": "s", "index": "a", "ranking": "b", "policy": "p"})
+    publish(run, 2, {"served/full": "s", "index": "c", "ranking": "d", "policy": "p"})
     return run, source
 
 
