@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-FEW, AT_ONCE = 16, 6
-"""Rows that TensorFlow answers layer by layer, since to make a graph of a model takes longer; and so many of them in one call,
-which holds what every layer makes until it ends: of EfficientNet 100 MB a picture."""
+FEW, AT_ONCE = 16, 320_000
+"""Rows that TensorFlow answers layer by layer, since to make a graph of a model takes longer; and the numbers that one call is
+given of them, two pictures of EfficientNet: it holds what every layer makes until it ends, 100 MB a picture, and to be handed
+that memory by the system takes longer than to compute it."""
 STEP = 16
 """Lengths are rounded up to multiples of this, so that a compiled model meets few shapes."""
 
@@ -41,7 +42,8 @@ def predict(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
     rows = len(next(iter(parts.values())))
     few = 0 < rows <= min(FEW, batch_size) and not _compiles_everything()
     if few:
-        batch_size = min(AT_ONCE, batch_size)
+        numbers = sum(value[0].size for value in parts.values())
+        batch_size = max(1, min(AT_ONCE // numbers, batch_size))
     outputs = [np.zeros((0, model.output_shape[-1]), np.float32)]
     for start in range(0, rows, batch_size):
         count = min(batch_size, rows - start)
@@ -54,7 +56,13 @@ def predict(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
     return np.concatenate(outputs)
 
 
-def predict_tokens(model: Any, tokens: Mapping[str, np.ndarray], lengths: np.ndarray, batch_size: int) -> np.ndarray:
+def predict_tokens(
+    model: Any,
+    tokens: Mapping[str, np.ndarray],
+    lengths: np.ndarray,
+    batch_size: int,
+    prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict,
+) -> np.ndarray:
     """A model over padded token sequences, in batches of like lengths, each trimmed to its longest.
 
     The cost of attention grows with the padded length, so this is worth several times the speed on titles and short
@@ -63,6 +71,7 @@ def predict_tokens(model: Any, tokens: Mapping[str, np.ndarray], lengths: np.nda
     Args:
         tokens: the model's inputs, padded at the end.
         lengths: tokens that are not padding, [B].
+        prepare: given the tokens of a batch right before the model answers them; what it returns is answered.
 
     Shapes: [B, L] each -> float32 [B, F], in the order given.
     """
@@ -71,5 +80,7 @@ def predict_tokens(model: Any, tokens: Mapping[str, np.ndarray], lengths: np.nda
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         longest = -(-int(lengths[rows[-1]]) // STEP) * STEP
-        vectors[rows] = predict(model, {key: value[rows, :longest] for key, value in tokens.items()}, batch_size)
+        vectors[rows] = predict(
+            model, prepare({key: value[rows, :longest] for key, value in tokens.items()}), batch_size
+        )
     return vectors

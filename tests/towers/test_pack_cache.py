@@ -44,6 +44,23 @@ def test_a_torn_file_is_made_again(tmp_path):
     assert converted_weights("pack:x", "f" * 16, lambda: pytest.fail("converted"), tmp_path)["bytes"].size == 3
 
 
+def test_an_array_left_in_the_file_is_a_view_of_it(tmp_path):
+    first = converted_weights("pack:x", "f" * 16, arrays, tmp_path, in_file=("w",))
+    again = converted_weights("pack:x", "f" * 16, lambda: pytest.fail("converted"), tmp_path, in_file=("w",))
+    for made in (first, again):
+        np.testing.assert_array_equal(made["w"], arrays()["w"])
+        np.testing.assert_array_equal(made["w"][[2, 0]], [[2, 5], [0, 3]])
+        assert made["w"].dtype == np.float16 and made["bytes"].tobytes() == b"abc"
+    assert isinstance(again["w"], np.memmap) and not again["w"].flags.writeable
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match="it is converted again"):
+        torn = converted_weights("pack:x", "f" * 16, arrays, tmp_path, in_file=("w",))
+    np.testing.assert_array_equal(torn["w"], arrays()["w"])
+    with pytest.warns(UserWarning, match="it has no other"):
+        converted_weights("pack:x", "f" * 16, arrays, tmp_path, in_file=("other",))
+
+
 def test_a_place_that_cannot_be_written_costs_a_warning(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.warns(UserWarning, match="could not be kept"):
@@ -127,6 +144,13 @@ def test_batches_have_few_shapes_and_every_row_once():
     np.testing.assert_array_equal(predict(model, rows, 16), rows)
     assert model.shapes == [(16, 1), (16, 1), (8, 1)]
     assert predict(model, rows[:0], 16).shape == (0, 1)
+
+
+def test_few_large_rows_go_in_parts_that_hold_little():
+    model = Counting()
+    pictures = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((400, 400), np.float32)
+    np.testing.assert_allclose(predict(model, pictures, 64)[:, 0], 160_000.0 * np.arange(5), rtol=1e-5)
+    assert model.shapes == [(2, 400, 400), (2, 400, 400), (1, 400, 400)]
 
 
 def test_few_rows_are_answered_alike_without_a_graph():

@@ -1,5 +1,7 @@
 """MiniLM and multilingual E5 of the pack: known meanings, known numbers, and one vector a text whatever its batch."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -50,6 +52,24 @@ def test_batch_equals_single(made, kind):
     assert encoder.encode([]).shape == (0, 384)
     card = describe_encoder("text", encoder.name)
     assert (card.fingerprint, card.width, card.size) == (encoder.fingerprint, encoder.width, encoder.size)
+
+
+def test_the_words_of_a_batch_do_for_the_whole_table(e5):
+    fresh = copy.copy(e5)
+    vars(fresh).pop("model", None)
+    rng = np.random.default_rng(0)
+    texts = [
+        " ".join(rng.choice(["rain", "爵士", "Mädchen", "tin", "roof", "🎷"], size)) for size in rng.integers(0, 90, 70)
+    ]
+    found = fresh.encode(texts), fresh.encode(texts[:3]), fresh.encode_queries(texts[:3])
+    assert "model" not in vars(fresh)  # the table of 250,000 words was not built for that
+    whole = fresh.model
+    np.testing.assert_allclose(found[0], fresh.encode(texts), atol=2e-6)
+    np.testing.assert_allclose(found[1], fresh.encode(texts[:3]), atol=2e-6)
+    np.testing.assert_allclose(found[2], fresh.encode_queries(texts[:3]), atol=2e-6)
+    bias = whole.backbone.get_layer("embeddings_layer_norm").beta
+    bias.assign(bias + np.linspace(0, 1, 384, dtype=np.float32))
+    assert np.abs(fresh.encode(texts[:3]) - found[1]).max() > 0.01  # who trains it is heard
 
 
 @pytest.mark.parametrize("kind", ENCODERS)

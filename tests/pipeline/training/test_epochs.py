@@ -134,12 +134,17 @@ def test_a_loss_that_is_not_finite_is_never_saved(tmp_path):
 
 
 @pytest.mark.parametrize("steps_a_call", [2, 4, 8])
-def test_several_steps_in_a_call_are_the_same_steps(tmp_path, steps_a_call):
+def test_several_steps_in_a_call_are_the_same_steps(tmp_path, steps_a_call, monkeypatch):
     """Five steps an epoch in calls of two, four and eight: the last call is short, or the only one."""
     one, _, log = train(tmp_path / "one")
     told = []
     settings = dataclasses.replace(SETTINGS, steps_a_call=steps_a_call)
+    few, _, rows = train(tmp_path / "few", settings=settings)
+    assert few.steps_per_execution == 1  # ten steps in all: no loop is traced for them
+    assert [row["loss"] for row in log] == [row["loss"] for row in rows]
+    monkeypatch.setattr("pipeline.training.epoch_steps.FEWEST_STEPS", 2 * STEPS)
     other, _, rows = train(tmp_path / "other", settings=settings, progress=lambda *said: told.append(said))
+    assert other.steps_per_execution == steps_a_call
     assert float(one.slope.value) == float(other.slope.value)
     assert [row["loss"] for row in log] == [row["loss"] for row in rows]
     assert told[-1] == ("training", 2 * STEPS, 2 * STEPS)
