@@ -5,6 +5,9 @@ FROM python:3.11.14-slim-bookworm
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 
+# OpenMP's runtime, which LightGBM links and the slim image lacks: without it a night cannot grow the ranker's trees.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+
 # The requirements first: they change seldom, and their layer is the large one.
 COPY requirements.txt requirements-encoders.txt ./
 RUN python -m pip install -r requirements.txt && python -m pip install --no-deps -r requirements-encoders.txt

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.own_settings import own_settings
+
 LOCK_SECONDS = 60.0
 ROLLED_BACK = 10
 """Exit code of `--once` where the release itself answers: a job's for "the current release was kept"."""
@@ -25,7 +27,7 @@ def follow(
         str | None, typer.Option("--kafka", help="Bootstrap servers, host:port,host:port, in the place of --log.")
     ] = None,
     topic: Annotated[str, typer.Option(help="Topic that `serving.feedback.kafka` fills.")] = "feedback",
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file of the run's settings.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings; the run's own without it.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Events that are enough for an update.")] = 256,
     max_staleness: Annotated[float, typer.Option(help="Seconds from an event's arrival until it is published.")] = 30.0,
@@ -51,7 +53,7 @@ def follow(
 
     Exit codes: 0; with --once also 10, the release itself answers after a roll back; 12 another follower is at work.
 
-    Example: python -m pipeline follow --out runs/demo --log runs/demo/gateway/feedback --config configs/demo.toml
+    Example: python -m pipeline follow --out runs/demo --log runs/demo/gateway/feedback
     """
     from pipeline.follow.follower import LOOK_SECONDS, Follower, FollowSettings
     from pipeline.follow.follower import again as begin_anew
@@ -80,7 +82,7 @@ def follow(
             follower = Follower(
                 out,
                 _source(log, kafka, topic, out),
-                load_config(config, set_ or []),
+                load_config(own_settings(out, config), set_ or []),
                 settings,
                 servers=servers,
                 say=lambda line: typer.echo(line, err=True),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.own_settings import own_settings
+
 SaltOption = Annotated[Path, typer.Option("--salt-file", help="The file of `data.pseudonym_salt_file`.")]
 
 
@@ -50,16 +52,11 @@ def forget_user(
     """
     from pipeline.forget.user import forget_user as forget
     from pipeline.nightly.lock import LockedError
-    from pipeline.nightly.record import current_run
-    from pipeline.reproduce_record import SETTINGS
     from pipeline.settings.config import load_config
     from pipeline.stage import StageError
     from serving.releases.manifest import ReleaseError
 
-    own = [run / SETTINGS for run in (out, current_run(out)) if run is not None and (run / SETTINGS).is_file()]
-    if config is None and not own:
-        raise StageError(f"--config: {out} does not say with which settings it was made; name their file.")
-    settings = load_config(config or own[0], set_ or [])
+    settings = load_config(own_settings(out, config), set_ or [])
     try:
         done = forget(user, out, data=data, state=state, config=settings, servers=server or (), say=typer.echo)
     except (LockedError, ReleaseError) as error:

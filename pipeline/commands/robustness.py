@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.commands.own_settings import own_settings
+
 CODE = ("content_attack", "content_defences", "full_path", "media_attack", "nightly_update", "poisoned_log", "ranker_attack",
         "stage", "shilling_attack", "shilling_update", "target_exposure")  # fmt: skip
 """What of this room the figures depend on."""
@@ -17,7 +19,7 @@ def robustness(
     out: Annotated[
         Path, typer.Option("--out", help="Run folder, finished up to train-linear; for final lists, to train-ranking.")
     ] = Path("runs/demo"),
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings, the run's own.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings; the run's own without it.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting, such as --set robustness.users=50.")
     ] = None,
@@ -27,7 +29,7 @@ def robustness(
 
     Writes `robustness/robustness.json` into the run folder, which `python -m pipeline report` then shows.
 
-    Example: python -m pipeline robustness --data runs/world --out runs/demo --config configs/demo.toml
+    Example: python -m pipeline robustness --data runs/world --out runs/demo
     """
     from pipeline.progress import progress_bar
     from pipeline.robustness.stage import measure_robustness
@@ -35,7 +37,7 @@ def robustness(
     from pipeline.stage import code_fingerprint, read_manifest
     from pipeline.stages.walk import Run
 
-    run = Run(data, out, load_config(config, set_ or []), say=lambda line: typer.echo(line, err=True))
+    run = Run(data, out, load_config(own_settings(out, config), set_ or []), say=lambda line: typer.echo(line, err=True))
 
     def work(folder: Path, checkpoints: Path) -> dict[str, Any]:
         with progress_bar("robustness") as progress:

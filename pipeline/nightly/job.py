@@ -167,7 +167,7 @@ def work(
         counts = (read_manifest(folder / "export") or {})["counts"]
         return lineage | outcome_released(folder, counts, start)
     if config.encoders.trained() and not record.full:
-        raise StageError("job: encoders that train (encoders.*.train) know the events of their run; use --full, or 'none'.")
+        raise StageError("job: encoders that train (encoders.*.train) know the events of their run; use --full, or 'frozen'.")
     if record.full:
         # The others work for one that goes on from the last release.
         beside = Beside(beside.exporter, reporter=beside.reporter)

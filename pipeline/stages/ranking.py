@@ -55,7 +55,7 @@ def train_ranking_stage(
         if config.encoders.trained():
             raise StageError(
                 "ranking.previous_run: encoders that were tuned on the train split know its answers; leave it empty, or "
-                "leave the encoders as they are (encoders.*.train = 'none')"
+                "leave the encoders as they are (encoders.*.train = 'frozen')"
             )
         earlier = earlier_fold(dataset, Path(config.ranking.previous_run), settings)
     side = RetrievalSide(dataset, run, config.index.kind, unseen=True)

@@ -6,6 +6,12 @@ import pandas as pd
 import pytest
 
 import pipeline.__main__ as command_line
+from pipeline.commands.own_settings import own_settings
+from pipeline.nightly.record import JobRecord, write_outcome
+from pipeline.reproduce_record import write_settings
+from pipeline.settings.config import Config, load_config
+from pipeline.settings.retrieval import RetrievalConfig
+from pipeline.stage import StageError
 
 
 @pytest.fixture
@@ -44,3 +50,24 @@ def test_forget_user_asks_for_the_settings_before_it_touches_anything(told, tmp_
     pd.DataFrame({"user_id": ["a"], "item_id": ["x"]}).to_parquet(data / "interactions.parquet")
     assert "--config" in told("forget-user", "--user", "a", "--out", run, "--data", data)
     assert len(pd.read_parquet(data / "interactions.parquet")) == 1
+
+
+def test_commands_on_a_run_take_its_own_settings(told, tmp_path):
+    made = Config(retrieval=RetrievalConfig(width=24))
+    with pytest.raises(StageError, match="--config"):
+        own_settings(tmp_path, None)
+    assert own_settings(tmp_path, tmp_path / "given.toml") == tmp_path / "given.toml"
+    write_settings(tmp_path, made)
+    assert load_config(own_settings(tmp_path, None)) == made
+    job = tmp_path / "jobs" / "0001"  # what answers was made by a job, with settings of its own
+    JobRecord(1, "", None, "", "", "", True).write(job)
+    write_outcome(job, {"outcome": "published", "release": {"version": 1}})
+    later = Config(retrieval=RetrievalConfig(width=48))
+    write_settings(job, later)
+    assert load_config(own_settings(tmp_path, None)) == made  # nothing of it is released yet
+    release = tmp_path / "releases" / "1"
+    release.mkdir(parents=True)
+    (release / "manifest.json").write_text("{}")
+    assert load_config(own_settings(tmp_path, None)) == later
+    assert "--config" in told("robustness", "--out", tmp_path / "nowhere")
+    assert "--config" in told("follow", "--out", tmp_path / "nowhere", "--log", tmp_path / "log")
