@@ -114,6 +114,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
         context=options.context,
         columns=columns,
         pseudonyms=pseudonyms,
+        people=() if people is None else people.frame["user_id"].tolist(),
     )
     check_columns(source, columns)  # by now every file has been found readable
     honest, anomalies = honest_events(log, options.anomaly_share, quarantine, seed=options.seed)

@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from data.categorical import Coding, code_table
 from data.columns import IdColumn, read_ids, read_numbers, read_parquet, read_timestamps, read_words
-from data.pseudonyms import Pseudonyms
+from data.pseudonyms import MARK, Pseudonyms, marked
 from data.schema import DEFAULT_EVENT, EVENT_CODES, SPLIT_CODES
 from data.validation import Quarantine, RowChecks
 
 FILE = "interactions.parquet"
 PLACED = ("position", "propensity", "place_propensity")
 """Columns of where on its page, and with which probability, an item was shown."""
-READ_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", *PLACED)
+READ_COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "split", MARK, *PLACED)
 AFTERWARDS = frozenset({"review"})
 """Columns that are known only after the event: never its context."""
 MOST_PLACES = 2**31 - 1
@@ -84,6 +84,7 @@ def read_interactions(
     context: tuple[str, ...] | None = None,
     columns: Collection[str] | None = None,
     pseudonyms: Pseudonyms | None = None,
+    people: Collection[str] = (),
 ) -> Interactions:
     """Read and check the log of a dataset folder.
 
@@ -98,12 +99,15 @@ def read_interactions(
         with_split: whether the column `split` is needed; None = if the log has it.
         context: names of the context columns; None = every column that has no other meaning.
         columns: those that may be read beside `READ_COLUMNS`; None = all. pseudonyms: instead of the users' ids.
+        people: the pseudonyms of `users.parquet`.
     """
     required = ["user_id", "item_id", *(["split"] if with_split else []), *(context or ())]
     only = None if columns is None else {*READ_COLUMNS, *columns}
     table = read_parquet(source / FILE, required, quarantine, only=only)
+    sent = marked(table)
+    table = table.drop_columns([name for name in table.column_names if name == MARK])
     if pseudonyms is not None:
-        table = pseudonyms.in_column(table, "user_id")
+        table = pseudonyms.in_column(table, "user_id", sent, people)
     checks = RowChecks(table.num_rows)
     users, items = read_ids(table, "user_id", checks), read_ids(table, "item_id", checks)
     if known_items is not None:

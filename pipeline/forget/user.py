@@ -72,7 +72,8 @@ def forget_user(
     if not user.strip():
         raise StageError(f"--user: must be an id, received {user!r}.")
     pseudonyms = ContentStages(data or out, out, config, say).pseudonyms()
-    ids = frozenset([user] if pseudonyms is None else [user, pseudonyms.of(user)])
+    # Logs from before feedback was marked gave the pseudonym of the pseudonym to what clients had sent.
+    ids = frozenset([user] if pseudonyms is None else [user, once := pseudonyms.of(user), pseudonyms.of(once)])
     folders = [out, state, *([data] if data else [])]
     with held(out / JOBS, "forget-user", LOCK_SECONDS):
         others = ids_around(folders, ids)

@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from data.columns import read_ids
 from data.dataset import DatasetError
 from data.interactions import FILE
+from data.pseudonyms import FORM, MARK, marked
 from data.schema import DEFAULT_EVENT
+from data.validation import RowChecks
 from serving.feedback.events import OWN_COLUMNS
 from serving.feedback.log import adopt
 from serving.feedback.partitions import mark_sent, partition_files, read_partitions, sent_files, write_table
@@ -55,6 +58,9 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
     context become columns, and `propensity` becomes `place_propensity`. Where the log has a published split, feedback
     belongs to its training part. Adding the same feedback again adds nothing.
 
+    Users whom clients name by pseudonyms (`data.pseudonyms`) are marked as such in the column `MARK`, so that an ingest with
+    a salt does not make pseudonyms of pseudonyms. Without a salt the mark says nothing.
+
     Args:
         folder: a feedback folder. source: a dataset folder with `interactions.parquet`.
 
@@ -79,6 +85,7 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
     kept = kept.rename_columns([DATASET_NAMES.get(name, name) for name in kept.column_names])
     if kept.num_rows == 0:
         return {"before": before.num_rows, "added": 0, "after": before.num_rows}
+    kept = _marked(kept, before)
     if "split" in before.column_names:
         kept = kept.append_column("split", pa.array(["train"] * kept.num_rows))
     if "event" not in before.column_names:
@@ -94,6 +101,22 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
     result = both.take(pa.array(rows[np.argsort(times, kind="stable")]))
     write_table(file, result)
     return {"before": before.num_rows, "added": len(rows) - before.num_rows, "after": len(rows)}
+
+
+def _marked(kept: pa.Table, before: pa.Table) -> pa.Table:
+    """Feedback with a mark at users whose id has the form of a pseudonym; as it is where there are none."""
+    kept = kept.drop_columns([name for name in kept.column_names if name == MARK])  # nobody's context to say
+    sent = np.array([FORM.fullmatch(user) is not None for user in kept["user_id"].to_pylist()], np.bool_)
+    if not sent.any() or _hexadecimal(before):
+        return kept
+    return kept.append_column(MARK, pa.array(sent))
+
+
+def _hexadecimal(log: pa.Table) -> bool:
+    """Whether most ids of the log's own have the form of a pseudonym, as those of some shops do: then it tells nothing."""
+    log = log.filter(pa.array(~marked(log)))
+    ids = read_ids(log, "user_id", RowChecks(log.num_rows)).values
+    return 2 * sum(FORM.fullmatch(id_) is not None for id_ in ids) > len(ids)
 
 
 def _of_equal_types(before: pa.Table, kept: pa.Table) -> list[pa.Table]:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from data.pseudonyms import MARK
 from serving.request_fields import Id, ItemId, KeptId
 
 MAX_EVENTS = 500
 FUTURE_SECONDS = 300
 """How far a caller's clock may run ahead."""
 CONTEXT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-TAKEN = ("split", "review", "place_propensity")
+TAKEN = ("split", "review", "place_propensity", MARK)
 """Names that mean something else in a dataset folder."""
 COLUMNS = ("user_id", "item_id", "timestamp", "event", "value", "position", "propensity", "session_id", "event_id", "received")
 """Of a kept event, beside one column for each name of its context. What follows `propensity` is the log's own."""
