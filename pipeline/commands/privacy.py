@@ -46,7 +46,8 @@ def forget_user(
     """Remove a user from dataset, feedback, run and releases, publish what is left, and prove that no trace is left.
 
     The models are not trained again: what they have learned from the user among all others is in their weights until the
-    next training. Messages already sent to a stream, backups, and the memory of running servers are out of reach.
+    next training. The models of the stable release are published again, and a canary is withdrawn: promoting one is yours
+    to decide. Messages already sent to a stream, backups, and the memory of running servers are out of reach.
 
     Example: python -m pipeline forget-user --user u00001 --out runs/demo --data runs/world --config configs/demo.toml
     """

@@ -38,9 +38,10 @@ def replace_releases(
     servers: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> int | None:
-    """Publishes the models of the newest release that nobody has withdrawn once more, out of a run from which a person has
-    gone; moves the labels to it, and removes all releases before it.
+    """Publishes the models of the stable release once more, out of a run from which a person has gone; moves the labels to
+    it, and removes all releases before it. Without labels it is the newest release.
 
+    A canary, which nobody has promoted yet, is withdrawn and goes with the others: what answers is a person's decision.
     A step that a kill cut off is done by the next call: a release with the same models and users is not made twice.
 
     Args:
@@ -51,27 +52,39 @@ def replace_releases(
         Its number; None where no release knows the person.
 
     Raises:
-        StageError: the models of the newest release are no longer in the run, or the settings are not the run's.
+        StageError: the models of that release are no longer in the run, or the settings are not the run's.
     """
     releases = out / "releases"
     if not releases.is_dir() or not any(knows(path, ids) for path in releases.iterdir() if path.is_dir()):
         return None
     if numbers := list_releases(releases):
         labels = read_labels(releases)
-        version = _publish(out, data, config, labels.standing(numbers)[-1], say)
+        version = _publish(out, data, config, answering(labels, numbers), say)
         if labels.stable is not None:
+            if labels.canary not in (None, version):
+                say(f"[forget] withdrawing release {labels.canary}, the canary; export or train again what is to be tried")
             _move_labels(releases, version, servers)
     removed = remove(releases, newest=1)
     say(f"[forget] removed {', '.join(removal.path.name for removal in removed) or 'no'} older releases")
     return version if numbers else None
 
 
-def _publish(out: Path, data: Path | None, config: Config, newest: int, say: Callable[[str], None]) -> int:
-    made_from = read_release(out / "releases" / str(newest)).manifest["details"].get("made_from", {})
+def answering(labels: ReleaseLabels, numbers: Sequence[int]) -> int:
+    """The release whose models answer: the stable one or, where none is labelled or it is gone, the newest standing one.
+
+    Example:
+        >>> [answering(labels, [3, 4, 6]) for labels in (ReleaseLabels(4, ("canary", 6)), ReleaseLabels())]
+        [4, 6]
+    """
+    return labels.stable if labels.stable is not None and labels.stable in numbers else labels.standing(numbers)[-1]
+
+
+def _publish(out: Path, data: Path | None, config: Config, version: int, say: Callable[[str], None]) -> int:
+    made_from = read_release(out / "releases" / str(version)).manifest["details"].get("made_from", {})
     run = run_made_from(out, made_from)
     if run is None:
         raise StageError(
-            f"{out}: release {newest} was made from models that are no longer there. Export those that are (`python -m "
+            f"{out}: release {version} was made from models that are no longer there. Export those that are (`python -m "
             "pipeline export`), then start forget-user again."
         )
     for name, settings in DECIDING.items():
@@ -84,7 +97,7 @@ def _publish(out: Path, data: Path | None, config: Config, newest: int, say: Cal
                 f"its stage had {had[other[0]]!r}); a release made with these would be another."
             )
     folder = RunFolder(data or out, run, config, say)
-    say(f"[forget] publishing the models of release {newest} again")
+    say(f"[forget] publishing the models of release {version} again")
     counts = export_stage(
         Dataset.load(run / "ingest"), run, config, store=folder.store(), search="search" in made_from,
         releases=out / "releases",

@@ -38,16 +38,62 @@ def test_what_was_withdrawn_is_not_put_into_production(tmp_path, monkeypatch):
         promote(releases, number, "canary")
         roll_back(releases)
     know(releases / "4")
-    again = []
+    again = published_again(releases, monkeypatch)
+    assert replace_releases(tmp_path, None, Config(), IDS, say=str) == 7 and again == [4]
+    assert str(read_labels(releases)) == "stable 7" and list_releases(releases) == [7]
 
-    def publish(out, data, config, newest, say):
-        again.append(newest)
-        publish_all(releases, 7)
+
+def published_again(releases: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Whose models are exported again, as release 7."""
+    again: list[int] = []
+
+    def publish(out, data, config, version, say):
+        again.append(version)
+        if 7 not in list_releases(releases):
+            publish_all(releases, 7)
         return 7
 
     monkeypatch.setattr(forget_release, "_publish", publish)
-    assert replace_releases(tmp_path, None, Config(), IDS, say=str) == 7 and again == [4]
+    return again
+
+
+def test_an_undecided_canary_is_withdrawn_and_the_stable_release_answers(tmp_path, monkeypatch):
+    releases = publish_all(tmp_path / "releases", 4, 5, 6)
+    promote(releases, 4)
+    promote(releases, 6, "canary")
+    know(releases / "6")
+    again, said = published_again(releases, monkeypatch), []
+    assert replace_releases(tmp_path, None, Config(), IDS, say=said.append) == 7 and again == [4]
     assert str(read_labels(releases)) == "stable 7" and list_releases(releases) == [7]
+    assert "withdrawing release 6, the canary" in said[0] and "4, 5, 6" in said[-1]
+
+
+def test_a_kill_between_the_labels_puts_no_canary_in_force(tmp_path, monkeypatch):
+    releases = publish_all(tmp_path / "releases", 4, 6)
+    promote(releases, 4)
+    promote(releases, 6, "canary")
+    know(releases / "4")
+    again = published_again(releases, monkeypatch)
+
+    def killed(releases, version, to, servers=()):
+        promote(releases, version, to, servers=servers)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(forget_release, "promote", killed)
+        with pytest.raises(KeyboardInterrupt):
+            replace_releases(tmp_path, None, Config(), IDS, say=str)
+    assert str(read_labels(releases)) == "stable 4, canary 7"
+    assert replace_releases(tmp_path, None, Config(), IDS, say=str) == 7 and again == [4, 4]
+    assert str(read_labels(releases)) == "stable 7" and list_releases(releases) == [7]
+
+
+def test_without_labels_the_newest_release_is_published_again(tmp_path, monkeypatch):
+    releases = publish_all(tmp_path / "releases", 4, 6)
+    know(releases / "4")
+    again = published_again(releases, monkeypatch)
+    assert replace_releases(tmp_path, None, Config(), IDS, say=str) == 7 and again == [6]
+    assert list_releases(releases) == [7]
 
 
 @pytest.fixture
