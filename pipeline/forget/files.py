@@ -18,7 +18,7 @@ from data.validation import RowChecks
 from pipeline.forget.ids import KEY, RECORD, finder
 from pipeline.stage import StageError
 from serving.feedback.log import adopt
-from serving.feedback.partitions import WRITTEN, partition_files
+from serving.feedback.partitions import WRITTEN, partition_files, read_written
 
 TOMBSTONE = "forgotten-"
 """Start of what stands in the place of an id whose row must keep its number."""
@@ -142,7 +142,7 @@ def _forget_in_oracle(oracle: Path, ids: frozenset[str]) -> int:
     return len(rows)
 
 
-def forget_in_feedback(folder: Path, ids: frozenset[str], others: frozenset[str] = frozenset()) -> int:
+def forget_in_feedback(folder: Path, ids: frozenset[str]) -> int:
     """Removes a person's events from a gateway's feedback folder, log files and partitions; returns how many.
 
     What has gone to a stream is marked as before: a partition keeps its name.
@@ -154,7 +154,8 @@ def forget_in_feedback(folder: Path, ids: frozenset[str], others: frozenset[str]
         return 0
     adopt(folder)
     for path in sorted((folder / WRITTEN).glob("*.jsonl")):
-        if finder(ids, others)(path.read_text(encoding="utf-8", errors="replace")):
+        # By whose events they are: as a text, an id such as `3` stands in `"position":3`, too.
+        if any(str(event.get(KEY)) in ids for event in read_written(path)[0]):
             raise StageError(
                 f"{path}: a gateway is writing this file, and it holds events of the user. It is rolled within a minute of "
                 "its first event: start again then, or stop the gateway first."

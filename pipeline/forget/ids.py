@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, AnyStr
 
 import pyarrow.parquet as pq
 
@@ -29,8 +31,9 @@ def written_forms(ids: Iterable[str]) -> list[str]:
     return sorted({form for id_ in ids for form in (id_, json.dumps(id_)[1:-1])}, key=len, reverse=True)
 
 
-def finder(ids: Iterable[str], others: Iterable[str] = ()) -> Callable[[str], bool]:
-    """Says of a text whether any of the ids stands alone in it, and not only within one of somebody else's.
+def finder(ids: Iterable[str], others: Iterable[str] = ()) -> Callable[..., bool]:
+    """Says of a text whether any of the ids stands alone in it, and not only within one of somebody else's; `head` and `tail`
+    as for `stands`.
 
     Example:
         >>> found = finder(["lee@a.org"], ["ann.lee@a.org"])
@@ -39,10 +42,21 @@ def finder(ids: Iterable[str], others: Iterable[str] = ()) -> Callable[[str], bo
     """
     mine = pattern(ids)
     around = [other for other in others if mine.search(other)]
-    if not around:
-        return lambda text: mine.search(text) is not None
-    theirs = pattern(around)
-    return lambda text: mine.search(theirs.sub(" ", text)) is not None
+    return functools.partial(stands, mine, pattern(around) if around else None)
+
+
+def stands(
+    mine: re.Pattern[AnyStr], theirs: re.Pattern[AnyStr] | None, text: AnyStr, head: int = 0, tail: int = 0
+) -> bool:
+    """Whether a pattern matches in a text where another one does not, and outside the edges of a part of a text.
+
+    Args:
+        head, tail: characters at the two edges in which no match counts, because it may be cut off there.
+    """
+    if theirs is not None:
+        blank: Any = " " if isinstance(text, str) else b" "
+        text = theirs.sub(lambda match: blank * (match.end() - match.start()), text)
+    return any(head <= match.start() and match.end() <= len(text) - tail for match in mine.finditer(text))
 
 
 def ids_around(folders: Iterable[Path], ids: frozenset[str]) -> frozenset[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
+import functools
 import json
 import re
-import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.forget.blocks import blocks
 from pipeline.forget.files import LISTS
-from pipeline.forget.ids import KEY, RECORD, USERS_FILES, finder, written_forms
+from pipeline.forget.ids import KEY, RECORD, USERS_FILES, finder, stands, written_forms
 from pipeline.stage import StageError
 
 LEAST_ID, LEAST_VECTOR = 6, 10
@@ -53,8 +53,12 @@ def prove_forgotten(
         for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
             if path.is_symlink() or not path.is_file():
                 continue
-            files, size = files + 1, size + path.stat().st_size
-            if what := search.trace(path):
+            try:
+                what, bytes_ = search.trace(path), path.stat().st_size
+            except FileNotFoundError:  # such as a lock that was written anew a moment ago
+                continue
+            files, size = files + 1, size + bytes_
+            if what:
                 left.append(f"{path} ({what})")
     if left:
         shown = "\n  ".join(left[:20]) + (f"\n  and {len(left) - 20} more" if len(left) > 20 else "")
@@ -81,10 +85,12 @@ class Search:
         forms = [re.escape(form.encode()) for form in written_forms(distinct)]
         bounded = [(rb"(?<!\d)" if form[:1].isdigit() else b"") + form + (rb"(?!\d)" if form[-1:].isdigit() else b"")
                    for form in forms]  # fmt: skip
-        self._packed = re.compile(b"|".join(bounded)) if bounded else None
-        around = [other for other in others if self._packed and self._packed.search(other.encode())]
+        packed = re.compile(b"|".join(bounded)) if bounded else None
+        around = [other for other in others if packed and packed.search(other.encode())]
         theirs = [re.escape(form.encode()) for form in written_forms(around)]
-        self._around = re.compile(b"|".join(theirs)) if theirs else None
+        self._packed = packed and functools.partial(stands, packed, re.compile(b"|".join(theirs)) if theirs else None)
+        # One character more on either side tells whether an id stands alone.
+        self._longest = 8 + max(map(len, [*self.vectors, *(form.encode() for form in written_forms([*ids, *others]))]))
 
     def trace(self, path: Path) -> str:
         """What a file has of the person, in a word; "" nothing."""
@@ -92,38 +98,45 @@ class Search:
             return "id" if self._in_table(path) else ""
         if path.name in USERS_FILES:
             return "id" if not self.ids.isdisjoint(path.read_text(encoding="utf-8").split("\n")) else ""
-        if path.suffix == ".json" and self._named(json.loads(path.read_text(encoding="utf-8"))):
+        if path.suffix in (".json", ".jsonl") and self._in_json(path):
             return "id"
         if path.name == "variables.index" and self._in_variables(path.with_suffix("")):
             return "id"
-        for content in contents(path):
-            if any(vector in content for vector in self.vectors):
+        for block in blocks(path, self._longest):
+            if any(vector in block.content for vector in self.vectors):
                 return "vector"
             if path.name.startswith("variables.data"):
                 continue  # its texts have no ends: they are read one by one beside
             if path.suffix in TEXTS:
-                if self._alone and self._alone(content.decode("utf-8", errors="replace")):
+                if self._alone and self._alone(block.content.decode("utf-8", errors="replace"), block.head, block.tail):
                     return "id"
-            elif self._packed and self._packed.search(self._around.sub(b" ", content) if self._around else content):
+            elif self._packed and self._packed(block.content, block.head, block.tail):
                 return "id"
         return ""
 
     def _in_table(self, path: Path) -> bool:
-        table = pq.ParquetFile(path).read()
-        for name in table.column_names:
-            column = table[name].combine_chunks()
-            if pa.types.is_dictionary(column.type):
-                column = column.dictionary  # with what no row uses any more
-            if name == KEY:
-                if not self.ids.isdisjoint(_as_texts(column)):
+        file = pq.ParquetFile(path)
+        for name in file.schema_arrow.names:
+            for column in file.read(columns=[name])[name].chunks:
+                if pa.types.is_dictionary(column.type):
+                    column = column.dictionary  # with what no row uses any more
+                if name == KEY:
+                    if not self.ids.isdisjoint(_as_texts(column)):
+                        return True
+                    continue  # an id is whole there
+                if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                    break
+                named = self._refused if name == RECORD else self._alone
+                if named and any(value and named(value) for value in column.unique().to_pylist()):
                     return True
-                continue  # an id is whole there
-            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-                continue
-            named = self._refused if name == RECORD else self._alone
-            if named and any(value and named(value) for value in column.unique().to_pylist()):
-                return True
         return False
+
+    def _in_json(self, path: Path) -> bool:
+        if path.suffix == ".json" and (whole := _told(path.read_text(encoding="utf-8", errors="replace"))) is not None:
+            return self._named(whole)
+        # JSON lines, whatever their name.
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            return any(self._named(_told(line)) for line in lines)
 
     def _named(self, value: Any, users: bool = False) -> bool:
         if isinstance(value, dict):
@@ -149,16 +162,12 @@ class Search:
         return False
 
 
-def contents(path: Path) -> Iterator[bytes]:
-    """A file's bytes, unpacked where they are packed."""
-    if path.suffix == ".npz" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                yield archive.read(name)
-    elif path.suffix == ".gz":
-        yield gzip.decompress(path.read_bytes())
-    else:
-        yield path.read_bytes()
+def _told(text: str) -> Any:
+    """What a text says as JSON; None where it is none, as prose or a line that a kill cut off."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _as_texts(column: pa.Array) -> set[str]:

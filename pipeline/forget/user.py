@@ -78,7 +78,7 @@ def forget_user(
     with held(out / JOBS, "forget-user", LOCK_SECONDS):
         others = ids_around(folders, ids)
         drop_followed(out, ids)
-        events = forget_in_feedback(state / "feedback", ids, others)
+        events = forget_in_feedback(state / "feedback", ids)
         rows = 0 if data is None else forget_in_dataset(data, ids, others)
         vectors: list[bytes] = []
         for run in run_folders(out):
