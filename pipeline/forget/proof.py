@@ -14,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.forget.blocks import blocks
+from pipeline.forget.blocks import blocks, starts_with
 from pipeline.forget.files import LISTS
 from pipeline.forget.ids import KEY, RECORD, USERS_FILES, finder, stands, written_forms
 from pipeline.stage import StageError
 
 LEAST_ID, LEAST_VECTOR = 6, 10
 """Bytes. Shorter ones are in any large file by chance."""
+PARQUET_MAGIC = b"PAR1"
+"""At both ends of a Parquet file, whatever its name."""
 TEXTS = (".json", ".jsonl", ".txt", ".html", ".csv", ".svg", ".config", ".toml", ".log")
 
 
@@ -94,8 +96,11 @@ class Search:
 
     def trace(self, path: Path) -> str:
         """What a file has of the person, in a word; "" nothing."""
-        if path.suffix == ".parquet":
-            return "id" if self._in_table(path) else ""
+        if starts_with(path, PARQUET_MAGIC):
+            try:
+                return "id" if self._in_table(path) else ""
+            except (pa.ArrowException, OSError):
+                return "a broken Parquet file, which cannot be searched"
         if path.name in USERS_FILES:
             return "id" if not self.ids.isdisjoint(path.read_text(encoding="utf-8").split("\n")) else ""
         if path.suffix in (".json", ".jsonl") and self._in_json(path):

@@ -19,6 +19,7 @@ from data.durable_file import sync, write_durably
 from data.schema import UNKNOWN_ROW
 from data.vocabulary import Vocabulary
 from pipeline.forget.files import TOMBSTONE, forget_in_json, forget_in_table, write_arrays
+from pipeline.forget.leftovers import being_written
 from pipeline.nightly.record import RECORD, outcome_of
 from pipeline.ranker.visits import HELD_OUT, Visits
 from ranking.stored_rows import Precision, store_rows
@@ -67,7 +68,10 @@ def forget_in_run(run: Path, ids: frozenset[str], others: frozenset[str] = froze
         _drop_candidate(run, ids, bool(rows))
     for name in UNFINISHED:
         for path in run.glob(name):
-            shutil.rmtree(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif not being_written(path):
+                path.unlink(missing_ok=True)
     for path in stage_files(run, "*.parquet"):
         if path.parent.name != "ingest":
             forget_in_table(path, ids, others)

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.follow.journal import drop_followed
 from pipeline.forget.files import forget_in_dataset, forget_in_feedback
 from pipeline.forget.ids import ids_around
+from pipeline.forget.leftovers import clear_leftovers
 from pipeline.forget.proof import Searched, prove_forgotten
 from pipeline.forget.release import replace_releases
 from pipeline.forget.run import forget_in_run, run_folders
@@ -76,6 +77,7 @@ def forget_user(
     ids = frozenset([user] if pseudonyms is None else [user, once := pseudonyms.of(user), pseudonyms.of(once)])
     folders = [out, state, *([data] if data else [])]
     with held(out / JOBS, "forget-user", LOCK_SECONDS):
+        clear_leftovers(folders)
         others = ids_around(folders, ids)
         drop_followed(out, ids)
         events = forget_in_feedback(state / "feedback", ids)

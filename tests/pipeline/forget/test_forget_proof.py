@@ -1,4 +1,4 @@
-"""The proof on files of any size and form: blocks, and texts of many lines."""
+"""The proof on files of any size and form: blocks, texts of many lines, and Parquet under any name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline.forget import blocks
@@ -82,3 +83,13 @@ def test_an_id_that_is_a_number_does_not_stop_a_gateway_that_counts_places(tmp_p
         forget_in_feedback(tmp_path, frozenset(["3"]))
     log.close()
     assert forget_in_feedback(tmp_path, frozenset(["3"])) == 1
+
+
+def test_parquet_is_searched_under_any_name_and_not_believed_where_it_is_broken(tmp_path: Path):
+    file = tmp_path / ".writing-elsewhere-1-0123456789ab"
+    for user, what in ((WHO, "id"), ("person-1", "")):
+        pd.DataFrame({"user_id": [user] * 99, "about": ["words"] * 99}).to_parquet(file, compression="zstd")
+        assert Search(IDS).trace(file) == what and Search(frozenset(["3", user])).trace(file) == "id"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(StageError, match=r"0123456789ab .a broken Parquet file, which cannot be searched"):
+        prove_forgotten([tmp_path], IDS)
