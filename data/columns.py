@@ -187,6 +187,19 @@ def read_texts(table: pa.Table, name: str) -> np.ndarray:
     return _texts(_plain_type(table[name])).fillna("").to_numpy(dtype=object)
 
 
+def as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of any type as strings, written as all ids are read; what is missing stays so, and texts stay as they are.
+
+    Example:
+        >>> as_texts(pa.chunked_array([[12345678901.0, None], [7.5]])).to_pylist()
+        ['12345678901', None, '7.5']
+    """
+    plain = _plain_type(column)
+    if not pa.types.is_large_string(plain.type):  # texts that are not valid are for whoever reads them to refuse
+        plain = pa.chunked_array([_as_text(chunk)[0] for chunk in plain.chunks], pa.large_string())
+    return plain.cast(pa.string())
+
+
 def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """Codes into the distinct values, int64 [rows], -1 where there is none, and those values."""
     chunks = column.dictionary_encode().chunks  # they share one dictionary; to join the texts first would copy the column

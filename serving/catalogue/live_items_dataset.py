@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
 from data.catalogue import FILE
+from data.columns import as_texts
 from data.dataset import DatasetError
 from data.durable_file import sync
 from serving.catalogue.live_items_log import ADDED, LiveItem, LiveItemsLog, LiveState
@@ -46,7 +47,7 @@ def add_items(folder: Path, source: Path) -> dict[str, int]:
     for change in log.read():
         state.apply(change)
     before = parquet.ParquetFile(file).read().combine_chunks()
-    table = before.set_column(before.column_names.index("item_id"), "item_id", before["item_id"].cast(pa.string()))
+    table = before.set_column(before.column_names.index("item_id"), "item_id", as_texts(before["item_id"]))
     items = list(state.items.values())
     counts = {"before": table.num_rows, "changed": 0, "added": 0, "after": table.num_rows}
     if not items:

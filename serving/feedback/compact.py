@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from data.columns import read_ids
+from data.columns import as_texts, read_ids
 from data.dataset import DatasetError
 from data.interactions import FILE
 from data.pseudonyms import FORM, MARK, marked
@@ -130,7 +130,7 @@ def _of_equal_types(before: pa.Table, kept: pa.Table) -> list[pa.Table]:
             or pa.types.is_dictionary(column.type)
             or pa.types.is_large_string(column.type)
         ):
-            column = column.cast(pa.string())
+            column = as_texts(column)
         if name in kept.column_names and not pa.types.is_null(column.type):
             column, feedback = _alike(column, kept[name])
             kept = _with(kept, name, feedback)
@@ -146,7 +146,7 @@ def _alike(log: pa.ChunkedArray, feedback: pa.ChunkedArray) -> tuple[pa.ChunkedA
             return log.cast(kind), feedback.cast(kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
-    return log.cast(pa.string()), feedback.cast(pa.string())
+    return as_texts(log), as_texts(feedback)
 
 
 def _is_number(kind: pa.DataType) -> bool:

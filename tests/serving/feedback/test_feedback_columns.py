@@ -47,3 +47,27 @@ def test_columns_that_are_too_narrow_become_wider_and_what_is_not_new_is_not_wri
     assert add_items(live.folder, source) == {"before": 2, "changed": 1, "added": 0, "after": 2}
     again = [file.stat() for file in sorted(source.glob("*.parquet"))]
     assert [(one.st_mtime_ns, one.st_ino) for one in again] == [(one.st_mtime_ns, one.st_ino) for one in stamps]
+
+
+def test_long_ids_that_a_log_keeps_as_floats_stay_the_same_people_and_goods(tmp_path: Path) -> None:
+    """pandas makes floats of a column of numbers with a gap; from 11 digits on these would be written with an exponent."""
+    source, user, item = tmp_path / "data", 12_345_678_901.0, 98_765_432_109.0
+    source.mkdir()
+    log = {"user_id": [user, user, None], "item_id": [item, 2.0, 2.0], "timestamp": [1, 2, 3], "place": [10_203_040_506.0] * 3}
+    parquet.write_table(pa.table(log), source / "interactions.parquet")
+    parquet.write_table(pa.table({"item_id": [item, 2.0], "title": ["one", "two"]}), source / "items.parquet")
+    live, feedback = LiveItemsLog(tmp_path / "items"), FeedbackLog(tmp_path / "feedback")
+    live.add(put(LiveItem("98765432109", title="one, again"), LiveVector(1, False, None, None)))
+    told = {"event": "click", "received": 1, "item_id": "98765432109", "place": "here"}
+    feedback.append([{"event_id": "a", "user_id": "12345678901", "timestamp": 4, **told}])
+    feedback.close()
+    assert add_items(live.folder, source) == {"before": 2, "changed": 1, "added": 0, "after": 2}
+    assert add_feedback(feedback.folder, source)["added"] == 1
+    tables = {name: parquet.read_table(source / f"{name}.parquet") for name in ("interactions", "items")}
+    assert tables["items"].select(["item_id", "title"]).to_pylist() == [
+        {"item_id": "98765432109", "title": "one, again"}, {"item_id": "2", "title": "two"},
+    ]  # fmt: skip
+    found = {name: tables["interactions"][name].to_pylist() for name in ("user_id", "item_id", "place")}
+    assert found["user_id"] == ["12345678901", "12345678901", None, "12345678901"]
+    assert found["item_id"] == ["98765432109", "2", "2", "98765432109"]
+    assert found["place"] == ["10203040506"] * 3 + ["here"]
