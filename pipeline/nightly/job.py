@@ -268,11 +268,11 @@ def write_job_report(folder: Path, source: Path, beside: Beside, say: Say) -> No
 
 
 def clear_up(out: Path, keep: int) -> None:
-    """Of finished jobs but the newest `keep` and those that the current and the stable release came from, leave the record
-    alone: the stable one is current again where later ones are withdrawn."""
+    """Of finished jobs but the newest `keep` and those that the current and the labelled releases came from, leave the record
+    alone: by a roll back the stable or the previous one is current again."""
     from serving.releases.labels import read_labels
 
-    needed = {current_run(out), run_of(out, read_labels(out / "releases").stable or 0)}
+    needed = {current_run(out), *(run_of(out, version) for version in read_labels(out / "releases").versions)}
     for folder in jobs_of(out)[:-keep]:
         if folder in needed or outcome_of(folder) is None:
             continue

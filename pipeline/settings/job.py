@@ -31,4 +31,5 @@ class JobSection(Section):
     lock_seconds: float = pydantic.Field(900.0, ge=3)
     """A lock that its owner has not renewed for so long is nobody's; it is renewed three times as often."""
     keep: int = pydantic.Field(3, ge=1)
-    """Finished jobs whose folders stay whole, beside the one that the next job starts from; of others the record remains."""
+    """Finished jobs whose folders stay whole, beside those that labelled releases and the next job start from; of others
+    the record remains."""

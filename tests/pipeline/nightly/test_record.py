@@ -59,3 +59,18 @@ def test_clearing_up_leaves_the_run_of_the_stable_release(out: Path):
     clear_up(out, keep=1)
     left = [folder.name for folder in sorted((out / "jobs").iterdir()) if (folder / "ingest").is_dir()]
     assert left == ["0001", "0003"]
+
+
+def test_after_nights_without_a_release_a_rollback_still_has_a_run_to_go_on_from(out: Path):
+    promote(out / "releases", 5, "canary")
+    promote(out / "releases")
+    promote(out / "releases", 6, "canary")
+    promote(out / "releases")  # 6 is stable, 5 is the previous one
+    for number in (4, 5):
+        folder = job(out, number, 0)
+        write_outcome(folder, {"outcome": "kept", "release": None})
+    clear_up(out, keep=2)
+    left = [folder.name for folder in sorted((out / "jobs").iterdir()) if (folder / "ingest").is_dir()]
+    assert left == ["0002", "0003", "0004", "0005"]
+    roll_back(out / "releases")
+    assert current_run(out) == out / "jobs" / "0002"
