@@ -2,9 +2,18 @@
 # The nightly job: train on from the last release with the new data, make what the gate lets through the canary, clear up.
 # DATA, OUT and CONFIG say where, STORE where encoded media are kept (else beside OUT); add-feedback before it brings the
 # day's events. Exit codes are those of the job:
-# 0 published or nothing new, 10 kept back by the gate, 11 stopped by the data checks, 12 another job is at work, 13 failed.
+# 0 published or nothing new, 10 kept back by the gate, 11 stopped by the data checks, 12 another job is at work, 13 failed;
+# 143 ended by SIGTERM.
 set -eu
-python -m pipeline job --data "$DATA" --out "$OUT" --config "$CONFIG" ${STORE:+--set "encoders.store=$STORE"} || exit $?
+# As the first process of a container sh would not hear SIGTERM, nor pass it on: the job would be killed with its lock held.
+command=
+trap 'trap "" TERM INT; [ -z "$command" ] || { kill -TERM "$command" 2>/dev/null || :; wait "$command" || :; }; exit 143' TERM INT
+run() {
+    "$@" &
+    command=$!
+    wait "$command"
+}
+run python -m pipeline job --data "$DATA" --out "$OUT" --config "$CONFIG" ${STORE:+--set "encoders.store=$STORE"} || exit $?
 # Without a new release the newest one has its label. A canary that nobody has judged is an error.
-python -m pipeline release promote --to canary --if-new --out "$OUT"
-python -m pipeline release gc --newest 3 --remove --out "$OUT"
+run python -m pipeline release promote --to canary --if-new --out "$OUT"
+run python -m pipeline release gc --newest 3 --remove --out "$OUT"

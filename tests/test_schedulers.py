@@ -9,8 +9,10 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,33 @@ def night(folder: Path, command: str, code: int) -> subprocess.CompletedProcess[
     return subprocess.run(
         ["/bin/sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def begin_night(folder: Path, does: str) -> subprocess.Popen[str]:
+    """`nightly.sh` with a command in the place of `python`; it keeps the words that it is called with in `called`."""
+    (folder / "python").write_text(f'#!/bin/sh\necho "$3" >> {folder}/called\n{does}\n')
+    (folder / "python").chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "DATA": "data", "OUT": "out", "CONFIG": "config"}
+    return subprocess.Popen(["/bin/sh", str(DEPLOY / "nightly.sh")], env=environment, text=True)
+
+
+@pytest.mark.parametrize("code", [0, KEPT, LOCKED, FAILED])
+def test_the_night_ends_with_the_code_of_its_job_and_goes_on_after_a_release(tmp_path: Path, code: int):
+    assert begin_night(tmp_path, f"exit {code}").wait(20) == code
+    assert (tmp_path / "called").read_text().split() == (["job"] if code else ["job", "release", "release"])
+
+
+def test_the_night_ends_with_its_job_when_it_is_told_to(tmp_path: Path):
+    """As the first process of a container does: a pod that is evicted ends the job in order, and nothing comes after it."""
+    called = tmp_path / "called"
+    told = f"trap 'echo told >> {called}; exit 143' TERM; echo hears >> {called}; sleep 20 & wait $!"
+    process = begin_night(tmp_path, told)
+    until = time.monotonic() + 10
+    while time.monotonic() < until and not (called.exists() and "hears" in called.read_text()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 143
+    assert called.read_text().split() == ["job", "hears", "told"]
 
 
 def test_cron_mails_what_somebody_must_look_at(tmp_path: Path):

@@ -71,11 +71,11 @@ def follow(
         return
     if (log is None) == (kafka is None):
         raise typer.BadParameter("give one of --log FOLDER and --kafka HOST:PORT")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop, say = threading.Event(), lambda line: typer.echo(line, err=True)
     try:
-        with held(out / FOLDER, "follow", LOCK_SECONDS) as lock:
+        with held(out / FOLDER, "follow", LOCK_SECONDS, say) as lock:
+            for number in (signal.SIGINT, signal.SIGTERM):  # whoever waits for the lock ends at once
+                signal.signal(number, lambda *_: stop.set())
             if again:
                 begin_anew(out)
             settings = FollowSettings(batch=batch, max_staleness=max_staleness, replay=replay, rate=rate, bound=bound)
@@ -85,7 +85,7 @@ def follow(
                 load_config(own_settings(out, config), set_ or []),
                 settings,
                 servers=servers,
-                say=lambda line: typer.echo(line, err=True),
+                say=say,
             )
             while not stop.is_set():
                 lock.check()

@@ -25,10 +25,11 @@ def job(
 ) -> None:
     """Check new data, train on from the last release, judge, and publish the next one if the gate allows it.
 
-    May be started twice (the second is told who is at work) and killed at any point (started again, it goes on).
+    May be started twice (the second is told who is at work) and killed at any point (started again, it goes on; on another
+    machine once the lock of the one that was killed has ended, `job.lock_seconds` later at most).
 
     Exit codes: 0 published, or nothing is new; 10 the gate kept the current release; 11 the data checks stopped it;
-    12 locked by another job; 13 failed; 2 a wrong command line.
+    12 locked by another job; 13 failed; 2 a wrong command line; 143 ended by SIGTERM, to be started again.
 
     Example: python -m pipeline job --data runs/world --out runs/demo --config configs/demo.toml
     """
@@ -42,11 +43,12 @@ def job(
     from pipeline.nightly.beside import begun_early
     from pipeline.nightly.job import EXIT_CODES, run_job
     from pipeline.nightly.lock import LockedError
+    from pipeline.nightly.termination import ended_by_sigterm
     from pipeline.stage import StageError
     from serving.releases.manifest import ReleaseError
 
     try:
-        with begun_early() as beside:
+        with begun_early() as beside, ended_by_sigterm():
             outcome = run_job(data, out, settings, full=full, say=lambda line: typer.echo(line, err=True), beside=beside)
     except LockedError as error:
         typer.echo(f"locked: {error}", err=True)

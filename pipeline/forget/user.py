@@ -76,7 +76,7 @@ def forget_user(
     # Logs from before feedback was marked gave the pseudonym of the pseudonym to what clients had sent.
     ids = frozenset([user] if pseudonyms is None else [user, once := pseudonyms.of(user), pseudonyms.of(once)])
     folders = [out, state, *([data] if data else [])]
-    with held(out / JOBS, "forget-user", LOCK_SECONDS):
+    with held(out / JOBS, "forget-user", LOCK_SECONDS, say):
         clear_leftovers(folders)
         others = ids_around(folders, ids)
         drop_followed(out, ids)

@@ -82,7 +82,7 @@ def run_job(
         # Jobs share the store of the run folder: only new media are encoded.
         store = config.encoders.model_copy(update={"store": str(out.parent / "feature-store")})
         config = config.model_copy(update={"encoders": store})
-    with held(out / JOBS, "job", config.job.lock_seconds) as lock:
+    with held(out / JOBS, "job", config.job.lock_seconds, say) as lock:
         record, folder = open_job(source, out, config, full)
         finished = outcome_of(folder)
         if finished is not None:

@@ -29,7 +29,8 @@ class JobSection(Section):
     ranking_epochs: int = pydantic.Field(2, ge=1)
     """Epochs of the ranker over its days, once it is calibrated on the newest of them."""
     lock_seconds: float = pydantic.Field(900.0, ge=3)
-    """A lock that its owner has not renewed for so long is nobody's; it is renewed three times as often."""
+    """A lock that its owner has not renewed for so long is nobody's; it is renewed every 20 s, and three times as often at
+    least. After a kill a job on another machine waits so long at most."""
     keep: int = pydantic.Field(3, ge=1)
     """Finished jobs whose folders stay whole, beside those that labelled releases and the next job start from; of others
     the record remains."""
