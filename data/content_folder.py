@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -75,18 +76,40 @@ def leftovers(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(folder.glob(f"{WRITING}*")), sorted(folder.glob(f"{DAMAGED}*"))
 
 
+class UnlockedStoreWarning(UserWarning):
+    """Nobody can tell that a store is in use."""
+
+
 def hold(root: Path) -> IO[bytes] | None:
     """Say that a store is in use until the handle is closed or the process dies; waits while `gc` clears up.
 
-    Returns: the handle, or None where the folder is read-only or its file system knows no locks.
+    Returns: the handle, or None, with an `UnlockedStoreWarning`, where the folder is read-only and nobody has ever held it, or
+        its file system knows no locks.
     """
+    handle = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        handle = open(root / LOCK_FILE, "ab")  # noqa: SIM115, it is the lock
+        handle = _open_lock(root / LOCK_FILE)
         fcntl.flock(handle, fcntl.LOCK_SH)
-    except OSError:
+    except OSError as error:
+        if handle is not None:
+            handle.close()
+        warnings.warn(
+            f"store: {root} cannot be locked ({error.strerror}), and does not look as if it were in use; start no "
+            "`features gc` on it before this process has ended",
+            UnlockedStoreWarning,
+            stacklevel=2,
+        )
         return None
     return handle
+
+
+def _open_lock(file: Path) -> IO[bytes]:
+    """The lock file, open for reading, which NFS wants of whoever shares it, and for writing where that can be."""
+    try:
+        return open(file, "a+b")
+    except OSError:
+        return open(file, "rb")
 
 
 @contextlib.contextmanager

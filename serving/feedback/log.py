@@ -189,15 +189,17 @@ class FeedbackLog:
 
 
 def adopt(folder: Path) -> int:
-    """Rolls the log files whose process is gone; returns how many events that were."""
+    """Rolls the log files whose process is gone; returns how many events that were. What cannot be locked stays a log."""
     count = 0
     for path in sorted((folder / WRITTEN).glob("*.jsonl")):
         try:
-            with path.open("rb") as file:
+            with path.open("rb+") as file:  # NFS locks for one process alone only what it may write
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 count += _roll_file(path, folder)
         except (BlockingIOError, FileNotFoundError):
             continue
+        except OSError as error:
+            logger.error("feedback of %s could not be taken over, and stays in its log (%s)", path.name, error.strerror)
     return count
 
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from data import content_shard, content_store
-from data.content_folder import DAMAGED, leftovers, shard_names
+from data.content_folder import DAMAGED, UnlockedStoreWarning, leftovers, shard_names
 from data.content_index import KeyIndex
 from data.content_key import content_hash, content_key, hashed_key, key_array, read_content_keys, write_content_keys
 from data.content_shard import ShardError, StoredEncoder, read_shard, write_shard
 from data.content_store import ContentStore, DamagedShardWarning
 from data.content_upkeep import collect_garbage, store_stats, verify_store
 from data.durable_file import WRITING, ContentStoreError
+from tests.nfs_locks import nfs_flock
 
 WIDTH = 6
 ENCODER = StoredEncoder("image", "pack:tiny", "0123abcd", WIDTH)
@@ -349,6 +350,26 @@ def test_collecting_refuses_while_a_run_has_the_store_open(tmp_path):
         assert collect_garbage(tmp_path, key_array([]), dry_run=True)[0].vectors_dropped == 3
         assert found_numbers(store, range(3)) == {0, 1, 2}
     assert collect_garbage(tmp_path, key_array([]))[0].vectors_dropped == 3
+
+
+def test_collecting_refuses_an_open_store_on_nfs_too(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr("fcntl.flock", nfs_flock)
+    with open_store(tmp_path) as store:
+        fill(store, range(3))
+        with pytest.raises(ContentStoreError, match="in use by a run"):
+            collect_garbage(tmp_path, key_array([]))
+    assert not recwarn and collect_garbage(tmp_path, key_array([]))[0].vectors_dropped == 3
+
+
+def test_a_store_that_cannot_be_locked_is_not_open_in_silence(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.warns(UnlockedStoreWarning, match="No locks available.*start no `features gc`"), open_store(tmp_path) as store:
+        fill(store, range(3))
+    with pytest.raises(ContentStoreError, match="without locks"):
+        collect_garbage(tmp_path, key_array([]))
 
 
 def test_a_reader_survives_compaction_where_locks_do_not_work(tmp_path, monkeypatch):

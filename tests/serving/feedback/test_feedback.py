@@ -30,6 +30,7 @@ from serving.feedback import log as feedback_log
 from serving.feedback.compact import add_feedback, compact
 from serving.feedback.log import FeedbackError, FeedbackLog
 from serving.feedback.partitions import partition_files, read_partitions
+from tests.nfs_locks import nfs_flock
 
 ROOT = Path(__file__).resolve().parents[3]
 WRITER = """
@@ -167,6 +168,28 @@ def test_a_file_that_another_process_writes_is_left_to_it(tmp_path: Path) -> Non
     one.append([event("c")])
     one.close(), other.close()
     assert sorted(kept(tmp_path)) == ["a", "b", "c"]
+
+
+def test_on_nfs_too_the_files_of_a_process_that_is_gone_are_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fcntl.flock", nfs_flock)
+    written = tmp_path / "written"
+    written.mkdir()
+    left = written / "20240101T000000000000000-left.jsonl"
+    left.write_text(json.dumps(event("a")) + "\n")
+    log = FeedbackLog(tmp_path)
+    assert log.append([event("a"), event("b")]) == [False, True]
+    assert not left.exists() and len(list(written.iterdir())) == 1, "what a process writes is left to it"
+    log.close()
+    left.write_text(json.dumps(event("c")) + "\n")
+
+    def refuse(file: Any, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert feedback_log.adopt(tmp_path) == 0 and left.exists()
+    assert "could not be taken over" in caplog.text and "No locks available" in caplog.text
 
 
 @given(
