@@ -76,11 +76,11 @@ class Follower:
         """Begins at a release, or goes on where the cursor is; `waiting` are events polled and not yet begun with."""
         cursor = self.journal.cursor()
         if cursor is None or (cursor.base, cursor.fingerprint) != (base.version, base.fingerprint):
-            fresh = Cursor(base.version, base.fingerprint)
+            fresh = self.followed.fresh_cursor(base)
             # What the new release's job has not learned from is an update of it; its own events are left out by `lines`.
             carried = self.journal.carried(cursor, waiting) if cursor else list(waiting)
             if carried:
-                self.journal.begin(fresh, 1, carried)
+                self.journal.begin(fresh, fresh.update + 1, carried)
             self.journal.move(cursor := fresh)
         self.base, self.cursor = base, cursor
         self.learner = Learner(base, self.config, self.settings.replay, self.settings.rate)
@@ -183,12 +183,12 @@ class Follower:
 
 def roll_back(out: Path, why: str = "asked for", servers: Sequence[str] = ()) -> Cursor:
     """`Follower.roll_back` without a follower: quick, since no model is loaded. Returns: the cursor."""
-    base, journal = base_of(out), Journal(out)
+    base, journal, followed = base_of(out), Journal(out), Followed(out, servers)
     with journal.guarded():
-        Followed(out, servers).roll_back(base)
+        followed.roll_back(base)
         before = journal.cursor()
         if before is None or before.fingerprint != base.fingerprint:
-            before = Cursor(base.version, base.fingerprint)
+            before = followed.fresh_cursor(base)
         cursor = dataclasses.replace(before, rolled_back=why)
         journal.move(cursor)
     return cursor

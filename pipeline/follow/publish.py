@@ -66,6 +66,13 @@ class Followed:
         self.answer_with(version)
         return version
 
+    def fresh_cursor(self, base: Base) -> Cursor:
+        """Where a release's updates begin, or begin anew: beyond those that are there already, of a time in which it was
+        followed before, as a number never stands for two updates."""
+        there = (version % NUMBERS for version in list_releases(self.folder) if version // NUMBERS == base.version)
+        last = max(there, default=0)
+        return Cursor(base.version, base.fingerprint, update=last, since=last)
+
     def answer_with(self, version: int) -> None:
         """Makes a followed release stable: it is loaded beside the one before, and the label moves."""
         with alone(self.folder, "follow"):

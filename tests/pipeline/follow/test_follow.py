@@ -24,6 +24,7 @@ from pipeline.stage import StageError
 from serving.feedback.log import FeedbackLog
 from serving.feedback.tail import FeedbackTail
 from serving.releases.labels import read_labels
+from serving.releases.promotion import promote
 from serving.releases.release import list_releases, verify_release
 from tests.pipeline.followed_run import CONFIG, ITEMS, START, cursor, event, make_run, write_release
 
@@ -209,6 +210,28 @@ def test_the_next_release_is_followed_with_what_its_job_has_not_seen(calm: Path,
     assert files == {"cursor.json", "2/000002/waiting.parquet"}
     ids = [one["event_id"] for one in Journal(out).waiting(Journal(out).cursor())]
     assert ids == [one["event_id"] for one in [*FIRST[10:], *SECOND]] + ["e00400"], "all but those of u1"
+
+
+def test_a_release_that_is_promoted_again_is_followed_again(calm: Path, tmp_path: Path):
+    out = shutil.copytree(calm, tmp_path / "run", symlinks=True)
+    shutil.copytree(calm.parent / "feedback", tmp_path / "feedback")
+    one = follower(out)
+    write_release(out, Dataset.load(out / "ingest"), one.learner.released.ensemble, version=2)
+    one.look()
+    assert one.cursor.version == 2_000_001
+    promote(out / "releases", 1)  # 2 is withdrawn
+    one.look()
+    assert one.cursor.base == 1 and (out / "followed" / "2000001").is_dir()
+    promote(out / "releases", 2, "canary"), promote(out / "releases")
+    log_of(out, [event(700 + number, "u3", 2 * number + 2, NOW) for number in range(12)])
+    one.look(everything=True)
+    assert (one.cursor.base, one.cursor.since) == (2, 1) and one.cursor.version > 2_000_001
+    assert read_labels(out / "followed").stable == one.cursor.version
+    learned = [told["event_id"] for number in (2, 3) for told in Journal(out).events(one.cursor, number)]
+    assert len(learned) == len(set(learned)) == len(FIRST) + len(SECOND) + 12
+    shutil.rmtree(out / "follow")
+    back = roll_back(out)
+    assert back.version == 2_000_000 and back.since == one.cursor.update, "what is there is not published again"
 
 
 class Stream:
