@@ -24,6 +24,7 @@ import typer
 import yaml
 
 from pipeline.__main__ import app
+from pipeline.commands import exit_code
 from pipeline.nightly.job import EXIT_CODES
 from pipeline.release.deploy import DeployOptions, render_manifests
 
@@ -65,6 +66,12 @@ def night(folder: Path, command: str, code: int) -> subprocess.CompletedProcess[
     return subprocess.run(
         ["/bin/sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def test_all_commands_end_with_the_codes_that_schedulers_know():
+    assert (exit_code.LOCKED, exit_code.FAILED) == (LOCKED, FAILED) == (12, 13)
+    service = (DEPLOY / "systemd" / "triptych-follow.service").read_text()
+    assert "RestartPreventExitStatus=2 12\n" in service and "Restart=always\n" in service
 
 
 def begin_night(folder: Path, does: str) -> subprocess.Popen[str]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.exit_code import FAILED
+
 StateOption = Annotated[Path, typer.Option("--state", help="The gateway's folder: feedback and added items.")]
 DataOption = Annotated[Path, typer.Option("--data", help="Dataset folder; each of its files is replaced whole or not at all.")]
 
@@ -16,15 +18,22 @@ def add_feedback(state: StateOption = Path("runs/demo/gateway"), data: DataOptio
 
     It may run while the gateway does, and again: nothing is added twice.
 
+    Exit codes: 0; 2 a wrong command line, or no dataset folder; 13 the disk refused, to be started again.
+
     Example: python -m pipeline add-feedback --state runs/demo/gateway --data runs/world
     """
     from data.catalogue import FILE
+    from data.durable_file import ContentStoreError
     from serving.catalogue.live_items_dataset import add_items
     from serving.feedback.compact import add_feedback as add_events
 
-    # Items first: an event of an item that the catalogue lacks would be set aside by the ingest.
-    if (data / FILE).is_file():
-        items = add_items(state / "items", data)
-        typer.echo(f"items: {items['changed']:,} changed, {items['added']:,} added, {items['after']:,} in all")
-    events = add_events(state / "feedback", data)
-    typer.echo(f"events: {events['added']:,} added, {events['after']:,} in all")
+    try:
+        # Items first: an event of an item that the catalogue lacks would be set aside by the ingest.
+        if (data / FILE).is_file():
+            items = add_items(state / "items", data)
+            typer.echo(f"items: {items['changed']:,} changed, {items['added']:,} added, {items['after']:,} in all")
+        events = add_events(state / "feedback", data)
+        typer.echo(f"events: {events['added']:,} added, {events['after']:,} in all")
+    except (ContentStoreError, OSError) as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(FAILED) from None

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.exit_code import telling_failures
 from pipeline.commands.own_settings import own_settings
 
 LOCK_SECONDS = 60.0
@@ -51,51 +52,48 @@ def follow(
     itself. May be killed at any moment: started again, it goes on and ends with the same bytes. A new stable release of
     a job is followed from then on.
 
-    Exit codes: 0; with --once also 10, the release itself answers after a roll back; 12 another follower is at work.
+    Exit codes: 0; with --once also 10, the release itself answers after a roll back; 2 a wrong command line or setting;
+    12 another follower is at work; 13 failed (a full disk, a server that does not answer), to be started again.
 
     Example: python -m pipeline follow --out runs/demo --log runs/demo/gateway/feedback
     """
+    from pipeline.follow.batches import EventBatches
     from pipeline.follow.follower import LOOK_SECONDS, Follower, FollowSettings
     from pipeline.follow.follower import again as begin_anew
     from pipeline.follow.follower import roll_back as go_back
     from pipeline.follow.journal import FOLDER
     from pipeline.follow.publish import answering
-    from pipeline.nightly.lock import LockedError, held
+    from pipeline.nightly.lock import held
     from pipeline.settings.config import load_config
     from pipeline.stage import StageError
-    from serving.releases.manifest import ReleaseError
 
     servers = server or []
     if rollback:
-        typer.echo(f"{answering(go_back(out, servers=servers))} answers")
+        with telling_failures():
+            typer.echo(f"{answering(go_back(out, servers=servers))} answers")
         return
     if (log is None) == (kafka is None):
         raise typer.BadParameter("give one of --log FOLDER and --kafka HOST:PORT")
-    stop, say = threading.Event(), lambda line: typer.echo(line, err=True)
     try:
-        with held(out / FOLDER, "follow", LOCK_SECONDS, say) as lock:
-            for number in (signal.SIGINT, signal.SIGTERM):  # whoever waits for the lock ends at once
-                signal.signal(number, lambda *_: stop.set())
-            if again:
-                begin_anew(out)
-            settings = FollowSettings(batch=batch, max_staleness=max_staleness, replay=replay, rate=rate, bound=bound)
-            follower = Follower(
-                out,
-                _source(log, kafka, topic, out),
-                load_config(own_settings(out, config), set_ or []),
-                settings,
-                servers=servers,
-                say=say,
-            )
-            while not stop.is_set():
-                lock.check()
-                if not follower.look(everything=once) and (once or stop.wait(LOOK_SECONDS)):
-                    break
-    except ReleaseError as error:
-        raise StageError(str(error)) from None
-    except LockedError as error:
-        typer.echo(f"locked: {error}", err=True)
-        raise typer.Exit(12) from None
+        EventBatches(batch, max_staleness, LOOK_SECONDS)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    settings = FollowSettings(batch=batch, max_staleness=max_staleness, replay=replay, rate=rate, bound=bound)
+    stop, say = threading.Event(), lambda line: typer.echo(line, err=True)
+    with telling_failures(), held(out / FOLDER, "follow", LOCK_SECONDS, say) as lock:
+        for number in (signal.SIGINT, signal.SIGTERM):  # whoever waits for the lock ends at once
+            signal.signal(number, lambda *_: stop.set())
+        if again:
+            begin_anew(out)
+        try:
+            learned_with = load_config(own_settings(out, config), set_ or [])
+        except StageError as error:
+            raise typer.BadParameter(str(error)) from None
+        follower = Follower(out, _source(log, kafka, topic, out), learned_with, settings, servers=servers, say=say)
+        while not stop.is_set():
+            lock.check()
+            if not follower.look(everything=once) and (once or stop.wait(LOOK_SECONDS)):
+                break
     typer.echo(f"{answering(follower.cursor)} answers")
     if once and follower.cursor.rolled_back:
         raise typer.Exit(ROLLED_BACK)

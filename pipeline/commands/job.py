@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.exit_code import telling_failures
+
 OutOption = Annotated[Path, typer.Option("--out", help="Run folder; jobs lie in `jobs/`, releases in `releases/`.")]
 
 
@@ -39,28 +41,12 @@ def job(
     settings = load_config(config, set_ or [])
     import_models_libraries(settings.encoders.specs().values())
 
-    from data.validation import DatasetError
     from pipeline.nightly.beside import begun_early
     from pipeline.nightly.job import EXIT_CODES, run_job
-    from pipeline.nightly.lock import LockedError
     from pipeline.nightly.termination import ended_by_sigterm
-    from pipeline.stage import StageError
-    from serving.releases.manifest import ReleaseError
 
-    try:
-        with begun_early() as beside, ended_by_sigterm():
-            outcome = run_job(data, out, settings, full=full, say=lambda line: typer.echo(line, err=True), beside=beside)
-    except LockedError as error:
-        typer.echo(f"locked: {error}", err=True)
-        raise typer.Exit(EXIT_CODES["locked"]) from None
-    except (StageError, DatasetError, ReleaseError, FileNotFoundError) as error:
-        typer.echo(f"failed: {error}", err=True)
-        raise typer.Exit(EXIT_CODES["failed"]) from None
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
-        raise typer.Exit(EXIT_CODES["failed"]) from None
+    with telling_failures(), begun_early() as beside, ended_by_sigterm():
+        outcome = run_job(data, out, settings, full=full, say=lambda line: typer.echo(line, err=True), beside=beside)
     typer.echo(json.dumps(outcome, indent=2) if json_ else f"{outcome['outcome']}: {outcome['why']}")
     raise typer.Exit(EXIT_CODES[outcome["outcome"]])
 

@@ -20,10 +20,12 @@ from pipeline.follow.follower import Follower, FollowSettings, again, roll_back
 from pipeline.follow.journal import Journal, drop_followed
 from pipeline.follow.publish import Followed
 from pipeline.nightly.lock import held
+from pipeline.reproduce_record import write_settings
 from pipeline.stage import StageError
 from serving.feedback.log import FeedbackLog
 from serving.feedback.tail import FeedbackTail
 from serving.releases.labels import read_labels
+from serving.releases.manifest import ReleaseError
 from serving.releases.promotion import promote
 from serving.releases.release import list_releases, verify_release
 from tests.pipeline.followed_run import CONFIG, ITEMS, START, cursor, event, make_run, write_release
@@ -232,6 +234,21 @@ def test_a_release_that_is_promoted_again_is_followed_again(calm: Path, tmp_path
     shutil.rmtree(out / "follow")
     back = roll_back(out)
     assert back.version == 2_000_000 and back.since == one.cursor.update, "what is there is not published again"
+
+
+def test_what_may_pass_ends_with_13_and_a_wrong_command_line_with_2(out: Path, monkeypatch: pytest.MonkeyPatch):
+    write_settings(out, CONFIG)
+    arguments = ["follow", "--once", "--out", str(out), "--log", str(out.parent / "feedback")]
+
+    def refuse(*given, **named):
+        raise ReleaseError("127.0.0.1:8500 has not loaded release 1000000")
+
+    monkeypatch.setattr(Followed, "publish", refuse)
+    for more in ([], ["--rollback"]):
+        done = CliRunner().invoke(app, [*arguments, *more])
+        assert done.exit_code == 13 and "failed: 127.0.0.1:8500 has not loaded" in done.output, done.output
+    wrong = CliRunner().invoke(app, [*arguments, "--max-staleness", "2"])
+    assert wrong.exit_code == 2 and "max_staleness" in wrong.output
 
 
 class Stream:
