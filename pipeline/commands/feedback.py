@@ -16,7 +16,8 @@ DataOption = Annotated[Path, typer.Option("--data", help="Dataset folder; each o
 def add_feedback(state: StateOption = Path("runs/demo/gateway"), data: DataOption = Path("runs/world")) -> None:
     """Merge a gateway's feedback files, and add its events and its new items to a dataset folder.
 
-    It may run while the gateway does, and again: nothing is added twice.
+    It may run while the gateway does, and again: nothing is added twice, and what the dataset says of an item since its
+    change came over stays.
 
     Exit codes: 0; 2 a wrong command line, or no dataset folder; 13 the disk refused, to be started again.
 

@@ -16,6 +16,7 @@ from data.catalogue import FILE
 from data.columns import as_texts
 from data.dataset import DatasetError
 from data.durable_file import sync
+from serving.catalogue.handed_over import HandedOver
 from serving.catalogue.live_items_log import ADDED, LiveItem, LiveItemsLog, LiveState
 from serving.feedback.partitions import write_table
 
@@ -27,9 +28,11 @@ TYPES = {"price": pa.float64(), "created_at": pa.int64()}
 def add_items(folder: Path, source: Path) -> dict[str, int]:
     """Puts added and changed items into the `items.parquet` of a dataset folder, and their media under its `media/`.
 
-    The table is replaced whole or not at all. Columns that a gateway knows nothing of keep their values in changed lines
-    and are null in added ones; a column of numbers that is too narrow becomes wider. Deleted items stay: what people did
-    with them is worth learning from, and the gateway goes on leaving them out. Doing it again changes nothing.
+    A change is put over a line of the table once: what the table says of that item afterwards is newer, be it a shop's whole
+    new catalogue. Items that the table has not, or no longer, are added at any time. The table is replaced whole or not at
+    all. Columns that a gateway knows nothing of keep their values in changed lines and are null in added ones; a column of
+    numbers that is too narrow becomes wider. Deleted items stay: what people did with them is worth learning from, and the
+    gateway goes on leaving them out. Doing it again changes nothing.
 
     Args:
         folder: a gateway's items, normally `<state>/items`. source: a dataset folder with `items.parquet`.
@@ -43,17 +46,35 @@ def add_items(folder: Path, source: Path) -> dict[str, int]:
     file = source / FILE
     if not file.is_file():
         raise DatasetError(f"{source}: must be a dataset folder with {FILE}, received none. Name the folder of the run.")
-    log, state = LiveItemsLog(folder), LiveState()
+    log, state, handed_over = LiveItemsLog(folder), LiveState(), HandedOver(folder, source)
+    given = handed_over.size()
+    for change in log.read(until=given):
+        state.apply(change)
+    new = set()
     for change in log.read():
         state.apply(change)
+        if "put" in change:
+            new.add(change["put"]["item_id"])
     before = parquet.ParquetFile(file).read().combine_chunks()
     table = before.set_column(before.column_names.index("item_id"), "item_id", as_texts(before["item_id"]))
-    items = list(state.items.values())
-    counts = {"before": table.num_rows, "changed": 0, "added": 0, "after": table.num_rows}
-    if not items:
-        return counts
-    for item in items:
+    for item in state.items.values():
         _copy_media(item, log, source / "media")
+    there = set(table["item_id"].to_pylist())
+    items = [item for item in state.items.values() if item.item_id in new or item.item_id not in there]
+    counts = {"before": table.num_rows, "changed": 0, "added": 0, "after": table.num_rows}
+    if items:
+        counts = _put(items, before, table, file)
+    if log.position > given:
+        handed_over.mark(log.position)
+    return counts
+
+
+def _put(items: list[LiveItem], before: pa.Table, table: pa.Table, file: Path) -> dict[str, int]:
+    """Writes the table with some items in it; the counts of `add_items`.
+
+    Args:
+        before: as the file has it. table: the same, with ids as text.
+    """
     for name in (field.name for field in dataclasses.fields(LiveItem)):
         kind = TYPES.get(name, pa.string())
         if name not in table.column_names:
@@ -74,7 +95,8 @@ def add_items(folder: Path, source: Path) -> dict[str, int]:
     result = both.take(pa.array(np.concatenate([order, np.array(added, np.int64)])))
     if result != before:  # a file that is written again would be new data to a job
         write_table(file, result)
-    return {**counts, "changed": len(items) - len(added), "added": len(added), "after": result.num_rows}
+    counts = {"before": before.num_rows, "changed": len(items) - len(added), "added": len(added)}
+    return {**counts, "after": result.num_rows}
 
 
 def _line(item: LiveItem, old: pa.Table | None, schema: pa.Schema) -> pa.Table:

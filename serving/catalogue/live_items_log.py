@@ -85,17 +85,25 @@ class LiveItemsLog:
         self.folder = Path(folder)
         self._read = 0
 
-    def read(self) -> list[dict[str, Any]]:
+    @property
+    def position(self) -> int:
+        """Bytes of the log that have been read."""
+        return self._read
+
+    def read(self, until: int | None = None) -> list[dict[str, Any]]:
         """The changes since the last reading, in order, whoever made them.
 
         A line is read when it is whole; one that a kill cut off never is, and is left out.
+
+        Args:
+            until: an earlier `position`, beyond which nothing is read yet; None = all.
         """
         path = self.folder / CHANGES
         if not path.is_file():
             return []
         with path.open("rb") as file:
             file.seek(self._read)
-            content = file.read()
+            content = file.read() if until is None else file.read(max(until - self._read, 0))
         content = content[: content.rfind(b"\n") + 1]
         self._read += len(content)
         changes = []

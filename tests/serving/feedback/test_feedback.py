@@ -274,7 +274,7 @@ def test_items_of_a_running_catalogue_reach_the_next_ingest(tmp_path: Path) -> N
     feedback.append([event("a", user_id="u", item_id="new", timestamp=150_000)])
     feedback.close()
     command = [sys.executable, "-m", "pipeline", "add-feedback", "--state", str(tmp_path / "state"), "--data", str(source)]
-    for added in ("1 changed, 1 added", "2 changed, 0 added"):
+    for added in ("1 changed, 1 added", "0 changed, 0 added"):
         said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert added in said and "3 in all" in said and "5 in all" in said
     dataset = ingest(source, tmp_path / "ingested")
