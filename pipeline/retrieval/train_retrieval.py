@@ -102,7 +102,8 @@ def train_retrieval(
         checkpoints: outlives a kill; an interrupted run goes on from it and ends with the same weights.
         modalities: the content the item tower may see; empty for the ids-only model.
         after_epoch: called with the log so far; what it raises ends the training.
-        warm: earlier towers to go on from, and how.
+        warm: earlier towers to go on from, and how. Where nothing is new since them they stay as they are: new rows begin
+            at their guess, no step is taken, and the log has one row without a loss.
 
     Errors: NonFiniteLossError; ValueError when the train split holds no positive event; DatasetError when the validation
     split holds none that is new.
@@ -113,6 +114,8 @@ def train_retrieval(
     if config.privacy.epsilon:
         private = PrivateTraining(config, dataset, checkpoints, replicas=accelerator.replicas, warm=warm is not None)
     histories = positive_histories(dataset, ("train",), kinds=config.needs_kinds)
+    positions = None if warm is None else warm.positions(histories)
+    nothing_new = positions is not None and not len(positions)
     batches: Any = RetrievalBatches(
         histories,
         item_rows=dataset.schema.item_rows,
@@ -123,7 +126,7 @@ def train_retrieval(
         kind_weights=config.loss.kind_weights(),
         columns=LossColumns(item_rows=dataset.schema.item_rows, **config.loss.options().columns),
         static=accelerator.static,
-        positions=None if warm is None else warm.positions(histories),
+        positions=None if nothing_new else positions,  # without steps they tell sizes alone
     )
     seed_everything(config.seed)
     schema = dataset.schema.with_modalities({name: store.widths[name] for name in modalities}, store.frames)
@@ -156,16 +159,16 @@ def train_retrieval(
         optimizer.build(task.trainable_variables)
         kept = training_variables(task, constant=task.tables.values())
         checkpoint = Checkpoint(checkpoints, kept, writes=accelerator.workers.first)
-        log = train_epochs(
-            task,
-            batches,
-            lambda: accelerator.agreed(validation_ndcg(task, requests, dataset.profile)),
-            checkpoint,
-            settings,
-            progress,
-            feed=feed,
-            after_epoch=after_epoch,
-        )
+
+        def validate() -> float:
+            return accelerator.agreed(validation_ndcg(task, requests, dataset.profile))
+
+        if nothing_new:
+            log = [{"epoch": 0, "valid_ndcg@20": validate(), "seconds": 0.0}]
+        else:
+            log = train_epochs(
+                task, batches, validate, checkpoint, settings, progress, feed=feed, after_epoch=after_epoch
+            )
         task.two_tower.save_to(out)
     if config.precision != "float32":
         # What is served computes in float32, whatever it was trained in.
@@ -179,7 +182,7 @@ def train_retrieval(
     write_records(out, [record])
     chosen = max(log, key=lambda row: row["valid_ndcg@20"]) if private is None else log[-1]
     return {
-        "epochs": len(log),
+        "epochs": 0 if nothing_new else len(log),
         "best_epoch": chosen["epoch"],
         "valid_ndcg@20": chosen["valid_ndcg@20"],
         "events": len(histories.items),

@@ -106,7 +106,8 @@ class WarmTowers:
         return config.model_copy(update={"epochs": self.section.epochs, "learning_rate": rate, "content_rank": rank})
 
     def positions(self, histories: Histories) -> np.ndarray:
-        """Positions of the events to learn from: all since the last training, and a seeded sample of older ones."""
+        """Positions of the events to learn from: all since the last training, and a seeded sample of older ones; none where
+        nothing is new (a second job of a day, or a quiet day entering the train part)."""
         return new_and_replayed(histories.timestamps, self.learned_until, self.section.replay, self.seed)
 
     def start(self, two_tower: TwoTower, dataset: Dataset, store: FeatureStore) -> None:

@@ -12,7 +12,10 @@ from data.validation import DatasetError
 from pipeline.evaluation.evaluate import evaluate_retrieval
 from pipeline.retrieval.train_retrieval import train_retrieval
 from pipeline.settings.config import EvaluationConfig, RetrievalConfig
+from pipeline.settings.job import JobSection
 from pipeline.training.epoch_steps import NonFiniteLossError
+from pipeline.training.record import read_records
+from pipeline.training.warm import WarmTowers
 from tests.pipeline.training_world import make_world
 
 CONFIG = RetrievalConfig(width=8, history_length=4, batch_size=64, epochs=3, patience=3, learning_rate=0.01)
@@ -109,3 +112,22 @@ def test_evaluation_counts_and_masks(world, tmp_path):
         and result["baselines"]["popularity"]["test"]["users"] == result["test"]["users"]
     )
     assert set(result["ablation"]["text"]) >= {"masked", "test"}
+
+
+def test_where_nothing_is_new_warm_towers_stay_and_their_figure_with_them(world, tmp_path):
+    _, dataset, store = world
+    parent = train(world, tmp_path / "parent")
+    until = read_records(parent)[0]["last_timestamp"]
+    out = tmp_path / "out"
+    out.mkdir()
+    told = train_retrieval(
+        dataset, store, out, tmp_path / "checkpoints", CONFIG, modalities=("text",), progress=silent,
+        warm=WarmTowers(parent, until, JobSection()),
+    )  # fmt: skip
+    one, two = (np.load(folder / "item_embeddings.npy") for folder in (parent, out))
+    np.testing.assert_array_equal(two, one)
+    log = json.loads((out / "history.json").read_text())
+    assert told["epochs"] == 0 and [row.keys() for row in log] == [{"epoch", "valid_ndcg@20", "seconds"}]
+    assert log[0]["valid_ndcg@20"] == pytest.approx(max(
+        row["valid_ndcg@20"] for row in json.loads((parent / "history.json").read_text())
+    ))  # fmt: skip
