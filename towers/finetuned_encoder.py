@@ -74,8 +74,8 @@ def tuned_card(folder: str | Path, base: EncoderCard) -> EncoderCard:
 class TunedEncoder:
     """A pretrained encoder with the weights that fine-tuning changed.
 
-    Everything but the weights is the base encoder's: `tensors`, `encode`, and the graph of `model`, since adapters are
-    added into the kernels they adapt.
+    Everything but the weights is the base encoder's: `tensors`, `encode`, `encode_queries`, and the graph of `model`, since
+    adapters are added into the kernels they adapt.
 
     Args:
         folder: see `save_tuned`.
@@ -103,3 +103,7 @@ class TunedEncoder:
     def encode(self, batch: Any) -> np.ndarray:
         """As the base encoder's `encode`, with the tuned weights."""
         return self.base.encode(batch)
+
+    def encode_queries(self, batch: Any) -> np.ndarray:
+        """Questions, with the tuned weights: as the base encoder reads them, or like any text where it knows no difference."""
+        return getattr(self.base, "encode_queries", self.base.encode)(batch)

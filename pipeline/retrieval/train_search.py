@@ -26,7 +26,8 @@ FEWEST = 20
 """Items with questions below which nothing can be held out and learned."""
 
 BLOCK = 256
-PREPROCESSING = "question-1"
+PREPROCESSING = "question-2"
+"""Part of the keys of questions in the content store: under the first number lie tuned encoders' vectors of passages."""
 
 Progress = Callable[[str, int, int], None]
 

@@ -9,6 +9,7 @@ from towers.config import TowerConfig
 from towers.finetune import TrainableEncoder, apply_changes, blocks_of, choose_trained
 from towers.finetune_optimizer import TwoRateAdamW
 from towers.finetune_task import FinetuneTask
+from towers.finetuned_encoder import TunedDescription, TunedEncoder, save_tuned
 from towers.losses import in_batch_softmax_loss
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower
@@ -135,6 +136,23 @@ def test_changes_turn_the_untouched_model_into_the_tuned_one(train):
     apply_changes(untouched.model, trainable.changes())
     np.testing.assert_allclose(untouched.encode(tokens()), tuned, atol=1e-5)
     assert not any("lora" in variable.path for variable in untouched.model.weights)
+
+
+def test_a_tuned_encoder_asks_as_its_base_does_with_its_own_weights(tmp_path):
+    class Asking(TinyEncoder):
+        def encode_queries(self, batch):
+            return self.encode({**batch, "segment_ids": 1 - batch["segment_ids"]})
+
+    encoder = Asking()
+    trainable = TrainableEncoder(encoder, "full")
+    for variable in trainable.trained:
+        variable.assign(1.5 * variable.value)
+    save_tuned(tmp_path, TunedDescription("text", "tiny", encoder.fingerprint, "full"), trainable.changes())
+    tuned, plain = TunedEncoder(tmp_path, Asking()), TunedEncoder(tmp_path, TinyEncoder())
+    asked = encoder.encode_queries(tokens())
+    assert np.abs(asked - encoder.encode(tokens())).max() > 0.01
+    np.testing.assert_allclose(tuned.encode_queries(tokens()), asked, atol=1e-5)
+    np.testing.assert_array_equal(plain.encode_queries(tokens()), plain.encode(tokens()))
 
 
 def test_changes_of_another_model_are_refused():
