@@ -176,7 +176,8 @@ class RetrievalTask(keras.Model):
             if getattr(layer, "seed_generator", None) is not None
         ]
         for number, generator in enumerate(generators):
-            generator.state.assign(np.array([seed, number], dtype="uint32"))
+            # A settings' seed times what keeps runs apart passes 32 bits from 42,949 on.
+            generator.state.assign(np.array([seed % 2**32, number], dtype="uint32"))
 
     def all_item_embeddings(self, block: int = 8192) -> np.ndarray:
         """Embeddings of the whole catalogue, row 0 zeros. [N + 1, D] float32."""

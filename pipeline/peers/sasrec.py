@@ -159,7 +159,7 @@ class SequenceModel(keras.Model):
         """Set every dropout's generator from one number, as `train_epochs` asks for."""
         layers = [layer for layer in self._flatten_layers() if isinstance(layer, keras.layers.Dropout) and layer.rate]
         for number, layer in enumerate(layers):
-            layer.seed_generator.state.assign(np.array([seed, number], dtype="uint32"))
+            layer.seed_generator.state.assign(np.array([seed % 2**32, number], dtype="uint32"))
 
     def queries(self, history: np.ndarray, block: int = 1024) -> np.ndarray:
         """What each history asks for next. Shapes: rows [Q, L], most recent first, 0 padding -> [Q, D]; zeros for none."""

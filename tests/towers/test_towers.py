@@ -205,3 +205,14 @@ def test_training_finds_the_checkerboard():
         withheld = np.setdiff1d(own, items[users == user])
         other = np.arange(1 if user % 2 == 0 else 2, 21, 2)
         assert scores[number, withheld].min() > scores[number, other].max()
+
+
+def test_dropout_draws_from_seeds_of_any_size():
+    tables = {"features": {}, "present": np.zeros((9, 0), bool), "profile": np.zeros((5, 0), "int32"), "counts": np.ones(9)}
+    task = RetrievalTask(TwoTower(Schema(user_rows=5, item_rows=9), TowerConfig(width=8)), **tables)
+    for seed in (7 * 100_003, 42_949 * 100_003 + 2, 10**9 * 100_003):
+        task.reseed(seed)
+        layers = [layer for layer in task._flatten_layers() if getattr(layer, "seed_generator", None) is not None]
+        states = [ops.convert_to_numpy(layer.seed_generator.state).tolist() for layer in layers]
+        low_bits = int(np.array(seed, np.uint64).astype(np.uint32))  # of a small seed all that it has
+        assert states == [[low_bits, number] for number in range(len(layers))] and states
