@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from towers.constant_table import constant_table
 from towers.fused_softmax import fused_softmax_loss
 from towers.in_batch_elsa import in_batch_elsa_loss
 from towers.loss_options import LossOptions
@@ -23,6 +24,8 @@ class RetrievalLoss(keras.layers.Layer):
     Args:
         options: see `LossOptions`.
         item_rows: N + 1. width: D. batch_size: B, needed by `mixed` negatives and the streaming estimate.
+        counts: [N + 1] training events that name an item, by which `mixed` negatives know whom no other event can bring in:
+            such an item is met by uniform draws alone. None = all may be brought in.
 
     Inputs: queries [B, D]; columns [C, D] and their rows [C], the distinct items compared with; log_shares [C], of the
     training events that name them; batch: copies [C] (how many negatives a column stands for), own [B], weight [B],
@@ -32,13 +35,17 @@ class RetrievalLoss(keras.layers.Layer):
         ValueError: options that need the batch size, without it; a memory smaller than a batch.
     """
 
-    def __init__(self, options: LossOptions, *, item_rows: int, width: int, batch_size: int | None = None):
+    def __init__(
+        self, options: LossOptions, *, item_rows: int, width: int, batch_size: int | None = None, counts=None
+    ):
         super().__init__(name="retrieval_loss")
         self.options, self.batch_size, self.items = options, batch_size or 0, item_rows - 1
         if batch_size is None and (options.negatives == "mixed" or options.log_q == "streaming" or options.memory):
             raise ValueError("batch_size: mixed negatives, the streaming estimate and the memory need it, received None")
         self.corrected = options.kind == "softmax" and options.negatives in ("batch", "mixed") and options.log_q != "none"
-        self.streaming = self.memory = None
+        self.streaming = self.memory = self.named = None
+        if self.corrected and options.negatives == "mixed" and counts is not None:
+            self.named = constant_table(self, np.asarray(counts) > 0, "bool", "named")
         if self.corrected and options.log_q == "streaming":
             even = np.full(item_rows, 1.0 / max(self.items, 1))
             self.streaming = StreamingCounts(
@@ -94,7 +101,11 @@ class RetrievalLoss(keras.layers.Layer):
                 self.streaming.update(rows, ops.segment_sum(events, batch["own"], ops.shape(rows)[0]))
             log_shares = ops.log(self.streaming.shares(rows))
         if self.options.negatives == "mixed":
-            return mixed_log_q(ops.exp(log_shares), self.batch_size, self.options.uniform_negatives, self.items)
+            shares = ops.exp(log_shares)
+            if self.named is not None:
+                # The share of an item without events is a stand-in that in-batch negatives never read.
+                shares = ops.where(ops.take(self.named, rows), shares, 0.0)
+            return mixed_log_q(shares, self.batch_size, self.options.uniform_negatives, self.items)
         return log_shares
 
 

@@ -61,7 +61,7 @@ class RetrievalTask(keras.Model):
         self.modalities = tuple(two_tower.schema.modalities)
         counts = np.asarray(counts, np.float64)
         self.retrieval_loss = RetrievalLoss(
-            loss or LossOptions(), item_rows=len(counts), width=two_tower.config.width, batch_size=batch_size
+            loss or LossOptions(), item_rows=len(counts), width=two_tower.config.width, batch_size=batch_size, counts=counts
         )
         self.tables = {
             "present": constant_table(self, present, "bool", "present"),

@@ -16,7 +16,7 @@ from towers.config import TowerConfig
 from towers.loss_options import LossOptions
 from towers.losses import MASKED_LOGIT
 from towers.negatives import EmbeddingMemory, StreamingCounts, mixed_log_q
-from towers.retrieval_loss import RetrievalLoss, column_bias
+from towers.retrieval_loss import RetrievalLoss, column_bias, log_shares
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower
 
@@ -120,6 +120,19 @@ def test_mixed_log_q_moves_probability_between_the_popular_and_the_never_met():
         probability = ops.convert_to_numpy(ops.exp(mixed_log_q(shares, batch, uniform, 50)))
         expected = (batch * np.array([0.5, 0.01, 0.0]) + uniform / 50) / (batch + uniform)
         np.testing.assert_allclose(probability, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("log_q", ["counts", "streaming"])
+def test_mixed_negatives_meet_an_item_without_events_by_uniform_draws_alone(log_q):
+    counts, batch_size, uniform, items = np.array([0, 3, 1, 0, 0, 4]), 4, 6, 5
+    options = LossOptions(negatives="mixed", uniform_negatives=uniform, log_q=log_q)
+    layer = RetrievalLoss(options, item_rows=6, width=3, batch_size=batch_size, counts=counts)
+    rows, batch = ops.arange(6, dtype="int32"), {"copies": ops.ones(6)}
+    found = ops.convert_to_numpy(ops.exp(layer.log_q(rows, ops.take(log_shares(counts), rows), batch)))
+    for item in range(1, 6):
+        share = counts[item] / counts.sum() if log_q == "counts" else 1 / items  # of the estimate, where it begins
+        in_batch = batch_size * share if counts[item] else 0
+        assert found[item] == pytest.approx((in_batch + uniform / items) / (batch_size + uniform), rel=1e-5)
 
 
 def test_memory_gives_back_the_last_items_but_none_that_the_batch_holds_itself():
