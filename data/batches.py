@@ -76,6 +76,13 @@ class RetrievalBatches:
         self.positions = np.arange(len(histories.items)) if positions is None else positions
         self.capacity = min(item_rows, batch_size * history_length + self.columns.capacity(batch_size))
 
+    @property
+    def drawn(self) -> np.ndarray | None:
+        """[N + 1] events an item that the columns count: those whose kind weighs anything. None where all do."""
+        if self.kind_weights is None or (self.kind_weights > 0).all():
+            return None
+        return np.bincount(self.histories.items[self._weights(self.histories, slice(None)) > 0], minlength=self.item_rows)
+
     def __len__(self) -> int:
         return math.ceil(len(self.positions) / self.batch_size)
 
@@ -115,9 +122,9 @@ class RetrievalBatches:
         batch["target"], batch["columns"], batch["history"] = parts
         return {**batch, "items": items}
 
-    def _weights(self, histories: Histories, positions: np.ndarray) -> np.ndarray:
+    def _weights(self, histories: Histories, positions: np.ndarray | slice) -> np.ndarray:
         if self.kind_weights is None or histories.kinds is None:
-            return np.ones(len(positions), np.float32)
+            return np.ones(len(histories.items[positions]), np.float32)
         return self.kind_weights[histories.kinds[positions]].astype(np.float32)
 
     def _length(self, number: int, capacity: int) -> int:

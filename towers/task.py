@@ -27,7 +27,8 @@ class RetrievalTask(keras.Model):
         two_tower: the model to train.
         features: {modality: [N + 1, F_m]}, present: [N + 1, M] bool in the order of the schema's modalities.
         profile: [user rows, P] int32.
-        counts: [N + 1] positive training events an item; gives both log Q and which ids are known.
+        counts: [N + 1] positive training events an item; gives which ids are known, and log Q.
+        drawn: [N + 1] those of them that the batches' columns count, where it is not all; then log Q goes by these.
         side: terms beside the main loss; None = none.
         loss: the main loss; its batches must have been made with `loss.columns`.
         batch_size: B, which some losses need and rows training does too. item_capacity: U at most.
@@ -48,6 +49,7 @@ class RetrievalTask(keras.Model):
         present,
         profile,
         counts,
+        drawn=None,
         side: SideLosses | None = None,
         loss: LossOptions | None = None,
         batch_size: int | None = None,
@@ -60,13 +62,14 @@ class RetrievalTask(keras.Model):
         self.side = side
         self.modalities = tuple(two_tower.schema.modalities)
         counts = np.asarray(counts, np.float64)
+        drawn = counts if drawn is None else drawn
         self.retrieval_loss = RetrievalLoss(
-            loss or LossOptions(), item_rows=len(counts), width=two_tower.config.width, batch_size=batch_size, counts=counts
+            loss or LossOptions(), item_rows=len(counts), width=two_tower.config.width, batch_size=batch_size, counts=drawn
         )
         self.tables = {
             "present": constant_table(self, present, "bool", "present"),
             "profile": constant_table(self, profile, "int32", "profile"),
-            "log_q": constant_table(self, log_shares(counts), "float32", "log_q"),
+            "log_q": constant_table(self, log_shares(drawn), "float32", "log_q"),
             **{
                 f"features_{name}": constant_table(self, features[name], "float16", f"features_{name}")
                 for name in self.modalities

@@ -141,6 +141,7 @@ def train_retrieval(
             task = accelerator.task_class(RetrievalTask)(
                 two_tower,
                 **tables,
+                drawn=batches.drawn,
                 side=side,
                 loss=config.loss.options(),
                 batch_size=config.batch_size,

@@ -113,3 +113,17 @@ def test_rounding_wastes_at_most_an_eighth(number, most):
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="negatives"):
         LossColumns(item_rows=5, negatives="all")
+
+
+def test_events_of_a_kind_without_weight_are_not_drawn():
+    rng = np.random.default_rng(3)
+    events = [rng.integers(1, 20, 90), rng.integers(1, 9, 90), np.arange(90)]
+    histories = Histories.from_events(*events, user_rows=20, kinds=rng.integers(1, 4, 90))
+    met = np.zeros(9)
+    batches = batches_of(histories, 9, kind_weights=np.array([1.0, 1.0, 0.0, 0.5]))
+    for batch in batches.epoch(0):
+        np.add.at(met, batch["items"][batch["columns"]], batch["copies"])
+    np.testing.assert_array_equal(batches.drawn, met)
+    assert 0 < met.sum() < 90
+    assert batches_of(histories, 9, kind_weights=np.array([1.0, 1.0, 0.1, 0.5])).drawn is None
+    assert batches_of(histories, 9).drawn is None

@@ -183,6 +183,17 @@ def test_log_q_is_applied_where_negatives_follow_popularity_and_only_there():
         assert float(received) == pytest.approx(expected, rel=1e-5)
 
 
+def test_log_q_goes_by_the_events_that_are_drawn_and_what_is_known_by_all():
+    counts, drawn = np.array([0, 4, 5, 0, 2]), np.array([0, 1, 3, 0, 0])
+    tables = {"features": {}, "present": np.zeros((5, 0), bool), "profile": np.zeros((3, 0), "int32")}
+    task = RetrievalTask(
+        TwoTower(Schema(user_rows=3, item_rows=5), TowerConfig(width=4)), **tables, counts=counts, drawn=drawn
+    )
+    assert ops.convert_to_numpy(task.two_tower.item_tower.known).tolist() == [0, 1, 1, 0, 1]
+    shares = ops.convert_to_numpy(ops.exp(task.tables["log_q"]))
+    np.testing.assert_allclose(shares[[1, 2]], [1 / 4, 3 / 4], rtol=1e-6)
+
+
 def test_a_memory_smaller_than_a_batch_is_refused():
     with pytest.raises(ValueError, match="memory"):
         loss_layer(LossOptions(memory=4))
