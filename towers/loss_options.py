@@ -29,7 +29,7 @@ class LossOptions:
         streaming_rate: weight of the newest gap in the streaming estimate.
         exclude_positives: leave the user's other positives out of the negatives. `elsa` always takes them as positives.
         hardest: of the softmax, the K hardest negatives alone; 0 = all.
-        memory: embeddings of earlier batches kept as further negatives; 0 = none.
+        memory: embeddings of earlier batches kept as further negatives; 0 = none. Not with `exclude_positives`.
         label_smoothing: of the softmax.
         learn_temperature: whether the temperature is trained, or stays where it starts.
         block_logits: logits computed at a time; 0 = chosen by backend.
@@ -72,6 +72,11 @@ class LossOptions:
             raise ValueError(
                 "memory: works with the softmax and a correction known for past items, that is negatives 'batch' or "
                 f"'mixed'; received kind {self.kind!r} and negatives {self.negatives!r}"
+            )
+        if self.memory and self.exclude_positives:
+            raise ValueError(
+                "exclude_positives: a batch says which of its own columns a user chose, not which of the memory's, where other "
+                f"positives would stay negatives; set memory = 0 or exclude_positives = false, received memory {self.memory}"
             )
         if self.kind != "softmax" and (self.hardest or self.label_smoothing):
             raise ValueError(f"hardest, label_smoothing: belong to the softmax, received kind {self.kind!r}")

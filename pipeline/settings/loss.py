@@ -27,7 +27,7 @@ class LossConfig(Section):
     streaming_rate: float = pydantic.Field(0.05, gt=0, le=1)
     """Weight of the newest gap between two events of an item in the streaming estimate."""
     exclude_positives: bool = False
-    """Leave a user's other positives out of the negatives."""
+    """Leave a user's other positives out of the negatives; not with `memory`, of whose items a batch knows no users."""
     hardest: int = pydantic.Field(0, ge=0)
     """Of the softmax, keep that many hardest negatives of each query; 0 = all."""
     memory: int = pydantic.Field(0, ge=0)

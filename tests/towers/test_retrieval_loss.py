@@ -211,6 +211,7 @@ def test_bias_of_a_column():
         ({"negatives": "mixed"}, "uniform_negatives"),
         ({"uniform_negatives": 5}, "uniform_negatives"),
         ({"memory": 5, "negatives": "catalogue"}, "memory"),
+        ({"memory": 5, "exclude_positives": True}, "exclude_positives"),
         ({"kind": "sigmoid", "hardest": 3}, "hardest"),
         ({"kind": "elsa", "negatives": "sampled", "uniform_negatives": 5}, "'batch', 'mixed' or 'catalogue'"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
