@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from towers.finetune import TrainableEncoder
+from towers.loss_options import LossOptions
 from towers.task import RetrievalTask
 from towers.two_tower import TwoTower
 
@@ -29,9 +30,28 @@ class FinetuneTask(RetrievalTask):
     """
 
     def __init__(
-        self, two_tower: TwoTower, encoders: Mapping[str, TrainableEncoder], *, features, present, profile, counts
+        self,
+        two_tower: TwoTower,
+        encoders: Mapping[str, TrainableEncoder],
+        *,
+        features,
+        present,
+        profile,
+        counts,
+        drawn=None,
+        loss: LossOptions | None = None,
+        batch_size: int | None = None,
     ):
-        super().__init__(two_tower, features=features, present=present, profile=profile, counts=counts)
+        super().__init__(
+            two_tower,
+            features=features,
+            present=present,
+            profile=profile,
+            counts=counts,
+            drawn=drawn,
+            loss=loss,
+            batch_size=batch_size,
+        )
         unknown = set(encoders) - set(self.modalities)
         if unknown:
             raise ValueError(f"encoders: must be of the towers' modalities {self.modalities}, received {unknown}")

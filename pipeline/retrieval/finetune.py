@@ -18,6 +18,7 @@ import numpy as np
 from data.batches import RetrievalBatches
 from data.dataset import Dataset
 from data.features import FeatureStore
+from data.loss_columns import LossColumns
 from data.schema import MODALITIES
 from pipeline.metrics.examples import positive_histories
 from pipeline.retrieval.finetune_batches import EncoderInputs, FinetuneBatches
@@ -57,7 +58,7 @@ def finetune(
         dataset, store: ingested events, and the vectors of the untouched encoders.
         source: the dataset folder, for its media.
         out: a folder to fill. checkpoints: outlives a kill; training goes on after the last finished epoch.
-        config: `encoders` says what learns and how, `retrieval` how the towers do.
+        config: `encoders` says what learns and how, `retrieval` how the towers do, with which loss in both parts.
         progress: called with what, steps done, steps in all.
         tower_epochs: epochs of the towers alone at the start.
         weights: folder of the encoders' converted weights; see `make_encoder`.
@@ -93,20 +94,25 @@ def finetune(
         progress=lambda what, done, total: progress("towers", done, total),
     )
     two_tower = load_two_tower(towers)
-    task = FinetuneTask(two_tower, encoders, **task_tables(dataset, store, two_tower))
-    batches = FinetuneBatches(
-        RetrievalBatches(
-            positive_histories(dataset, ("train",)),
-            item_rows=dataset.schema.item_rows,
-            batch_size=retrieval.batch_size,
-            history_length=retrieval.history_length,
-            ordered=dataset.schema.has_timestamps,
-            seed=retrieval.seed + 1,
-        ),
-        inputs,
-        items_per_step=section.items_per_step,
-        seed=retrieval.seed,
+    events = RetrievalBatches(
+        positive_histories(dataset, ("train",), kinds=retrieval.needs_kinds),
+        item_rows=dataset.schema.item_rows,
+        batch_size=retrieval.batch_size,
+        history_length=retrieval.history_length,
+        ordered=dataset.schema.has_timestamps,
+        seed=retrieval.seed + 1,
+        kind_weights=retrieval.loss.kind_weights(),
+        columns=LossColumns(item_rows=dataset.schema.item_rows, **retrieval.loss.options().columns),
     )
+    task = FinetuneTask(
+        two_tower,
+        encoders,
+        **task_tables(dataset, store, two_tower),
+        drawn=events.drawn,
+        loss=retrieval.loss.options(),
+        batch_size=retrieval.batch_size,
+    )
+    batches = FinetuneBatches(events, inputs, items_per_step=section.items_per_step, seed=retrieval.seed)
     optimizer = make_optimizer(task, encoders, config, steps=section.epochs * len(batches))
     task.compile(optimizer=optimizer, jit_compile=compiles_well(encoders))
     before = {name: np.asarray(store.table(name)) for name in encoders}

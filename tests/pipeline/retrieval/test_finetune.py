@@ -189,6 +189,30 @@ def test_last_blocks_and_all_weights(world, spec, train, tmp_path):
     assert np.isfinite(make_encoder("text", f"tuned:{out / 'text'}").encode(["slow rain"])).all()
 
 
+def test_encoders_learn_by_the_loss_of_the_settings(world, spec, tmp_path, monkeypatch):
+    import pipeline.retrieval.finetune as module
+
+    real, seen = module.run_epochs, []
+
+    def watched(task, batches, *arguments):
+        seen.extend([task.retrieval_loss.options, next(batches.epoch(0))])
+        return real(task, batches, *arguments)
+
+    monkeypatch.setattr(module, "run_epochs", watched)
+    config = config_of(
+        spec, "encoders.finetune.epochs=1", "retrieval.loss.negatives=mixed", "retrieval.loss.uniform_negatives=16",
+        "retrieval.loss.exclude_positives=true", "retrieval.loss.log_q=streaming",
+        "retrieval.loss.event_weights={interaction = 3.0}",
+    )  # fmt: skip
+    out, _ = run(world, config, tmp_path)
+    options, batch = seen
+    assert options == config.retrieval.loss.options()
+    real_events = batch["weight"] > 0
+    assert (batch["weight"][real_events] == 3).all() and batch["copies"].sum() == real_events.sum() + 16
+    assert (batch["others"] != batch["own"][:, None]).any()
+    assert np.isfinite([row["loss"] for row in json.loads((out / "history.json").read_text())]).all()
+
+
 def test_non_finite_loss_stops_with_a_clear_error(world, spec, tmp_path):
     config = config_of(spec, "encoders.text.train=full", "encoders.text.learning_rate=1e30")
     with pytest.raises(NonFiniteLossError, match=r"encoders\.<modality>\.learning_rate"):
