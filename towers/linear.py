@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 FILE = "linear.npz"
+USERS_AT_A_TIME = 16_384
+"""Users whose queries are in memory at once, at 16 bytes a number: 270 MB of parts that are 1,024 numbers wide together."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +84,13 @@ def join(towers: Sequence[LinearTower], weights: Sequence[float]) -> LinearTower
     return LinearTower(history.astype(np.float32), np.concatenate([tower.items for tower in towers], axis=1))
 
 
+def query_products(tower: LinearTower, taken: Any) -> np.ndarray:
+    """`sum_u q_u' q_u / n_u` over the users of a block, n_u items each. taken: sparse [B, N + 1] -> float64 [D, D]."""
+    queries = tower.queries(taken).astype(np.float64)
+    counts = np.maximum(np.asarray(taken.sum(axis=1)).ravel(), 1.0)
+    return (queries / counts[:, None]).T @ queries
+
+
 def compress(tower: LinearTower, taken: Any, width: int) -> LinearTower:
     """The tower of the given width whose scores of these users are nearest to the tower's own.
 
@@ -93,9 +103,8 @@ def compress(tower: LinearTower, taken: Any, width: int) -> LinearTower:
     """
     if tower.width <= width:
         return tower
-    queries = tower.queries(taken).astype(np.float64)
-    counts = np.maximum(np.asarray(taken.sum(axis=1)).ravel(), 1.0)
-    values, vectors = np.linalg.eigh((queries / counts[:, None]).T @ queries)
+    blocks = (taken[start : start + USERS_AT_A_TIME] for start in range(0, taken.shape[0], USERS_AT_A_TIME))
+    values, vectors = np.linalg.eigh(functools.reduce(np.add, (query_products(tower, block) for block in blocks)))
     # Directions that no query has are left out rather than blown up.
     kept = values > 1e-10 * values[-1]
     root = np.sqrt(values[kept])

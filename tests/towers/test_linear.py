@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 
 from towers.closed_form import ClosedFormSettings, co_occurrence, content_similarity, ease, spread_rows, truncate
-from towers.linear import LinearTower, compress, join, score_scale, whiten
+from towers.linear import LinearTower, compress, join, query_products, score_scale, whiten
 from towers.spectral import content_graph, spectral_tower, spectrum
 
 
@@ -54,6 +54,18 @@ def test_compressing_keeps_what_the_users_queries_can_see():
     compressed = compress(wide, taken, 3)
     assert compressed.width == 3
     np.testing.assert_allclose(scores(compressed, taken), scores(narrow, taken), atol=1e-3)
+
+
+def test_compressing_looks_at_users_block_by_block(monkeypatch):
+    tower, taken = random_tower(7, width=6), random_histories(8, users=50)
+    whole = compress(tower, taken, 3)
+    moments = np.zeros((6, 6))
+    for user in taken.toarray():
+        query = user @ tower.history.astype(np.float64)
+        moments += np.outer(query, query) / max(user.sum(), 1)
+    np.testing.assert_allclose(query_products(tower, taken), moments, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr("towers.linear.USERS_AT_A_TIME", 7)
+    np.testing.assert_allclose(scores(compress(tower, taken, 3), taken), scores(whole, taken), atol=1e-5)
 
 
 def test_compressing_is_at_least_as_near_as_cutting_columns_of_the_singular_value_decomposition():
