@@ -19,6 +19,9 @@ from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
 from pipeline.metrics.top_k import ScoreBlock, select_top_k, top_k
 from towers.closed_form import ClosedFormSettings, co_occurrence, ease
 
+MOST_SIMILARITIES = 2**26
+"""Similarities that are in memory at a time, several arrays of 4 bytes each."""
+
 
 class Baseline(Protocol):
     """What `top_k` and the evaluation need of a model that reads item sets."""
@@ -115,8 +118,10 @@ class ItemKNN:
             )
         self.neighbours, self.shrinkage = neighbours, shrinkage
 
-    def fit(self, train: Interactions, items: int, *, block: int = 1024) -> Self:
-        """Similarities are computed for `block` items at a time: [block, N + 1] floats of memory."""
+    def fit(self, train: Interactions, items: int, *, block: int | None = None) -> Self:
+        """Similarities are computed for `block` items at a time, [block, N + 1] floats of memory: up to 1,024, and in large
+        catalogues so many as have `MOST_SIMILARITIES`."""
+        block = block or max(1, min(1024, MOST_SIMILARITIES // (items + 1)))
         taken = to_sparse(train, items + 1)
         by_item = taken.T.tocsr()
         norm = np.sqrt(np.diff(by_item.indptr)).astype(np.float32)

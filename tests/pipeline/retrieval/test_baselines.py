@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.metrics.interactions import Interactions
 from pipeline.metrics.metrics import ndcg_at_k, recall_at_k
-from pipeline.metrics.top_k import top_k
+from pipeline.metrics.top_k import select_top_k, top_k
 from pipeline.peers.baselines_factors import BPR, ImplicitALS
 from pipeline.retrieval.baselines import EASE, ItemKNN, Popularity, choose_on_validation, score_users, to_sparse
 
@@ -100,6 +100,24 @@ def test_item_knn_equals_the_loop():
             similarity[other, target] = 0.0
     scores = ItemKNN(neighbours=4, shrinkage=2.0).fit(train, 12, block=5).score(train)
     np.testing.assert_allclose(scores, taken.astype(float) @ similarity, rtol=1e-5, atol=1e-6)
+
+
+def test_similarities_of_a_large_catalogue_are_few_items_at_a_time(monkeypatch):
+    import pipeline.retrieval.baselines as module
+
+    train = Interactions.from_lists([np.flatnonzero(row) for row in np.random.default_rng(2).random((40, 13)) < 0.3])
+    whole, shapes = ItemKNN(neighbours=4).fit(train, 12).score(train), []
+
+    def watched(similarity, k):
+        shapes.append(similarity.shape)
+        return select_top_k(similarity, k)
+
+    monkeypatch.setattr(module, "MOST_SIMILARITIES", 3 * 13 + 5)
+    monkeypatch.setattr(module, "select_top_k", watched)
+    np.testing.assert_array_equal(ItemKNN(neighbours=4).fit(train, 12).score(train), whole)
+    assert shapes == [(3, 13)] * 4 + [(1, 13)]
+    monkeypatch.setattr(module, "MOST_SIMILARITIES", 1)
+    np.testing.assert_array_equal(ItemKNN(neighbours=4).fit(train, 12).score(train), whole)
 
 
 def test_ease_solves_its_ridge_regression_with_a_zero_diagonal():
