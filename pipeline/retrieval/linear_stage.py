@@ -14,6 +14,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.durable_file import write_durably
 from data.features import FeatureStore
+from data.history_batches import FEWEST_ITEMS
 from data.item_traits import item_traits
 from data.schema import MODALITIES
 from pipeline.metrics.examples import interactions
@@ -32,6 +33,8 @@ from towers.linear import FILE, LinearTower, compress, join, score_scale
 INFO, REFIT = "info.json", "refit"
 TRAINED = "trained"
 """Folder of the trained parts' weights, from which a later run may go on."""
+LEARNED = ("elsa", "softmax")
+"""Parts that learn from what stands together in a history."""
 SCALED_ON = 5000
 """Users whose scores tell how large a part's scores are."""
 
@@ -70,7 +73,8 @@ def fit_linear(
     refit_splits: tuple[str, ...] = ("train",),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Write `linear.npz` into `out`; a catalogue that is too large, or no part, leaves it out and says why.
+    """Write `linear.npz` into `out`; a catalogue that is too large, or no part, leaves it out and says why. So are the parts
+    left out that learn, where nobody has chosen two different items.
 
     Args:
         checkpoints: finished parts are kept there, so that an interrupted stage does not fit them again.
@@ -84,6 +88,12 @@ def fit_linear(
     if not section.parts or items > section.max_items:
         reason = f"{items} items, linear.max_items is {section.max_items}" if section.parts else "linear.parts is empty"
         return {"fitted": False, "reason": reason}
+    left_out = parts_left_out(dataset, section.parts)
+    able = [part for part in section.parts if part not in left_out]
+    for part, reason in left_out.items():
+        say(f"{part}: left out, {reason}")
+    if not able:
+        return {"fitted": False, "reason": next(iter(left_out.values()))}
     judge = LinearJudge(dataset, section.validation_users, section.seed, burst_bound=section.burst_bound)
     features = content_of(store, modalities)
 
@@ -100,8 +110,8 @@ def fit_linear(
 
     towers: dict[str, LinearTower] = {}
     parts: dict[str, dict[str, Any]] = {}
-    for number, part in enumerate(section.parts):
-        progress(part, number, len(section.parts))
+    for number, part in enumerate(able):
+        progress(part, number, len(able))
         towers[part], parts[part] = kept(checkpoints / part, functools.partial(fit, part))
         say(f"{part}: {parts[part]}")
     scales = scales_of(towers, judge.train)
@@ -135,6 +145,7 @@ def fit_linear(
     info = {
         "fitted": True,
         "parts": parts,
+        **({"left_out": left_out} if left_out else {}),
         "weights": weights,
         "valid_ndcg@20_joined": figure,
         "valid_ndcg@20": judge.ndcg(judge.scores(tower)),
@@ -144,6 +155,13 @@ def fit_linear(
     }
     (out / INFO).write_text(json.dumps(info, indent=2))
     return info
+
+
+def parts_left_out(dataset: Dataset, parts: Iterable[str]) -> dict[str, str]:
+    """The parts that have nothing to learn from, with the reason: whole histories teach by items that stand together."""
+    most = int(interactions(dataset, ("train",)).counts.max(initial=0))
+    reason = f"no user has {FEWEST_ITEMS} different training items, {most} at most"
+    return {part: reason for part in parts if part in LEARNED and most < FEWEST_ITEMS}
 
 
 def keep_trained(checkpoints: Path, out: Path, parts: Iterable[str]) -> None:

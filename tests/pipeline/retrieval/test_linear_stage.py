@@ -222,6 +222,20 @@ def test_catalogues_that_are_too_large_and_no_parts_are_left_to_the_two_towers(w
     assert not (out / DESCRIPTION).exists()
 
 
+def test_parts_that_learn_are_left_out_where_nobody_chose_two_items(world, tmp_path):
+    source, dataset, store = world
+    first = dataset.events.drop_duplicates(["user", "split"])
+    events = pd.concat([first, first[first["split"] == 0]]).sort_values(["user", "timestamp"])  # again, and no other item
+    single = dataclasses.replace(dataset, events=events, counts=train_counts(events, dataset.schema.item_rows))
+    info = fit((source, single, store), tmp_path / "out", tmp_path / "a")
+    assert info["fitted"] and set(info["parts"]) == set(info["weights"]) == {"closed_form", "spectral"}
+    assert info["left_out"] == dict.fromkeys(("elsa", "softmax"), "no user has 2 different training items, 1 at most")
+    assert json.loads((tmp_path / "out" / "info.json").read_text()) == info
+    learning = SECTION.model_copy(update={"parts": ("elsa",)})
+    none = fit((source, single, store), tmp_path / "none", tmp_path / "b", learning)
+    assert not none["fitted"] and "no user has 2 different training items" in none["reason"]
+
+
 def test_ids_alone_see_no_content(world, judge):
     features = content_of(world[2], ())
     assert features == closed_form_content(world[1], features) == {}
