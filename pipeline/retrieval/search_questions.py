@@ -90,7 +90,8 @@ def split(questions: Questions, share: float, seed: int) -> tuple[Questions, Que
     """Training questions, and one held-out question for each held-out item: a sentence where it has one that no other
     item shares, else its title.
 
-    Items and not questions are held out: of a held-out item nobody has learned any text.
+    Items and not questions are held out: of a held-out item nobody has learned any text. Where none of them has words that
+    are its alone, nothing could be judged, and all questions are learned from.
     """
     items = np.unique(questions.rows)
     held = np.random.default_rng(seed).permutation(items)[: round(share * len(items))]
@@ -100,4 +101,6 @@ def split(questions: Questions, share: float, seed: int) -> tuple[Questions, Que
     lengths = np.array([len(questions.texts[number]) for number in questions.text])
     order = chosen[np.lexsort((-lengths[chosen], -questions.kinds[chosen], questions.rows[chosen]))]
     _, first = np.unique(questions.rows[order], return_index=True)
+    if not len(first):
+        return questions, questions.take(first)
     return questions.take(np.flatnonzero(~out)), questions.take(order[first])

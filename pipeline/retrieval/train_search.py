@@ -22,6 +22,9 @@ from towers.encoders import Encoder
 from towers.search import SearchConfig, SearchTask, SearchTower
 
 BALANCES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+UNJUDGED_BALANCE = 1.0
+"""Where no held-out question can tell: both parts alike."""
+
 FEWEST = 20
 """Items with questions below which nothing can be held out and learned."""
 
@@ -55,7 +58,9 @@ def train_search(
 
     Returns:
         `trained`; if not, `reason`; if so, questions, held_out, best_epoch, balance, and recall@10 of a held-out item by
-        a sentence of its own: `recall@10`, and `recall@10_behaviour` and `recall@10_content` of each part alone.
+        a sentence of its own: `recall@10`, and `recall@10_behaviour` and `recall@10_content` of each part alone. Where no
+        held-out item has words of its own there is nothing to choose by: all epochs are run and the parts weigh the same,
+        `held_out` is 0, and `reason` takes the place of the recalls.
     """
     vectors = np.asarray(store.table("text"), np.float32)
     present = np.asarray(store.present)[:, MODALITIES.index("text")]
@@ -72,7 +77,7 @@ def train_search(
     learned, held = split(questions, config.held_out, config.seed)
 
     def vectors_of(some: Questions) -> np.ndarray:
-        return np.stack([of_text[text] for text in some.texts])[some.text]
+        return np.array([of_text[text] for text in some.texts], np.float32).reshape(-1, vectors.shape[1])[some.text]
 
     keras.utils.set_random_seed(config.seed)
     settings = config.model_dump(include={"content_width", "hidden", "dropout", "seed"})
@@ -85,16 +90,18 @@ def train_search(
     batch = {"query": query, "item": embeddings[rows].astype(np.float32), "row": rows}
     judge = Judge(tower, embeddings, vectors, present, vectors_of(held), held.rows)
     best_epoch = fit(SearchTask(tower), batch, judge, config, progress)
+    told = {"trained": True, "questions": len(rows), "held_out": len(held.rows), "best_epoch": best_epoch}
+    if not len(held.rows):
+        tower.balance.assign(UNJUDGED_BALANCE)
+        tower.save_to(out)
+        return {**told, "balance": UNJUDGED_BALANCE, "reason": "no held-out item has a title or sentence of its own"}
     recalls = {balance: judge.recall(balance) for balance in BALANCES}
     enough = max(recalls.values()) - config.tolerance
     balance = min(value for value, recall in recalls.items() if recall >= enough)
     tower.balance.assign(balance)
     tower.save_to(out)
     return {
-        "trained": True,
-        "questions": len(rows),
-        "held_out": len(held.rows),
-        "best_epoch": best_epoch,
+        **told,
         "balance": balance,
         "recall@10": recalls[balance],
         "recall@10_behaviour": recalls[0.0],
@@ -134,7 +141,8 @@ class Judge:
 
 
 def fit(task: SearchTask, batch: dict, judge: Judge, config: SearchSection, progress: Progress | None) -> int:
-    """Epochs until the held-out mean reciprocal rank stalls; the best one's weights stay. Returns which that was."""
+    """Epochs until the held-out mean reciprocal rank stalls; the best one's weights stay. Returns which that was. Without
+    anything held out, all epochs and the last."""
     optimizer = FusedAdamW(config.learning_rate, weight_decay=config.weight_decay, global_clipnorm=1.0)
     task.compile(optimizer=optimizer, jit_compile=False)
     best, best_epoch, weights = -1.0, 0, snapshot(task.trainable_variables)
@@ -143,7 +151,7 @@ def fit(task: SearchTask, batch: dict, judge: Judge, config: SearchSection, prog
         if progress:
             progress("training", epoch + 1, config.epochs)
         quality = judge.reciprocal_rank()
-        if quality > best:
+        if quality > best or not len(judge.rows):
             best, best_epoch, weights = quality, epoch, snapshot(task.trainable_variables)
         elif epoch - best_epoch >= config.patience:
             break

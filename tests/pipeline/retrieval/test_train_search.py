@@ -148,6 +148,19 @@ def test_more_tolerance_leans_on_behaviour(world):
     assert counts["balance"] == 0.0
 
 
+def test_without_words_of_an_items_own_nothing_is_held_out_and_every_epoch_learned(world, tmp_path):
+    items, store, embeddings, encoder, _ = world
+    pairs = items.assign(title=[f"Pair {(row + 1) // 2}" if row else "" for row in range(len(items))], description="")
+    section, done = SearchSection(epochs=6, patience=1), []
+    counts = train_search(
+        pairs, store, embeddings, encoder, tmp_path, section, progress=lambda what, now, of: done.append((what, now))
+    )
+    assert counts["trained"] and counts["held_out"] == 0 and "recall@10" not in counts
+    assert "of its own" in counts["reason"] and counts["best_epoch"] == 5 and ("training", 6) in done
+    assert float(load_search_tower(tmp_path).balance) == counts["balance"] == 1.0
+    assert counts["questions"] == len(make_questions(pairs).rows) - 1  # item 5 has no text vector
+
+
 def test_too_few_words_train_nothing(world, tmp_path):
     items, store, embeddings, encoder, _ = world
     bare = items.assign(title="", description="", categories="rock")
