@@ -20,7 +20,7 @@ from pipeline.metrics.metrics import summarise_ranking
 from pipeline.metrics.top_k import ScoreBlock, dot_product_scores, top_k
 from pipeline.retrieval.baselines import Baseline, ItemKNN, Popularity, score_users
 from pipeline.retrieval.queries import embed_queries
-from pipeline.retrieval.served import Served, load_served
+from pipeline.retrieval.served import FULL, Served, load_served, served_history_length
 from pipeline.retrieval.train_retrieval import build_task
 from pipeline.settings.config import EvaluationConfig
 from towers.two_tower import TwoTower, load_two_tower
@@ -115,8 +115,9 @@ def evaluate_retrieval(
 
     Returns: the content of `retrieval.json` (see the contract of `pipeline.report.page`).
     """
-    served = load_served(run)
-    known_splits, length = config.mask_splits, served.history_length
+    served, known_splits = load_served(run), config.mask_splits
+    # As long as the longest that any model reads, and each cuts it to its own: another may read more than what is served.
+    length = max(served_history_length(run, name) for name in {FULL, "ids_only", *variants})
     judge = Judge(make_requests(dataset, "test", known_splits=known_splits, history_length=length), dataset.counts)
     requests = judge.requests
     if not len(requests.users):

@@ -9,7 +9,9 @@ import pytest
 
 from data.schema import TRAIN, VALID
 from data.validation import DatasetError
-from pipeline.evaluation.evaluate import evaluate_retrieval
+from pipeline.evaluation.evaluate import Judge, evaluate_retrieval, served_scores
+from pipeline.metrics.examples import make_requests
+from pipeline.retrieval.served import load_served
 from pipeline.retrieval.train_retrieval import train_retrieval
 from pipeline.settings.config import EvaluationConfig, RetrievalConfig
 from pipeline.settings.job import JobSection
@@ -88,7 +90,8 @@ def test_evaluation_counts_and_masks(world, tmp_path):
     run.mkdir(parents=True)
     out.mkdir()
     train(world, tmp_path / "full").rename(run / "full")
-    train(world, tmp_path / "ids", modalities=()).rename(run / "ids_only")
+    longer = CONFIG.model_copy(update={"history_length": 8})
+    train(world, tmp_path / "ids", longer, modalities=()).rename(run / "ids_only")
     result = evaluate_retrieval(
         dataset,
         store,
@@ -112,6 +115,11 @@ def test_evaluation_counts_and_masks(world, tmp_path):
         and result["baselines"]["popularity"]["test"]["users"] == result["test"]["users"]
     )
     assert set(result["ablation"]["text"]) >= {"masked", "test"}
+    # Who reads more than what is served is judged by all that they read.
+    requests = make_requests(dataset, "test", known_splits=EvaluationConfig().mask_splits, history_length=8)
+    ids_only = served_scores(load_served(run.parent, "ids_only"), dataset, requests)
+    assert (requests.history[:, 4:] > 0).any()
+    assert result["baselines"]["ids_only"] == Judge(requests, dataset.counts).judge(ids_only)
 
 
 def test_where_nothing_is_new_warm_towers_stay_and_their_figure_with_them(world, tmp_path):
