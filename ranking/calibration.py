@@ -92,6 +92,12 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, iterations: int = 50) -> d
         )
         step = np.linalg.solve(hessian + 1e-9 * max(1.0, np.trace(hessian)) * np.eye(2), gradient)
         size = 1.0
+        # A step beyond the smallest slope ends there, and at the smallest slope the intercept alone moves: a joint step
+        # of which only the slope is held back goes towards the intercept of another slope, and stalls off the rate.
+        if step[0] > 0 and slope - MINIMUM_SLOPE < 1e-9:
+            step = np.array([0.0, gradient[1] / max(hessian[1, 1], 1e-9)])
+        elif step[0] > slope - MINIMUM_SLOPE:
+            step *= (slope - MINIMUM_SLOPE) / step[0]
         # Halve until the likelihood gains: Newton overshoots where the sigmoid is flat.
         while size > 1e-8:
             asked = (max(MINIMUM_SLOPE, slope - size * step[0]), intercept - size * step[1])

@@ -55,6 +55,17 @@ def test_platt_recovers_the_bend():
     assert calibration["intercept"] == pytest.approx(-4 / 3, abs=0.03)
 
 
+@pytest.mark.parametrize(("slope", "centre"), [(-0.3, -4.0), (0.0, -10.0), (-1.0, 4.0)])
+def test_a_flat_or_reversed_head_still_has_the_mean_right(slope, centre):
+    rng = np.random.default_rng(6)
+    logits = rng.normal(centre, 1, 5000)
+    labels = (rng.random(5000) < 1 / (1 + np.exp(2 - slope * (logits - centre)))).astype(float)
+    calibration = fit_calibration("platt", logits, labels)
+    assert 0 < calibration["slope"] < 0.1
+    # Platt's smoothed labels lie at most 1 / (P + 2) from the labels.
+    assert np.asarray(apply_calibration(logits, calibration)).mean() == pytest.approx(labels.mean(), abs=2e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_json(kind):
     calibration = fit_calibration(kind, *bent(4, 300))
