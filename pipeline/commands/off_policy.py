@@ -53,11 +53,13 @@ def off_policy(
     )
     fold = judged_requests(fold)
     found = estimate_off_policy(
-        dataset, fold, answer_fold(form, fold), form.spec.heads, reward=reward, size=size, clip=clip or None
-    )
+        dataset, fold, answer_fold(form, fold), form.spec.heads, reward=reward, size=size, clip=clip or None,
+        window_seconds=form.config.request_seconds,
+    )  # fmt: skip
     if found is None:
         raise StageError(
-            f"--run: the test split of {run} has too few pages whose every event has a propensity. Add to interactions.parquet "
+            f"--run: the test split of {run} has too few pages whose every event has a propensity (of a user's visits within "
+            f"{form.config.request_seconds:,} seconds the first page counts). Add to interactions.parquet "
             "`propensity` (probability of having been on the page, above 0 and at most 1), or `position` and "
             "`place_propensity` (of having been chosen for it, given those above) for every item of a page, and ingest again."
         )
@@ -86,6 +88,8 @@ def _show(found: dict[str, Any]) -> None:
         name = " less ".join(found["policies"])
         table.add_row(name, kind.upper(), f"{gap:+.4f}", f"[{low:+.4f}, {high:+.4f}]", *[""] * 3)
     Console(width=None if Console().is_terminal else 140).print(table)
+    if found["later_impressions"]:
+        typer.echo(f"Of each visit the first page counts; {found['later_impressions']:,} impressions of later ones do not.")
     typer.echo(
         f"A weight a page far below {found['size']} says that the log hardly ever shows what the policy would: then IPS is "
         "too low, SNIPS speaks of the rest, and DR leans on the ranker's own predictions."

@@ -112,7 +112,8 @@ def evaluate_ranking(
         "order": judge_orders(orders, targets, requests.users, segments, config.seed),
         "exposure": judge_exposure(orders, requests.relevant, dataset.counts, groups, vectors),
     }
-    if (off_policy := estimate_off_policy(dataset, visits, told, form.spec.heads)) is not None:
+    window = config.request_seconds
+    if (off_policy := estimate_off_policy(dataset, visits, told, form.spec.heads, window_seconds=window)) is not None:
         result["off_policy"] = off_policy
     if trained is not None:
         result["lightgbm"] = boosted_trees_report(trained)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import Dataset
-from data.schema import SPLIT_CODES
+from pipeline.policy.first_pages import request_events
 from pipeline.policy.off_policy import (
     LoggedActions,
     difference,
@@ -42,16 +42,8 @@ def page_propensities(dataset: Dataset, split: str, requests: Requests) -> tuple
 
 def _of_impressions(dataset: Dataset, split: str, requests: Requests, values: NDArray) -> NDArray[np.float64]:
     """A number of the log's events [all of them] for every impression; NaN where there is none. [E]"""
-    events = dataset.events
-    inside = np.flatnonzero(events["split"].to_numpy() == SPLIT_CODES[split])
-    user, item, time = (events[name].to_numpy()[inside].astype(np.int64) for name in ("user", "item", "timestamp"))
-    # Requests stand in the order of user and time; an event belongs to the user's last one that had begun, if it is there.
-    span = int(max(time.max(initial=0), requests.timestamp.max(initial=0))) + 1
-    begun = requests.user.astype(np.int64) * span + requests.timestamp
-    owner = np.searchsorted(begun, user * span + time, side="right") - 1
-    theirs = owner >= 0
-    theirs[theirs] = requests.user[owner[theirs]] == user[theirs]
-    inside, item, time, owner = inside[theirs], item[theirs], time[theirs], owner[theirs]
+    inside, owner = request_events(dataset, split, requests)
+    item, time = (dataset.events[name].to_numpy()[inside].astype(np.int64) for name in ("item", "timestamp"))
     width = dataset.schema.item_rows
     order = np.lexsort((time, owner * width + item))
     keys, first = np.unique((owner * width + item)[order], return_index=True)

@@ -126,10 +126,12 @@ def _off_policy_table(found: Mapping[str, Any], number: Callable[[Any], str]) ->
         name = " less ".join(map(name_of, found["policies"]))
         rows.append([name, kind.upper(), interval_text([gap, low, high]), "", ""])
     clip = "no weight clipped" if found["clip"] is None else f"weights clipped at {found['clip']:g}"
+    later = found.get("later_impressions", 0)
+    first = f" Of each visit the first page counts; {later:,} impressions of later pages do not." if later else ""
     caption = (
-        f"From {found['pages']:,} pages and {found['impressions']:,} impressions with their propensities, {clip}. A weight "
-        f"a page far below {found['size']} says that the log hardly ever shows what the policy would: IPS is then too low, "
-        "and DR leans on the ranker's own predictions."
+        f"From {found['pages']:,} pages and {found['impressions']:,} impressions with their propensities, {clip}.{first} "
+        f"A weight a page far below {found['size']} says that the log hardly ever shows what the policy would: IPS is then "
+        "too low, and DR leans on the ranker's own predictions."
     )
     return ReportTable(
         "off-policy",
