@@ -28,7 +28,7 @@ def least_protected(share: Any, significance: Any, k: Any, *, ops: Any = keras_o
 
     Args:
         share: [B, 1] or [1, 1], the share that a fair page has; may differ between users' groups.
-        significance: [1, 1] or [B, 1]; 0.1 is usual, 0.5 asks for about the share itself.
+        significance: [1, 1] or [B, 1]; 0.1 is usual for a test of pages that are there; 0.5 asks for about the share itself.
         k: length of the page; a tensor where the page's length is an input of a graph.
 
     Returns: f32 [B, k], never falling, rising by at most 1 a place.

@@ -60,7 +60,7 @@ class Policy:
     calibration: float = 0.0
     group_boost: float = 0.0
     group_share: float = 0.0
-    significance: float = 0.1
+    significance: float = 0.5
     creator_cap: float = 0.0
     category_cap: float = 0.0
     mmr_lambda: float = 1.0

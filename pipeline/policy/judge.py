@@ -22,8 +22,6 @@ LAMBDAS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4)
 DPPS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 RAISES = (1.1, 1.25, 1.5)
 """Shares of the exposure that boosts are tried for, as multiples of what the protected group has anyway."""
-CERTAIN = 0.5
-"""Significance at which a floor asks for about the share itself."""
 
 
 def trade_off(ranked: RankedVisits, cost: float) -> dict[str, Any]:
@@ -124,6 +122,7 @@ def judge_fairness(
     user_group: NDArray | None = None,
     group_names: list[str] | None = None,
     column: str = "",
+    significance: float = Policy().significance,
 ) -> dict[str, Any]:
     """What it costs to show a group of items as much as people choose it, by a floor in every page and by one boost.
 
@@ -132,6 +131,7 @@ def judge_fairness(
             is shown needs no label. tuning: earlier visits, whose choices say what share is fair.
         protected: what the protected group is called.
         user_group: int [U + 1] codes of users' groups; group_names: of the codes; column: what they are groups of.
+        significance: of floors, as the released policy has it.
 
     Returns:
         {"protected", "share_of_catalogue", "share_of_choices", "target", "policies": {"none", "floor", "boost":
@@ -148,7 +148,7 @@ def judge_fairness(
     boost = boost_to(target)
     policies = {
         "none": Policy(),
-        "floor": Policy(group_share=target, significance=CERTAIN),
+        "floor": Policy(group_share=target, significance=significance),
         "boost": Policy(group_boost=boost),
     }
     result: dict[str, Any] = {
@@ -175,11 +175,13 @@ def judge_fairness(
             boost = boost_to(share)
             result["raised"].append({"target": share, "boost": boost, **figures(Policy(group_boost=boost))})
     if user_group is not None and group_names is not None:
-        result["users"] = {"column": column, **judge_user_groups(ranked, user_group, group_names)}
+        result["users"] = {"column": column, **judge_user_groups(ranked, user_group, group_names, significance)}
     return result
 
 
-def judge_user_groups(ranked: RankedVisits, user_group: NDArray, group_names: list[str]) -> dict[str, Any]:
+def judge_user_groups(
+    ranked: RankedVisits, user_group: NDArray, group_names: list[str], significance: float = Policy().significance
+) -> dict[str, Any]:
     """How differently groups of users are served, before and after floors that bring their shares of protected items
     together: each group that is shown less of them than all users are on average gets the floor that brings it there.
 
@@ -195,8 +197,8 @@ def judge_user_groups(ranked: RankedVisits, user_group: NDArray, group_names: li
     for code in range(count):
         inside = np.flatnonzero(mine == code)
         if len(inside) >= MINIMUM_USERS:
-            floors[code] = find_floor(functools.partial(_share_with, ranked.take(inside), group), average)
-    pages = [plain, ranked.pages(Policy(significance=CERTAIN), PAGE, group_share=floors[mine])]
+            floors[code] = find_floor(functools.partial(_share_with, ranked.take(inside), group, significance), average)
+    pages = [plain, ranked.pages(Policy(significance=significance), PAGE, group_share=floors[mine])]
     quality = [ndcg_at_k(shown, ranked.visits.relevant, PAGE) for shown in pages]
     groups = {}
     for code, name in enumerate(group_names):
@@ -212,8 +214,8 @@ def judge_user_groups(ranked: RankedVisits, user_group: NDArray, group_names: li
     return {"groups": groups, "gap": _gaps(groups), "cost": 1 - means[1] / means[0] if means[0] else float("nan")}
 
 
-def _share_with(ranked: RankedVisits, group: NDArray, floor: float) -> float:
-    return _share(ranked.pages(Policy(group_share=floor, significance=CERTAIN), PAGE), group)
+def _share_with(ranked: RankedVisits, group: NDArray, significance: float, floor: float) -> float:
+    return _share(ranked.pages(Policy(group_share=floor, significance=significance), PAGE), group)
 
 
 def _gaps(groups: dict[str, Any]) -> dict[str, list[float]]:

@@ -84,7 +84,8 @@ def judge_policies(
     if len(held_out.visits):
         column = config.policy.user_groups or comparable_column(dataset, people.users)
         groups, names = user_groups(dataset, column) if column else (None, None)
-        result["fairness"] = judge_fairness(asked_once, held_out, config.policy.protected, groups, names, column)
+        asked_for = (config.policy.protected, groups, names, column, policy.significance)
+        result["fairness"] = judge_fairness(asked_once, held_out, *asked_for)
     return result
 
 

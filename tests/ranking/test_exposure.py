@@ -7,6 +7,13 @@ import pytest
 
 from ranking.array_ops import numpy_ops
 from ranking.exposure import exposure_share, find_floor, find_group_boost, least_protected
+from ranking.policy import Policy
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.35, 0.5, 0.8])
+def test_a_floor_asks_for_about_the_share_unless_told_otherwise(share):
+    found = least_protected(np.array([[share]]), np.array([[Policy().significance]]), 10, ops=numpy_ops)[0]
+    assert found[-1] == pytest.approx(10 * share, abs=0.5)
 
 
 @pytest.mark.parametrize(("share", "significance"), [(0.1, 0.1), (0.5, 0.05), (0.7, 0.25), (0.0, 0.1), (1.0, 0.1)])

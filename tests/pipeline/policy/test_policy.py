@@ -148,6 +148,18 @@ def test_fairness_reaches_the_share_that_people_choose_and_says_what_it_costs(ra
     assert policies["boost"]["cost"] < 0 and policies["none"]["cost"] == 0
 
 
+def test_floors_are_judged_at_the_significance_they_are_served_with(ranked):
+    shares = {}
+    for significance in (0.05, Policy().significance):
+        found = judge_fairness(ranked, ranked, "every third", significance=significance)
+        policy = Policy(group_share=found["target"], significance=significance)
+        pages = ranked.pages(policy, 10)
+        weights = 1 / np.log2(np.arange(2, 12)) * (pages > 0)
+        shares[significance] = found["policies"]["floor"]["exposure_share"]
+        assert shares[significance] == pytest.approx((weights * ranked.facts.protected[pages]).sum() / weights.sum())
+    assert shares[0.05] < shares[0.5] - 0.05
+
+
 def test_floors_bring_groups_of_users_together():
     blind = ranked_visits(3, blind=1.5)
     group = (np.arange(USERS + 1) % 2 == 0).astype(np.int32)
