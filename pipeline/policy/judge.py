@@ -22,6 +22,8 @@ LAMBDAS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4)
 DPPS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 RAISES = (1.1, 1.25, 1.5)
 """Shares of the exposure that boosts are tried for, as multiples of what the protected group has anyway."""
+MINIMUM_VISITS = 100
+"""Of fewer visits nobody can tell what diversity costs."""
 
 
 def trade_off(ranked: RankedVisits, cost: float) -> dict[str, Any]:
@@ -32,7 +34,8 @@ def trade_off(ranked: RankedVisits, cost: float) -> dict[str, Any]:
 
     Returns:
         {"plain", "mmr": [...], "dpp": [...]}: points {weight, ndcg@10, distance, cost: see `smooth_costs`}; "mmr_lambda" and
-        "dpp_strength": the strongest whose smoothed cost is within the bound, 1 and 0 where none is.
+        "dpp_strength": the strongest whose smoothed cost is within the bound, 1 and 0 where none is; and where nothing can be
+        known of costs, which "reason" then says.
     """
     plain = _point(ranked, ranked.pages(Policy(), PAGE))
     result: dict[str, Any] = {"plain": plain, "mmr": [], "dpp": [], "mmr_lambda": 1.0, "dpp_strength": 0.0}
@@ -46,8 +49,24 @@ def trade_off(ranked: RankedVisits, cost: float) -> dict[str, Any]:
             {"weight": weight, **point, "cost": float(share)}
             for weight, point, share in zip(weights, points, smooth, strict=True)
         ]
-        result[name] = next((weights[at] for at in np.flatnonzero(smooth <= cost)[::-1]), result[name])
-    return result
+        if not (reason := unknown_costs(plain["ndcg@10"], len(ranked.visits))):
+            result[name] = next((weights[at] for at in np.flatnonzero(smooth <= cost)[::-1]), result[name])
+    return {**result, "reason": reason} if reason else result
+
+
+def unknown_costs(quality: float, visits: int) -> str:
+    """Why visits cannot tell what diversity costs; "" where they can.
+
+    Args:
+        quality: NDCG@10 of their plain order, of which a share may be lost.
+
+    Example:
+        >>> unknown_costs(0.2, 500), unknown_costs(0.0, 500)
+        ('', 'no visit chose anything that its plain page shows')
+    """
+    if visits < MINIMUM_VISITS:
+        return f"{visits} held-out visits are too few to tell, {MINIMUM_VISITS} are needed"
+    return "" if quality > 0 else "no visit chose anything that its plain page shows"
 
 
 def smooth_costs(strengths: NDArray, costs: NDArray) -> NDArray[np.float64]:

@@ -44,7 +44,8 @@ def choose_policy_stage(dataset: Dataset, run: Path, out: Path, config: Config) 
     (out / POLICY).write_text(policy.to_json())
     report = {"visits": len(held_out.visits), "policy": policy.weights(), **found}
     (out / REPORT).write_text(json.dumps(report, indent=2))
-    return {"visits": len(held_out.visits), "mmr_lambda": policy.mmr_lambda}
+    why = {"no_diversity_chosen": found["reason"]} if config.policy.mmr_lambda == "auto" and "reason" in found else {}
+    return {"visits": len(held_out.visits), "mmr_lambda": policy.mmr_lambda, **why}
 
 
 def load_policy(run: Path, section: PolicySection) -> Policy:
@@ -78,7 +79,7 @@ def judge_policies(
     policy = load_policy(run, config.policy)
     diversity = judge_diversity(ranked, policy, chosen.get("dpp_strength", 0.0), vectors, seed, asked_once)
     if chosen:
-        diversity["validation"] = {name: chosen[name] for name in ("plain", "mmr", "dpp") if name in chosen}
+        diversity["validation"] = {name: chosen[name] for name in ("plain", "mmr", "dpp", "reason") if name in chosen}
     result: dict[str, Any] = {"diversity": diversity}
     held_out = held_out_visits(dataset, run, tokens, config.policy)
     if len(held_out.visits):

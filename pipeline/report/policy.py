@@ -51,7 +51,8 @@ def _trade_off_table(validation: Mapping[str, Any], number: Callable[[Any], str]
         for point in validation.get(kind) or []
     ]
     columns = ("policy", "weight", "NDCG@10", "distance", "share of NDCG@10 lost, smoothed")
-    return ReportTable("trade-off", "What diversity costs (held-out visits)", columns, rows, folded=True)
+    caption = f"None of it was chosen by these figures: {validation['reason']}." if validation.get("reason") else ""
+    return ReportTable("trade-off", "What diversity costs (held-out visits)", columns, rows, caption, folded=True)
 
 
 def _fairness_table(fairness: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:

@@ -97,6 +97,17 @@ def test_the_choice_keeps_its_bound_and_takes_no_less_than_it_may(ranked):
         assert point["cost"] == pytest.approx(1 - point["ndcg@10"] / found["plain"]["ndcg@10"], abs=0.02)
 
 
+def test_where_nothing_is_known_of_costs_no_diversity_is_chosen_and_the_reason_is_told(ranked):
+    few = ranked.take(np.arange(99))
+    nothing = Interactions.from_lists(np.full((USERS, 1), ITEMS + 1))  # what nobody could be shown
+    blind = dataclasses.replace(ranked, visits=dataclasses.replace(ranked.visits, relevant=nothing))
+    for visits, words in ((few, "99 held-out visits are too few"), (blind, "no visit chose anything that its plain page")):
+        found = trade_off(visits, 0.9)
+        assert (found["mmr_lambda"], found["dpp_strength"]) == (1.0, 0.0) and words in found["reason"]
+        assert len(found["mmr"]) == len(LAMBDAS)
+    assert "reason" not in trade_off(ranked, 0.9)
+
+
 @given(st.lists(st.floats(-0.1, 0.3), min_size=3, max_size=8))
 def test_a_curve_of_costs_never_falls_and_is_no_further_off_than_none(costs):
     strengths, measured = np.arange(1.0, len(costs) + 1), np.array(costs)
