@@ -186,7 +186,7 @@ def main() -> None:
                 results[name]["ranking_p50_ms_xla"] = xla
             continue
         fold, scores = judge(dataset, retrieval, ranking, config, served.history_length)
-        values[name] = ndcg_at_k(order_by(fold.rows, scores)[:, :K], wanted_items(fold.requests), K)
+        values[name] = ndcg_at_k(order_by(fold.rows, scores)[:, :K], wanted_items(fold.requests, fold.released), K)
         if not len(expected):
             visitors, expected = fold.requests.user, fold.rows
         results[name] = {

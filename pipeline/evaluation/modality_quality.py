@@ -123,4 +123,4 @@ def candidates_of(
 
 
 def _ndcg(fold: RankingFold, scores: NDArray, k: int) -> NDArray[np.float64]:
-    return ndcg_at_k(order_by(fold.rows, scores)[:, :k], wanted_items(fold.requests), k)
+    return ndcg_at_k(order_by(fold.rows, scores)[:, :k], wanted_items(fold.requests, fold.released), k)

@@ -26,7 +26,7 @@ BLENDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 def choosing_requests(held_out: RankingFold) -> RankingFold:
     """The held-out requests that a score and a policy are chosen on: those that chose anything, evenly drawn over the days
     where there are more than `MOST_REQUESTS`."""
-    wanted = np.flatnonzero(wanted_items(held_out.requests).counts)
+    wanted = np.flatnonzero(wanted_items(held_out.requests, held_out.released).counts)
     return held_out.take(wanted[:: max(1, math.ceil(len(wanted) / MOST_REQUESTS))])
 
 
@@ -45,7 +45,7 @@ def choose_score(
     """
     if config.score_weights or not len(asked.requests):
         return dict(config.score_weights) or {"click": 1.0}, config.score_blend, {}
-    rows, relevant = asked.rows, wanted_items(asked.requests)
+    rows, relevant = asked.rows, wanted_items(asked.requests, asked.released)
 
     def quality(score: np.ndarray) -> float:
         return mean_over_users(ndcg_at_k(order_by(rows, score)[:, :CUTOFF], relevant, CUTOFF))

@@ -147,7 +147,7 @@ def tables_of(dump: Mapping[str, Any], columns: np.ndarray) -> TreeTables:
 def weigh(form: RankingServingForm, tables: TreeTables, asked: RankingFold) -> float:
     """The `stacking_factor` over all candidates of the requests that the index has something for."""
     told = answer_fold(form, asked)["click"].astype(np.float64).clip(1e-9, 1 - 1e-7)
-    requests, wanted, exists = asked.requests, wanted_items(asked.requests), asked.rows > 0
+    requests, wanted, exists = asked.requests, wanted_items(asked.requests, asked.released), asked.rows > 0
     trees, margins = BoostedTrees(tables.count), np.zeros(asked.rows.shape, np.float32)
     trees.assign(tables)
     for start in range(0, len(margins), BLOCK_LISTS):

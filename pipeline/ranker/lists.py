@@ -34,6 +34,7 @@ class RankingFold:
         requests: R requests with their past.
         queries: [R, D]. rows, scores: [R, T], retrieved.
         chosen_user, chosen_item: [E] pairs that users chose anywhere in the split.
+        released: [N + 1] UTC seconds, 0 = always there; None = unknown.
     """
 
     requests: Requests
@@ -42,10 +43,11 @@ class RankingFold:
     scores: np.ndarray
     chosen_user: np.ndarray
     chosen_item: np.ndarray
+    released: np.ndarray | None = None
 
     def take(self, chosen: np.ndarray) -> RankingFold:
         arrays = (self.queries[chosen], self.rows[chosen], self.scores[chosen])
-        return RankingFold(self.requests.take(chosen), *arrays, self.chosen_user, self.chosen_item)
+        return RankingFold(self.requests.take(chosen), *arrays, self.chosen_user, self.chosen_item, self.released)
 
     def lists(
         self, dataset: Dataset, item_embeddings: np.ndarray, config: RankingConfig, seed: list[int]
@@ -108,7 +110,7 @@ def retrieve_fold(
         search_fn, queries, config.retrieved, requests.seen_start, requests.seen_item, released, requests.timestamp
     )
     requests = dataclasses.replace(requests, history=history[:, : config.history_length])
-    return RankingFold(requests, queries, rows, scores, user[positive], item[positive])
+    return RankingFold(requests, queries, rows, scores, user[positive], item[positive], released)
 
 
 def past_histories(

@@ -27,10 +27,20 @@ MOST_REQUESTS = 6_000
 """Of more requests a random choice is judged: intervals are narrow by then, and trees answer a candidate at a time."""
 
 
-def wanted_items(requests: Requests) -> Interactions:
-    """What was chosen in each request: the impressions with a positive `click`, one line a request."""
-    owner = np.repeat(np.arange(len(requests)), np.diff(requests.start))
-    chosen = requests.labels["click"] > 0
+def wanted_items(requests: Requests, released: NDArray | None = None) -> Interactions:
+    """What was chosen in each request and could have been recommended to it: the impressions with a positive `click` of items
+    that the user had not seen before and that were released by then, one line a request.
+
+    Args:
+        released: [N + 1] UTC seconds, 0 = always there; None = nothing is left out for its release.
+    """
+    owner, chosen = requests.owner, requests.labels["click"] > 0
+    width = int(max(requests.item.max(initial=0), requests.seen_item.max(initial=0))) + 1
+    seen = np.repeat(np.arange(len(requests)), np.diff(requests.seen_start)) * width + requests.seen_item
+    chosen &= ~np.isin(owner * width + requests.item, seen)
+    if released is not None:
+        now = requests.timestamp[owner]
+        chosen &= (released[requests.item] <= now) | (now <= 0)
     return Interactions.from_pairs(owner[chosen], requests.item[chosen], len(requests))
 
 
@@ -59,7 +69,7 @@ def request_values(
     if trained is not None and (booster := load_boosted_trees(trained)) is not None:
         given = (asked.user, asked.history, fold.rows, fold.scores, asked.timestamp, asked.context)
         orders["lightgbm"] = order_by(fold.rows, score_candidates(booster, form, *given))
-    wanted = wanted_items(asked)
+    wanted = wanted_items(asked, fold.released)
     return {name: ndcg_at_k(rows[:, :k], wanted, k) for name, rows in orders.items()}
 
 

@@ -42,9 +42,8 @@ class Visits:
     def of(cls, fold: RankingFold, told: Mapping[str, NDArray]) -> Visits:
         """The requests of a fold, and the ranker's answer to them (`score` and `click`, [R, T])."""
         asked = fold.requests
-        return cls(
-            asked.user, asked.history, asked.timestamp, wanted_items(asked), fold.rows, told["score"], told["click"]
-        )
+        wanted = wanted_items(asked, fold.released)
+        return cls(asked.user, asked.history, asked.timestamp, wanted, fold.rows, told["score"], told["click"])
 
     def take(self, index: NDArray) -> Visits:
         """Some of the visits."""

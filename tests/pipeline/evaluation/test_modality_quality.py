@@ -26,6 +26,9 @@ def world():
     form = RankingServingForm.from_ranker(planted.ranker(SMALL), score_weights={"click": 1.0}, blend=0.01)
     rows, scores = planted.candidates.copy(), -np.sort(-planted.scores, axis=1)
     rows[::5, -3:] = 0
+    # No index answers what was seen before.
+    rows[(rows[:, :, None] == planted.history[:, None, :2]).any(axis=2)] = 0
+    rows = np.take_along_axis(rows, np.argsort(rows == 0, axis=1, kind="stable"), axis=1)
     given = (planted.user, planted.history, rows, scores, planted.timestamp)
     liked = order_by(rows, np.asarray(form(*given)["score"]))[:, :3]
     requests = group_requests(

@@ -1,5 +1,6 @@
 """Judging visit by visit: what a visit wanted, three orders of the same candidates, and intervals over people."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -62,6 +63,27 @@ def test_a_visit_wants_what_was_chosen_in_it(fold):
     assert [set(wanted[number].tolist()) for number in range(len(wanted))] == [
         wanted_of(fold.requests, number) for number in range(len(wanted))
     ]
+
+
+def test_what_could_not_be_recommended_is_not_wanted(fold):
+    rng = np.random.default_rng(8)
+    asked = fold.requests
+    released = rng.integers(0, 400_000, ITEMS + 1)
+    past = [rng.integers(1, ITEMS + 1, rng.integers(0, 8)) for _ in range(len(asked))]
+    asked = asked.with_past(asked.history, past)
+    asked = dataclasses.replace(asked, timestamp=np.where(np.arange(len(asked)) % 5, asked.timestamp, 0))
+    found = wanted_items(asked, released)
+    left = 0
+    for number in range(len(asked)):
+        now = asked.timestamp[number]
+        wanted = {
+            item for item in wanted_of(asked, number) if item not in past[number] and (now == 0 or released[item] <= now)
+        }
+        assert set(found[number].tolist()) == wanted
+        left += not wanted
+    judged = dataclasses.replace(fold, requests=asked, released=released).take(np.arange(len(asked)))
+    values = request_values(judged, -np.cumsum(np.ones(judged.rows.shape), axis=1), None, None)["ranked"]
+    assert 0 < np.isnan(values).sum() == left < len(asked)
 
 
 def test_orders_are_judged_as_in_the_loop(fold):
