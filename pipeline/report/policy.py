@@ -37,7 +37,8 @@ def _diversity_table(diversity: Mapping[str, Any], number: Callable[[Any], str])
     )  # fmt: skip
     caption = (
         "Before → after, visit by visit, where nothing else is said. Distances are means over the pairs of a page: 0 = all "
-        "alike."
+        "alike. The released policy is judged without what it adds by chance (epsilon, thompson) and without floors of single "
+        "user groups (user_floors): whatever of these is set costs beside what stands here."
     )
     return ReportTable("diversity", f"Diversity of the first {diversity.get('k', 10)}", columns, rows, caption)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from pipeline.report.figure import name_of
 
-TRUSTED_ERROR = 0.03
-"""Expected calibration error up to which probabilities are called trustworthy."""
+TRUSTED_ERROR, TRUSTED_SHARE = 0.03, 0.25
+"""Expected calibration error up to which probabilities are called trustworthy, by itself and as a share of the observed rate:
+an error of .02 is little where every third is chosen, and all there is to know where every fiftieth is."""
 JUDGED = {"retrieval recall@100": "Recall@100, newest days", "ranked NDCG@10": "Ranked NDCG@10, newest days"}
 """What a job's candidate is judged by, as the gate calls it and as people read it."""
 
@@ -120,10 +121,18 @@ def _ranking_words(report: Mapping[str, Any]) -> list[str]:
         better = "better than" if gap[1] > 0 else "worse than" if gap[2] < 0 else "not shown to differ from"
         sentences.append(f"It is {better} boosted trees on the same features, which reach {trees:.3f}.")
     if error is not None:
-        trusted = "can be" if error <= TRUSTED_ERROR else "should not be"
+        rate = _click_rate(ranking)
+        trusted = "can be" if error <= TRUSTED_ERROR and (rate is None or error <= TRUSTED_SHARE * rate) else "should not be"
         points = f"{100 * error:.1f} percentage points"
-        sentences.append(f"The probabilities {trusted} taken at their word: on average they are off by {points}.")
+        beside = "" if rate is None else f", where {percent(rate)} of what is shown or drawn is chosen"
+        sentences.append(f"The probabilities {trusted} taken at their word: on average they are off by {points}{beside}.")
     return sentences
+
+
+def _click_rate(ranking: Mapping[str, Any]) -> float | None:
+    """The share of positives among the examples that the calibration error of clicks is over; None where it is not told."""
+    examples, positives = (_at(ranking, "heads", "click", key) for key in ("examples", "positives"))
+    return positives / examples if examples and positives is not None else None
 
 
 def _index_words(report: Mapping[str, Any]) -> list[str]:

@@ -135,6 +135,27 @@ def test_tables_hold_the_figures(tables):
     assert ["named · text", "300"] in tables["deletion-test"].rows
 
 
+@pytest.mark.parametrize(
+    ("error", "positives", "words"),
+    [
+        (0.02, 300, "can be"), (0.02, 20, "should not be"), (0.004, 20, "can be"), (0.04, 500, "should not be"),
+        (0.02, None, "can be"),
+    ],
+)  # fmt: skip
+def test_probabilities_are_trusted_where_their_error_is_small_beside_the_rate(error, positives, words):
+    heads = {} if positives is None else {"click": {"examples": 1000, "positives": positives}}
+    (sentence,) = [one for one in summarise({"ranking": {"ece": error, "heads": heads}}) if "probabilities" in one]
+    assert f"The probabilities {words} taken at their word" in sentence and f"{100 * error:.1f} percentage points" in sentence
+    assert ("is chosen" in sentence) == (positives is not None)
+
+
+def test_what_a_table_does_not_judge_is_said(tables):
+    assert all(name in tables["diversity"].caption for name in ("epsilon", "thompson", "user_floors"))
+    judged = {**RANKING["off_policy"], "later_impressions": 1234}
+    (table,) = ranking_tables({"off_policy": judged}, format_number)
+    assert "1,234 impressions of later pages" in table.caption and "later pages" not in tables["off-policy"].caption
+
+
 def test_trees_that_could_not_be_fitted_say_why():
     (table,) = ranking_tables({"lightgbm": {"skipped": "libgomp.so.1 is missing"}}, format_number)
     assert table.rows == [["libgomp.so.1 is missing"]]
