@@ -12,6 +12,8 @@ from keras import ops
 
 KINDS = ("platt", "isotonic")
 MINIMUM_SLOPE = 1e-3
+END_LOGITS, END_SHARE = 20.0, 0.01
+"""How far an isotonic calibration still moves beyond its outermost knots, and by what share of the way to 0 or 1."""
 
 
 def fit_calibration(kind: str, logits, labels, users=None) -> dict:
@@ -118,7 +120,8 @@ def fit_isotonic(logits: np.ndarray, labels: np.ndarray) -> dict:
     """The non-decreasing function closest to the labels (pool adjacent violators), as knots to interpolate between.
 
     Each pool becomes one knot at its mean logit, so that between knots the function rises and ties are rare; each pool
-    is smoothed by one pseudo-observation of the overall rate, and pools hold at least 1 % of the examples.
+    is smoothed by one pseudo-observation of the overall rate, and pools hold at least 1 % of the examples. Beyond the
+    outermost pools nothing was observed, but their best candidates must not tie: there it goes on, hardly rising.
 
     Paper: Zadrozny & Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates", KDD 2002.
     """
@@ -134,7 +137,10 @@ def fit_isotonic(logits: np.ndarray, labels: np.ndarray) -> dict:
     x = np.array([pool[0] / pool[2] for pool in pools])
     y = np.maximum.accumulate([(pool[1] + overall) / (pool[2] + 1) for pool in pools])
     distinct = np.concatenate([[True], np.diff(x) > 1e-6])
-    return {"kind": "isotonic", "x": x[distinct].tolist(), "y": y[distinct].tolist()}
+    x, y = x[distinct], y[distinct]
+    x = np.concatenate([[x[0] - END_LOGITS], x, [x[-1] + END_LOGITS]])
+    y = np.concatenate([[y[0] * (1 - END_SHARE)], y, [y[-1] + END_SHARE * (1 - y[-1])]])
+    return {"kind": "isotonic", "x": x.tolist(), "y": y.tolist()}
 
 
 def apply_calibration(logits, calibration: dict, domain=None):

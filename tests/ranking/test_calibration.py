@@ -49,6 +49,17 @@ def test_is_monotone_and_a_probability(kind, world):
     assert (probability <= 1).all()
 
 
+def test_isotonic_tells_candidates_beyond_its_outermost_pools_apart():
+    logits, labels = bent(7, 5000)
+    calibration = fit_calibration("isotonic", logits, labels)
+    for end, rate in ((np.sort(logits)[-50:], 1.0), (np.sort(logits)[:50], 0.0)):
+        beyond = np.float32(end.mean()) + np.arange(0.5, 15, 0.5).astype(np.float32) * (1 if rate else -1)
+        probability = np.asarray(apply_calibration(beyond, calibration))
+        assert (np.diff(probability) * (1 if rate else -1) > 0).all()
+        pool = np.asarray(apply_calibration(np.float32([end.mean()]), calibration))[0]
+        assert np.abs(probability - pool).max() <= 0.01 * abs(rate - pool) + 1e-6
+
+
 def test_platt_recovers_the_bend():
     calibration = fit_calibration("platt", *bent(3, 200_000))
     assert calibration["slope"] == pytest.approx(1 / 3, abs=0.01)
