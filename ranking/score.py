@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from keras import ops as keras_ops
+
+BENT_BELOW, PADDING = -0.9, -1.0
+"""From where on scores are bent, and what they never reach: the score of what does not exist."""
+
 
 def weighted_score(probabilities, weights: dict[str, float], blend: float, standardised):
     """What candidates are ordered by.
@@ -26,3 +33,25 @@ def weighted_score(probabilities, weights: dict[str, float], blend: float, stand
         if weight:
             score = score + probabilities[head] * (weight / total)
     return score
+
+
+def above_padding(score: Any, *, ops: Any = keras_ops) -> Any:
+    """Scores as they are, but those below -0.9 bent so that they stay above -1 and in their order.
+
+        s' = -1 + h^2 / (h + below),  h = 0.1,  below = -0.9 - s;   of the slope 1 at -0.9, as s is
+
+    A retrieval score that weighs much, or heads that count against an item, take scores below -1, where what does not exist
+    stands; held at one value they would tie.
+
+    Args:
+        score: f32 of any shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from ranking.array_ops import numpy_ops
+        >>> above_padding(np.array([0.3, -0.8, -1.0, -8.0]), ops=numpy_ops).round(4).tolist()
+        [0.3, -0.8, -0.95, -0.9986]
+    """
+    height = BENT_BELOW - PADDING
+    below = ops.maximum(BENT_BELOW - score, 0.0)
+    return ops.where(score < BENT_BELOW, PADDING + height * height / (height + below), score)

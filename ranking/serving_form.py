@@ -14,11 +14,10 @@ from ranking.config import HEADS, RankerSpec, RankingConfig
 from ranking.domain_calibration import domain_of
 from ranking.fitted_numbers import FittedNumbers
 from ranking.model import Ranker, RankingNetwork
+from ranking.score import above_padding
 from ranking.trees import BoostedTrees, TreeTables
 
 DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
-LOWEST_SCORE = -0.999
-"""What exists never scores lower than this, so that padding (-1) stands last."""
 IDENTITY = {"kind": "platt", "slope": 1.0, "intercept": 0.0}
 
 
@@ -27,9 +26,9 @@ class RankingServingForm(keras.Model):
 
         probability_h = calibration_h(logit_h);  score = sum_h w_h probability_h / sum_h |w_h| + blend * z
 
-    with z the standardised retrieval score. Where boosted trees belong to it, logit_click is that of the network and their
-    sum together: trees see each feature alone, ask about thresholds and forget nothing rare, a network sees vectors; they err
-    differently.
+    with z the standardised retrieval score, and what is below -0.9 bent (`ranking.score.above_padding`). Where boosted trees
+    belong to it, logit_click is that of the network and their sum together: trees see each feature alone, ask about
+    thresholds and forget nothing rare, a network sees vectors; they err differently.
 
     Whatever training finds out is a weight, numbers of calibrations and blend included: the graph of a form is that of any
     other of the same `graph_basis`.
@@ -157,7 +156,7 @@ class RankingServingForm(keras.Model):
         answer = {head: self.fitted.probability(head, logits[head], domain) * kept for head in logits}
         answer = {head: answer.get(head, ops.zeros_like(kept)) for head in HEADS}
         score = self.fitted.score(answer, standardised)
-        return {**answer, "score": ops.where(exists, ops.maximum(score, LOWEST_SCORE), -ops.ones_like(kept))}
+        return {**answer, "score": ops.where(exists, above_padding(score), -ops.ones_like(kept))}
 
     def row_tables(self) -> list:
         """The weights with a line an item, a user or a word of an item's attributes, such as its creator, that are read by

@@ -12,9 +12,9 @@ from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
 from pipeline.ranker.lists import RankingFold
 from pipeline.ranker.rank_requests import order_by
 from pipeline.ranker.request_quality import wanted_items
+from ranking.array_ops import numpy_ops
 from ranking.config import RankerSpec, RankingConfig
-from ranking.score import weighted_score
-from ranking.serving_form import LOWEST_SCORE
+from ranking.score import above_padding, weighted_score
 
 CUTOFF, MOST_REQUESTS = 10, 3000
 SHARES = (0.25, 0.5, 1.0)
@@ -67,7 +67,7 @@ def score_of(
     """The score that a serving form of these weights gives to the same requests. f32 [R, T]"""
     standardised = standardised_scores(spec, asked.rows, asked.scores)
     score = weighted_score(told, {head: weights.get(head, 0.0) for head in spec.heads}, blend, standardised)
-    return np.where(asked.rows > 0, np.maximum(score, LOWEST_SCORE), -1.0).astype(np.float32)
+    return np.where(asked.rows > 0, above_padding(score, ops=numpy_ops), -1.0).astype(np.float32)
 
 
 def standardised_scores(spec: RankerSpec, rows: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -110,6 +110,22 @@ def test_given_ranks_replace_those_of_the_list(world, form):
     assert np.abs(np.asarray(deep["click"]) - np.asarray(whole["click"])).max() > 1e-5
 
 
+def test_low_scores_keep_their_order_above_padding(world, ranker):
+    asked = [table[:30] for table in (world.user, world.history, world.candidates, world.scores, world.timestamp)]
+    plain, heavy = (
+        np.asarray(RankingServingForm.from_ranker(ranker, CALIBRATIONS, {}, blend=blend)(*asked)["score"], np.float64)
+        for blend in (0.01, 3.0)
+    )
+    whole = 300 * plain  # what the heavy blend would be were nothing bent
+    exists = asked[2] > 0
+    assert (whole[exists] < -1.5).sum() > 50 and (heavy[exists] > -1).all() and (heavy[~exists] == -1).all()
+    low = exists & (whole < -0.9)
+    np.testing.assert_allclose(heavy[low], -1 + 0.1**2 / (0.1 - 0.9 - whole[low]), atol=1e-5)
+    np.testing.assert_allclose(heavy[exists & ~low], whole[exists & ~low], atol=1e-4)
+    order = np.argsort(whole[exists])
+    assert (np.diff(heavy[exists][order]) >= 0).all() and len(np.unique(heavy[low])) == len(np.unique(whole[low]))
+
+
 @pytest.mark.parametrize("weights", [{"click": 0.0}, {}])
 def test_the_blend_alone_is_the_retrieval_order(world, ranker, weights):
     form = RankingServingForm.from_ranker(ranker, CALIBRATIONS, weights, blend=0.1)
