@@ -65,11 +65,13 @@ def modules(
 ) -> tuple[RetrievalModule, RankingModule]:
     """Both models of a release made before the test split, the ranker without that share of its units."""
     ensemble, two_tower = served.ensemble, served.two_tower
-    tables = serving_tables(dataset, run / "ingest", two_tower.config.history_length, KNOWN)
+    form = RankingServingForm.load(run / "ranking" / "serving_form")
+    length, longer = two_tower.config.history_length, form.config.history_length
+    tables = serving_tables(dataset, run / "ingest", length, KNOWN, ranker_history=longer)
     tower = two_tower.user_tower if ensemble is None else ensemble.user_tower
     history = None if ensemble is None else ensemble.linear.history
     index = ExactIndex(served.items, precision)
-    ranker = prune_ranker(RankingServingForm.load(run / "ranking" / "serving_form"), share, tables.history)
+    ranker = prune_ranker(form, share, tables.history)
     return (
         RetrievalModule(tables, tower, index, history, precision=precision),
         RankingModule(tables, ranker, precision, dataset.context_vocabulary),

@@ -168,7 +168,8 @@ class Learner:
 
     def values(self) -> dict[str, np.ndarray]:
         """What a followed release holds in the place of the release's own, by the variables' paths."""
-        tables = serving_tables(self.dataset, self.run / "ingest", self.now.two_tower.config.history_length)
+        length, longer = self.now.two_tower.config.history_length, self.config.ranking.history_length
+        tables = serving_tables(self.dataset, self.run / "ingest", length, ranker_history=longer)
         values = {"history": tables.history, "seen_offsets": tables.seen_offsets, "seen_rows": tables.seen_rows}
         if self.now.ensemble is not None and tables.chosen is not None:
             values |= dict(zip(("chosen_offsets", "chosen_rows"), tables.chosen, strict=True))

@@ -32,12 +32,17 @@ EVERYTHING = ("train", "valid", "test")
 
 
 def serving_tables(
-    dataset: Dataset, ingested: Path, history_length: int, splits: tuple[str, ...] = EVERYTHING
+    dataset: Dataset, ingested: Path, history_length: int, splits: tuple[str, ...] = EVERYTHING, *, ranker_history: int = 0
 ) -> ServingTables:
     """What the server knows of every user when the log ends: profile, latest positive items, and everything ever shown.
 
     Evaluation stops at the test split; a server answers today, so for it the whole log counts.
+
+    Args:
+        history_length: how much of a history the user tower reads. ranker_history: how much of it the ranker does; as much
+            is kept as either reads.
     """
+    kept = max(history_length, ranker_history)
     users = np.arange(dataset.schema.user_rows)
     seen, chosen = (interactions(dataset, splits, positive_only=positive) for positive in (False, True))
     return ServingTables(
@@ -45,10 +50,11 @@ def serving_tables(
         item_ids=ingested / "item_ids.txt",
         profile=dataset.profile,
         profile_words=_profile_words(dataset),
-        history=positive_histories(dataset, splits).latest(users, history_length),
+        history=positive_histories(dataset, splits).latest(users, kept),
         seen_offsets=seen.offsets.astype(np.int64),
         seen_rows=seen.rows.astype(np.int32),
         chosen=(chosen.offsets.astype(np.int64), chosen.rows.astype(np.int32)),
+        tower_steps=history_length,
     )
 
 
@@ -76,7 +82,8 @@ def prepare(
         raw = raw_models(run, served, store, config, search=search, graphs=graphs, previous=before, why=why)
         stored = {name: store.info["modalities"][name]["encoder"] for name in store.modalities}
         encoders = {name: encoder for name, encoder in stored.items() if encoder != READY_MADE}
-    tables = serving_tables(dataset, run / "ingest", served.two_tower.config.history_length)
+    length, longer = served.two_tower.config.history_length, config.ranking.history_length
+    tables = serving_tables(dataset, run / "ingest", length, ranker_history=longer)
     again = GraphsAgain({**towers, "precision": config.serving.precision}, before)
     return tables, raw, again, {"encoders": encoders, GRAPHS: graphs}
 

@@ -69,6 +69,8 @@ class RetrievalParts(tf.Module):
         words = frozen(tables.profile_words)
         self._profile_words = lambda: words  # held by a function, since a module would track them
         self.history = table_variable(tables.history, tf.int32, "user_history")
+        longest = tables.history.shape[1]
+        self.tower_steps = min(tables.tower_steps or longest, longest)
         self.seen_offsets = table_variable(tables.seen_offsets, tf.int64, "seen_offsets")
         self.seen_rows = table_variable(tables.seen_rows, tf.int32, "seen_rows")
         half: Precision = "float32" if precision == "float32" else "float16"
@@ -93,7 +95,8 @@ class RetrievalParts(tf.Module):
         """See `serving.export.graphs_again.Reusable`; ScaNN's graph holds what it was trained to."""
         if self.index.kind not in CORE_INDEXES:
             return None
-        return {"index": self.index.kind, "linear": self.linear_history is not None, "words": self._profile_words()}
+        less = {"tower_steps": self.tower_steps} if self.tower_steps < self.history.shape[1] else {}
+        return {"index": self.index.kind, "linear": self.linear_history is not None, "words": self._profile_words(), **less}
 
     def chosen_history(self, user: tf.Tensor, recent: tf.Tensor) -> tf.Tensor:
         """The history that counts, int32 [B, L]: see `serving.graphs.request_history.choose_history`."""
@@ -108,6 +111,8 @@ class RetrievalParts(tf.Module):
         """Query vectors f32 [B, D] of user rows int32 [B], recent item rows int32 [B, H] and their `said_profile`."""
         history, stored = self.chosen_history(user, recent), tf.gather(self.profile, user)
         profile = stored if said is None else tf.where(said > 0, said, stored)
+        if self.tower_steps < self.history.shape[1]:
+            history = history[:, : self.tower_steps]
         vectors, mask = self.index.embeddings(history), history > 0
         if self.linear_history is None:
             return self.user_tower(user, profile, vectors, mask)[0]

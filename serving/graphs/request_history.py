@@ -27,6 +27,7 @@ class ServingTables:
             + 2] and int32.
         chosen: offsets and rows like those of `seen`, of what a user wanted, each item once: the whole history that a
             linear tower sums. None where none is served.
+        tower_steps: how much of a history the user tower reads, where a ranker reads more; 0 = all of it.
 
     Raises:
         ValueError: at construction, where the number of users or of columns differs between tables, or the unknown user
@@ -41,6 +42,7 @@ class ServingTables:
     seen_rows: np.ndarray
     chosen: tuple[np.ndarray, np.ndarray] | None = None
     profile_words: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    tower_steps: int = 0
 
     def __post_init__(self) -> None:
         counts = {
