@@ -13,7 +13,7 @@ from serving.gateway.catalogue import item_reply
 from serving.gateway.errors import shown
 from serving.gateway.messages import ErrorReply, ItemReply, RecommendRequest
 from serving.gateway.parts import GatewayParts
-from serving.gateway.recommend import pairs, recent_items
+from serving.gateway.recommend import pairs, recent_items, request_time
 from serving.request_fields import MAX_CANDIDATES, MAX_CONTEXT, MAX_PROFILE, MAX_RECENT, Id, ItemId, Pair
 from serving.status import ServingError
 
@@ -92,9 +92,7 @@ def add_explain_route(app: FastAPI, parts: GatewayParts) -> None:
         parts.note_user(request.user)
         if catalogue.item(request.item) is None:
             raise HTTPException(404, f"item: must be in the catalogue, received {shown(request.item)}")
-        timestamp = request.timestamp
-        if timestamp is None and settings.clock == "log" and catalogue.last_timestamp:
-            timestamp = catalogue.last_timestamp
+        timestamp = request_time(parts, request.timestamp)
         score, rank = request.retrieval_score, request.retrieval_rank
         # What happened just now counts as it does in a recommendation.
         asked = RecommendRequest(

@@ -65,6 +65,16 @@ def answer(parts: GatewayParts, request: RecommendRequest) -> RecommendReply:
     return reply
 
 
+def request_time(parts: GatewayParts, said: int | None) -> int | None:
+    """The time that models are told: what a request says, else that of the log's end or None, the wall clock's, by the setting.
+
+    A log without times ends at 0, unknown, and models that never saw a time are told none whatever the clock.
+    """
+    if said is None and (parts.settings.clock == "log" or not parts.catalogue.last_timestamp):
+        return parts.catalogue.last_timestamp
+    return said
+
+
 def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) -> RecommendReply:
     """Asks the models; popular items, marked as such, where they give no answer."""
     settings, catalogue, metrics = parts.settings, parts.catalogue, parts.metrics
@@ -72,9 +82,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
     added = parts.live.snapshot()
     excluded = _excluded(request, session, catalogue)
     allowed = _allowed(request, catalogue)
-    timestamp = request.timestamp
-    if timestamp is None and settings.clock == "log" and catalogue.last_timestamp:
-        timestamp = catalogue.last_timestamp
+    timestamp = request_time(parts, request.timestamp)
     reason: str | None = None
     versions: dict[str, int] = {}
     try:

@@ -23,7 +23,8 @@ class GatewaySettings(BaseModel):
         deadline_seconds: for each call to the model server, retries and the hedge included.
         encode_seconds: the same for encoding a new item, which reads pictures and sound.
         clock: "now" sends the wall clock with a request that names no time; "log" sends the time of the log's last
-            event, which suits a demonstration on a log that ended long ago (items would all look old otherwise).
+            event, which suits a demonstration on a log that ended long ago (items would all look old otherwise). Of a log
+            without times 0 is sent in either case: unknown, as in training.
         max_body_bytes, max_item_bytes: larger request bodies are refused; the second holds where items come with media.
         keys: file of API keys (`serving.gateway.keys`); None = open, to callers on this machine alone.
         requests_per_second, burst: of each key, unless the key file gives its own.

@@ -332,6 +332,17 @@ def test_the_log_clock_asks_for_the_time_of_the_logs_end(folders: tuple[Path, Pa
     assert [call["timestamp"] for call in fake.calls] == [300, 5]
 
 
+@pytest.mark.parametrize("clock", ["now", "log"])
+def test_models_of_a_log_without_times_are_told_none(tmp_path: Path, fake: FakeRecommender, clock: str) -> None:
+    run, _ = write_folders(tmp_path)
+    file = run / "ingest" / "events.parquet"
+    pd.read_parquet(file).assign(timestamp=0).to_parquet(file)
+    client = TestClient(create_app(GatewaySettings(run=run, clock=clock), fake))
+    client.get("/v1/recommend")
+    client.get("/v1/recommend?timestamp=5")
+    assert [call["timestamp"] for call in fake.calls] == [0, 5]
+
+
 def test_a_folder_that_is_no_run_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"ingest: must be an ingested folder with items\.parquet.*run the ingest"
