@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.ranker.rank_requests import answer_fold
 from pipeline.ranker.request_quality import wanted_items
 from pipeline.ranker.tree_examples import BLOCK_LISTS, TreeExamples
 from ranking.config import RankingConfig
+from ranking.requests import Requests
 from ranking.serving_form import RankingServingForm
 from ranking.trees import DEPTH, BoostedTrees, TreeTables, complete_trees
 
@@ -85,16 +87,17 @@ def fit_click_trees(
         import lightgbm
     except OSError as error:
         return None, {"skipped": no_lightgbm(error)}
-    train = training.dataset()
+    base = base_logit(training)
+    train = training.dataset(start=started(training, base))
     booster = lightgbm.train(
         {**SETTINGS, "seed": config.seed},
         train,
         config.trees,
-        valid_sets=[held_out.dataset(train)],
+        valid_sets=[held_out.dataset(train, started(held_out, base))],
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
     )
     rounds = booster.best_iteration
-    tables = tables_of(booster.dump_model(num_iteration=rounds), form.network.features.numbers)
+    tables = with_base(tables_of(booster.dump_model(num_iteration=rounds), form.network.features.numbers), base)
     factor = weigh(form, tables, asked)
     if factor == 0.0:
         return None, {"skipped": "they tell nothing of the held-out clicks that the network does not"}
@@ -110,10 +113,39 @@ def fit_again(trees: ClickTrees, form: RankingServingForm, examples: TreeExample
     """
     import lightgbm
 
-    booster = lightgbm.train({**SETTINGS, "seed": config.seed}, examples.dataset(), trees.rounds)
-    tables = tables_of(booster.dump_model(), form.network.features.numbers)
+    base = base_logit(examples)
+    train = examples.dataset(start=started(examples, base))
+    booster = lightgbm.train({**SETTINGS, "seed": config.seed}, train, trees.rounds)
+    tables = with_base(tables_of(booster.dump_model(), form.network.features.numbers), base)
     # A served graph is of as many trees as it was traced with, so trees that could not be grown stand there as nothing.
     return trees._replace(tables=tables.padded(trees.rounds).scaled(trees.factor))
+
+
+def base_logit(examples: TreeExamples) -> float | None:
+    """The logit of the rate of clicks that trees begin from where places are known; else None, and LightGBM finds it itself.
+
+    LightGBM takes no mean where it is told scores to begin from, and trees would spend rounds on learning it.
+    """
+    if examples.offsets is None:
+        return None
+    rate = np.clip(np.average(examples.clicks, weights=examples.weights), 1e-6, 1 - 1e-6) if len(examples.clicks) else 0.5
+    return float(np.log(rate / (1 - rate)))
+
+
+def started(examples: TreeExamples, base: float | None) -> np.ndarray | None:
+    """The scores that trees are added to: what every place adds to a click, which trees so need not explain by features."""
+    if base is None:
+        return None
+    return base + (np.zeros(len(examples.clicks)) if examples.offsets is None else examples.offsets)
+
+
+def with_base(tables: TreeTables, base: float | None) -> TreeTables:
+    """The tables with a base in the first tree's leaves, where LightGBM puts its own mean."""
+    if not base or not tables.count:
+        return tables
+    leaves = tables.leaves.copy()
+    leaves[:, 0] += base
+    return dataclasses.replace(tables, leaves=leaves.astype(np.float32))
 
 
 def tables_of(dump: Mapping[str, Any], columns: np.ndarray) -> TreeTables:
@@ -158,10 +190,23 @@ def weigh(form: RankingServingForm, tables: TreeTables, asked: RankingFold) -> f
         )  # fmt: skip
         margins[at] = np.asarray(trees(form.network.features(form.tokens, form.present, None, inputs)))
     labels = np.stack([np.isin(rows, wanted[line]) for line, rows in enumerate(asked.rows)])
-    return stacking_factor(np.log(told / (1 - told))[exists], margins[exists], labels[exists])
+    weights = None if (requests.weight == 1).all() else candidate_weights(requests, asked.rows)[exists]
+    return stacking_factor(np.log(told / (1 - told))[exists], margins[exists], labels[exists], weights)
 
 
-def stacking_factor(logits: np.ndarray, margins: np.ndarray, labels: np.ndarray) -> float:
+def candidate_weights(requests: Requests, rows: np.ndarray) -> np.ndarray:
+    """How much each candidate [R, T] counts: as its impression in the request does, 1 where it was not shown. [R, T]"""
+    weights = np.ones(rows.shape)
+    for line in range(len(rows)):
+        part = slice(requests.start[line], requests.start[line + 1])
+        same = rows[line][:, None] == requests.item[part][None, :]
+        weights[line] = np.where(same.any(axis=1), same @ requests.weight[part], 1.0)
+    return weights
+
+
+def stacking_factor(
+    logits: np.ndarray, margins: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> float:
     """How much the trees' sum weighs beside the network's logit, b / a of the most likely
 
         p = sigmoid(a logit + b margin + c),  a >= `LEAST_SLOPE`, b >= 0
@@ -169,7 +214,7 @@ def stacking_factor(logits: np.ndarray, margins: np.ndarray, labels: np.ndarray)
     Paper: Wolpert, "Stacked Generalization", Neural Networks 1992.
 
     Args:
-        logits, margins, labels: [E]; labels in [0, 1].
+        logits, margins, labels: [E]; labels in [0, 1]. weights: [E], how much each counts; None = all alike.
 
     Example: margins that are all there is to know, and logits of noise.
         >>> rng = np.random.default_rng(0)
@@ -180,10 +225,12 @@ def stacking_factor(logits: np.ndarray, margins: np.ndarray, labels: np.ndarray)
     columns = np.stack([logits, margins, np.ones(len(labels))], axis=1).astype(np.float64)
     truth = np.asarray(labels, np.float64)
 
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        scores = columns @ weights
-        probability = 0.5 * (1 + np.tanh(scores / 2))
-        return float((np.logaddexp(0, scores) - truth * scores).mean()), columns.T @ (probability - truth) / len(truth)
+    def loss(asked: np.ndarray) -> tuple[float, np.ndarray]:
+        scores = columns @ asked
+        probability, losses = 0.5 * (1 + np.tanh(scores / 2)), np.logaddexp(0, scores) - truth * scores
+        if weights is None:
+            return float(losses.mean()), columns.T @ (probability - truth) / len(truth)
+        return float(np.average(losses, weights=weights)), columns.T @ (weights * (probability - truth)) / weights.sum()
 
     bounds = [(LEAST_SLOPE, None), (0, None), (None, None)]
     found = scipy.optimize.minimize(loss, np.array([1.0, 0.0, 0.0]), jac=True, bounds=bounds, method="L-BFGS-B").x

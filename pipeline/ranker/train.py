@@ -188,7 +188,10 @@ def train_ranking(
     known: tuple[TreeExamples, TreeExamples] | None = None
     if start is None:
         past = RankingServingForm.from_ranker(ranker, newest=False)
-        known = TreeExamples.of(past, first, config, rng), TreeExamples.of(past, judged, config, rng)
+        known = (
+            TreeExamples.of(past, first, config, rng, ranker.position),
+            TreeExamples.of(past, judged, config, rng, ranker.position),
+        )
         trees, told_of_trees = fit_click_trees(past, *known, asked, config)
     tables = None if trees is None else trees.tables
     past = RankingServingForm.from_ranker(ranker, newest=False, trees=tables)
@@ -203,7 +206,7 @@ def train_ranking(
     if trees is not None or baseline:
         caught_up = RankingServingForm.from_ranker(ranker, newest=False)
         everything = TreeExamples.of(
-            caught_up, fold.lists(dataset, item_embeddings, config, [config.seed, 0]), config, rng
+            caught_up, fold.lists(dataset, item_embeddings, config, [config.seed, 0]), config, rng, ranker.position
         )
         if baseline and known is not None:
             baseline_report = fit_boosted_trees(*known, config, out, again=everything)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ranking.config import RankingConfig
 from ranking.lists import RankingLists
+from ranking.position_tower import PositionTower
 from ranking.serving_form import RankingServingForm
 
 if TYPE_CHECKING:
@@ -26,21 +27,32 @@ class TreeExamples:
 
     Attributes:
         features: f32 [E, X'], see `tree_features`. clicks: [E]. sizes: [R], elements of each list; they sum to E.
+        weights: [E], how much each counts; None = all alike. offsets: [E], what the place on the page added to each click
+            logit, which is no merit of the item's; None = no place is known.
     """
 
     features: np.ndarray
     clicks: np.ndarray
     sizes: np.ndarray
+    weights: np.ndarray | None = None
+    offsets: np.ndarray | None = None
 
-    def dataset(self, reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
-        """The same for LightGBM, in the bins of `reference`."""
+    def dataset(self, reference: lightgbm.Dataset | None = None, start: np.ndarray | None = None) -> lightgbm.Dataset:
+        """The same for LightGBM, in the bins of `reference`; `start` [E]: the scores that trees are added to."""
         import lightgbm
 
-        return lightgbm.Dataset(self.features, self.clicks, group=self.sizes, reference=reference)
+        return lightgbm.Dataset(
+            self.features, self.clicks, group=self.sizes, reference=reference, weight=self.weights, init_score=start
+        )
 
     @classmethod
     def of(
-        cls, form: RankingServingForm, lists: RankingLists, config: RankingConfig, rng: np.random.Generator
+        cls,
+        form: RankingServingForm,
+        lists: RankingLists,
+        config: RankingConfig,
+        rng: np.random.Generator,
+        position: PositionTower | None = None,
     ) -> TreeExamples:
         """Of the lists that hold a click, at most `MOST_LISTS` drawn at random, each list's elements in a random order.
 
@@ -48,11 +60,15 @@ class TreeExamples:
         looks perfect, and training stops there.
 
         Args:
-            form: of the trained ranker, with popularity as of the past.
+            form: of the trained ranker, with popularity as of the past. position: trained beside it; None = there is none.
         """
         chosen = np.sort(rng.permutation(len(lists))[:MOST_LISTS])
         chosen = chosen[(lists.labels["click"][chosen] * lists.mask[chosen]).any(axis=1)]
         rows, clicks = [np.zeros((0, len(form.network.features.numbers)), np.float32)], [np.zeros(0)]
+        added = None
+        if position is not None and lists.position[chosen].any():
+            added = keras.ops.convert_to_numpy(position(lists.position[chosen]))
+        weights, offsets = [np.zeros(0)], [np.zeros(0)]
         for start in range(0, len(chosen), BLOCK_LISTS):
             at = chosen[start : start + BLOCK_LISTS]
             # A release grows old; the network is trained with popularity of up to so long ago, and so are the trees.
@@ -64,7 +80,17 @@ class TreeExamples:
             inside = np.take_along_axis(mask, order, axis=1)
             rows.append(np.take_along_axis(x, order[..., None], axis=1)[inside])
             clicks.append(np.take_along_axis(lists.labels["click"][at], order, axis=1)[inside])
-        return cls(np.concatenate(rows), np.concatenate(clicks), lists.mask[chosen].sum(axis=1))
+            weights.append(np.take_along_axis(lists.weight[at], order, axis=1)[inside])
+            if added is not None:
+                offsets.append(np.take_along_axis(added[start : start + len(at)], order, axis=1)[inside])
+        counted = np.concatenate(weights)
+        return cls(
+            np.concatenate(rows),
+            np.concatenate(clicks),
+            lists.mask[chosen].sum(axis=1),
+            None if (counted == 1).all() else counted,
+            None if added is None else np.concatenate(offsets),
+        )
 
 
 def list_inputs(form: RankingServingForm, lists: RankingLists, at: np.ndarray) -> dict[str, Any]:

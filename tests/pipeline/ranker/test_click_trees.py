@@ -12,6 +12,7 @@ from pipeline.ranker.calibrate import list_logits
 from pipeline.ranker.click_trees import (
     SETTINGS,
     ClickTrees,
+    candidate_weights,
     fit_again,
     fit_click_trees,
     stacking_factor,
@@ -20,6 +21,7 @@ from pipeline.ranker.click_trees import (
 from pipeline.ranker.lists import RankingFold
 from pipeline.ranker.rank_requests import order_by
 from pipeline.ranker.tree_examples import TreeExamples, list_inputs
+from ranking.position_tower import PositionTower
 from ranking.pruning import prune_ranker
 from ranking.requests import Requests
 from ranking.serving_form import RankingServingForm
@@ -138,6 +140,54 @@ def test_the_weight_is_the_likeliest():
     truth = rng.random(200_000) < 1 / (1 + np.exp(-(0.8 * logits + 1.2 * margins - 2)))
     assert stacking_factor(logits, margins, truth) == pytest.approx(1.5, rel=0.05)
     assert stacking_factor(logits, -margins, truth) == 0.0
+
+
+def test_what_places_add_is_not_learned_from_the_features(world, ranker, form):
+    """Everything is equally good; what the index puts first was shown first, and clicked for that alone."""
+    rng, tower = np.random.default_rng(4), PositionTower(50)
+    logit = np.where(np.arange(1, 51) <= 4, 1.0, -2.0).astype(np.float32)
+    tower.logits.assign(logit)
+    place = (np.argsort(np.argsort(-world.scores, axis=1), axis=1) + 1).astype(np.int32)
+    clicked = rng.random(place.shape) < 1 / (1 + np.exp(-logit[place - 1]))
+    drawn = {}
+    for name, part in (("before", TRAIN), ("test", TEST)):
+        lists = lists_of(world, part, clicked)
+        order = np.argsort(~clicked[part], axis=1, kind="stable")
+        shown = np.pad(np.take_along_axis(place[part], order, axis=1), ((0, 0), (0, 1)))
+        drawn[name] = dataclasses.replace(lists, position=shown)
+    trees = ClickTrees(None, 12, 1.0)  # as many rounds, of the weight 1
+    spread = {}
+    for kind, position in (("blind", None), ("told", tower)):
+        given = TreeExamples.of(form, drawn["before"], SMALL, np.random.default_rng(0), position)
+        assert (given.offsets is None) == (position is None) and given.weights is None
+        grown = fit_again(trees, form, given, SMALL)
+        margins = tree_margins(form, ranker, grown.tables, drawn["test"])
+        spread[kind] = margins.std()
+        if position is not None:  # its mean is the logit of the rate, as that of trees that know no places
+            rate = given.clicks.mean()
+            assert margins.mean() == pytest.approx(np.log(rate / (1 - rate)), abs=0.4)
+    assert spread["told"] < 0.4 * spread["blind"]
+
+
+def test_lists_weights_reach_the_trees_and_their_factor(world, form, clicked):
+    lists = lists_of(world, TRAIN, clicked)
+    weight = np.where(lists.labels["click"] > 0, 3.0, 0.5).astype(np.float32)
+    plain, given = (examples(form, each) for each in (lists, dataclasses.replace(lists, weight=weight)))
+    assert plain.weights is None and plain.dataset().weight is None
+    np.testing.assert_array_equal(given.weights, np.where(given.clicks > 0, 3.0, 0.5))
+    np.testing.assert_array_equal(given.clicks, plain.clicks)
+    rng = np.random.default_rng(3)
+    logits, margins = rng.normal(size=(2, 20_000))
+    truth, twice = rng.random(20_000) < 1 / (1 + np.exp(-logits - margins)), rng.integers(1, 4, 20_000)
+    repeated = [np.repeat(column, twice) for column in (logits, margins, truth)]
+    assert stacking_factor(logits, margins, truth, twice.astype(float)) == pytest.approx(stacking_factor(*repeated), rel=0.01)
+    fold = fold_of(world, HELD_OUT, clicked)
+    weighted = dataclasses.replace(fold.requests, weight=np.arange(len(fold.requests.item)) + 2.0)
+    found = candidate_weights(weighted, fold.rows)
+    for line, rows in enumerate(fold.rows):
+        part = slice(weighted.start[line], weighted.start[line + 1])
+        told = dict(zip(weighted.item[part].tolist(), weighted.weight[part].tolist(), strict=True))
+        assert found[line].tolist() == [told.get(int(row), 1.0) for row in rows]
 
 
 def test_without_trees_the_report_says_why(world, form, clicked):
