@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +67,10 @@ class E5Encoder(PackEncoder):
         )
         self.tokenizer = E5Tokenizer(self._weights["tokenizer"].tobytes(), TOKENS)
         self.batch_size = 64
-        self._few = FewWords(self._weights, self.batch_size * TOKENS)
+
+    @functools.cached_property
+    def _few(self) -> FewWords:
+        return FewWords(self._weights, self.batch_size * TOKENS)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -78,23 +80,27 @@ class E5Encoder(PackEncoder):
 
     def tensors(self, batch: Sequence[str]) -> dict[str, np.ndarray]:
         """B strings -> `token_ids`, `segment_ids` and `padding_mask`, int32 [B, L] with L the longest, at most 64."""
-        tokens = self.tokenizer([self.prefix + text[: self.size] for text in batch])
+        return self._tensors(batch, self.prefix)
+
+    def _tensors(self, batch: Sequence[str], prefix: str) -> dict[str, np.ndarray]:
+        tokens = self.tokenizer([prefix + text[: self.size] for text in batch])
         mask = (tokens != self.tokenizer.padding).astype(np.int32)
         return {"token_ids": tokens, "segment_ids": np.zeros_like(tokens), "padding_mask": mask}
 
     def encode(self, batch: Sequence[str]) -> np.ndarray:
         """B strings -> float32 [B, 384], in the order given."""
-        tokens = self.tensors(batch)
+        return self._encode(batch, self.prefix)
+
+    def encode_queries(self, batch: Sequence[str]) -> np.ndarray:
+        """B questions -> float32 [B, 384], to be compared with vectors of `encode`."""
+        return self._encode(batch, self.query_prefix)
+
+    def _encode(self, batch: Sequence[str], prefix: str) -> np.ndarray:
+        tokens = self._tensors(batch, prefix)
         lengths = tokens["padding_mask"].sum(axis=1)
         if "model" in vars(self):
             return predict_tokens(self.model, tokens, lengths, self.batch_size)
         return predict_tokens(self._few.model, tokens, lengths, self.batch_size, self._few.renumbered)
-
-    def encode_queries(self, batch: Sequence[str]) -> np.ndarray:
-        """B questions -> float32 [B, 384], to be compared with vectors of `encode`."""
-        asking = copy.copy(self)
-        asking.prefix = self.query_prefix
-        return asking.encode(batch)
 
 
 class FewWords:
