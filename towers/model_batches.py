@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ FEW, AT_ONCE = 16, 320_000
 """Rows that TensorFlow answers layer by layer, since to make a graph of a model takes longer; and the numbers that one call is
 given of them, two pictures of EfficientNet: it holds what every layer makes until it ends, 100 MB a picture, and to be handed
 that memory by the system takes longer than to compute it."""
+SIDE_BY_SIDE = 2
+"""Batches that TensorFlow answers at a time, each on its share of the cores (see `pipeline`): no core waits for another's part
+of an operation."""
 STEP = 16
 """Lengths are rounded up to multiples of this, so that a compiled model meets few shapes."""
 
@@ -31,38 +35,25 @@ def _compiles_everything() -> bool:
 
 
 def predict(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
-    """A model over all rows of its input (an array, or a dict of arrays), `batch_size` at a time.
+    """A model over all rows of its input (an array, or a dict of arrays), at most `batch_size` at a time.
 
-    The last batch is filled up to a power of two with copies of its first row, again for the sake of few shapes. Of no more
-    than `FEW` rows that are one batch no graph is made under TensorFlow.
+    Of no more than `FEW` rows that are one batch no graph is made under TensorFlow.
 
     Shapes: [B, ...] -> float32 [B, F].
     """
-    parts = tensors if isinstance(tensors, Mapping) else {"": tensors}
-    rows = len(next(iter(parts.values())))
-    few = 0 < rows <= min(FEW, batch_size) and not _compiles_everything()
-    if few:
-        numbers = sum(value[0].size for value in parts.values())
-        batch_size = max(1, min(AT_ONCE // numbers, batch_size))
-    outputs = [np.zeros((0, model.output_shape[-1]), np.float32)]
-    for start in range(0, rows, batch_size):
-        count = min(batch_size, rows - start)
-        missing = 0 if few else min(1 << (count - 1).bit_length(), batch_size) - count
-        index = np.r_[start : start + count, [start] * missing].astype(np.int64)
-        filled = {key: value[index] for key, value in parts.items()}
-        given = filled if isinstance(tensors, Mapping) else filled[""]
-        output = model(given, training=False) if few else model.predict_on_batch(given)
-        outputs.append(np.asarray(output, dtype=np.float32)[:count])
-    return np.concatenate(outputs)
+    rows = len(next(iter(tensors.values())) if isinstance(tensors, Mapping) else tensors)
+    if _are_few(rows, batch_size):
+        return _layer_by_layer(model, tensors, batch_size)
+    size = _batch_length(rows, batch_size)
+    starts = range(0, rows, size)
+
+    def answer(start: int) -> np.ndarray:
+        return _by_graph(model, tensors, np.arange(start, min(start + size, rows)), size)
+
+    return np.concatenate([np.zeros((0, model.output_shape[-1]), np.float32), *_side_by_side(model, answer, starts)])
 
 
-def predict_tokens(
-    model: Any,
-    tokens: Mapping[str, np.ndarray],
-    lengths: np.ndarray,
-    batch_size: int,
-    prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict,
-) -> np.ndarray:
+def predict_tokens(model: Any, tokens: Mapping[str, np.ndarray], lengths: np.ndarray, batch_size: int) -> np.ndarray:
     """A model over padded token sequences, in batches of like lengths, each trimmed to its longest.
 
     The cost of attention grows with the padded length, so this is worth several times the speed on titles and short
@@ -71,16 +62,63 @@ def predict_tokens(
     Args:
         tokens: the model's inputs, padded at the end.
         lengths: tokens that are not padding, [B].
-        prepare: given the tokens of a batch right before the model answers them; what it returns is answered.
 
     Shapes: [B, L] each -> float32 [B, F], in the order given.
     """
     vectors = np.zeros((len(lengths), model.output_shape[-1]), np.float32)
+    few, size = _are_few(len(lengths), batch_size), _batch_length(len(lengths), batch_size)
     order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def answer(rows: np.ndarray) -> np.ndarray:
         longest = -(-int(lengths[rows[-1]]) // STEP) * STEP
-        vectors[rows] = predict(
-            model, prepare({key: value[rows, :longest] for key, value in tokens.items()}), batch_size
-        )
+        trimmed = {key: value[:, :longest] for key, value in tokens.items()}
+        return _layer_by_layer(model, _rows(trimmed, rows), size) if few else _by_graph(model, trimmed, rows, size)
+
+    for rows, answered in zip(batches, _side_by_side(model, answer, batches), strict=True):
+        vectors[rows] = answered
     return vectors
+
+
+def _are_few(rows: int, batch_size: int) -> bool:
+    return 0 < rows <= min(FEW, batch_size) and not _compiles_everything()
+
+
+def _batch_length(rows: int, batch_size: int) -> int:
+    """Rows of a batch: `batch_size`, and of what would be a single batch a power of two, so that there are two.
+
+    Example:
+        >>> _batch_length(100, 64), _batch_length(64, 64), _batch_length(40, 64)
+        (64, 32, 32)
+    """
+    alone = FEW < rows <= batch_size and not _compiles_everything()
+    return 1 << ((rows - 1) // SIDE_BY_SIDE).bit_length() if alone else batch_size
+
+
+def _side_by_side(model: Any, answer: Callable[[Any], np.ndarray], batches: Sequence[Any]) -> list[np.ndarray]:
+    """The answers to all batches, in their order."""
+    if len(batches) < 2 or _compiles_everything():
+        return [answer(batch) for batch in batches]
+    model.make_predict_function()  # once, and not by every thread
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+        return list(threads.map(answer, batches))
+
+
+def _by_graph(model: Any, tensors: Any, rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """A model's answers to some rows, filled up to a power of two with copies of the first, for the sake of few shapes."""
+    missing = min(1 << (len(rows) - 1).bit_length(), batch_size) - len(rows)
+    filled = _rows(tensors, np.r_[rows, [rows[0]] * missing].astype(np.int64))
+    return np.asarray(model.predict_on_batch(filled), dtype=np.float32)[: len(rows)]
+
+
+def _layer_by_layer(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
+    """A model's answers to few rows, without a graph."""
+    parts = tensors if isinstance(tensors, Mapping) else {"": tensors}
+    rows, numbers = len(next(iter(parts.values()))), sum(value[0].size for value in parts.values())
+    size = max(1, min(AT_ONCE // numbers, batch_size))
+    answers = [model(_rows(tensors, slice(start, start + size)), training=False) for start in range(0, rows, size)]
+    return np.concatenate([np.asarray(answer, dtype=np.float32) for answer in answers])
+
+
+def _rows(tensors: Any, rows: Any) -> Any:
+    return {key: value[rows] for key, value in tensors.items()} if isinstance(tensors, Mapping) else tensors[rows]

@@ -70,7 +70,7 @@ class E5Encoder(PackEncoder):
 
     @functools.cached_property
     def _few(self) -> FewWords:
-        return FewWords(self._weights, self.batch_size * TOKENS)
+        return FewWords(self._weights, 2 * self.batch_size * TOKENS)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -100,19 +100,19 @@ class E5Encoder(PackEncoder):
         lengths = tokens["padding_mask"].sum(axis=1)
         if "model" in vars(self):
             return predict_tokens(self.model, tokens, lengths, self.batch_size)
-        return predict_tokens(self._few.model, tokens, lengths, self.batch_size, self._few.renumbered)
+        return self._few.answer(tokens, lengths, self.batch_size)
 
 
 class FewWords:
-    """The model with a table that holds the words of one batch, whose rows are read from the file of the weights.
+    """The model with a table of some words, whose rows are read from the file of the weights.
 
     The whole table is 384 MB in memory: to write them takes longer than to encode a night's new titles.
 
     Args:
-        weights: of `_convert`. words: most of a batch.
+        weights: of `_convert`. words: what the table has room for; no less than the tokens of a batch.
 
     Attributes:
-        model: as `E5Encoder.model`, by the numbers that `renumbered` gives.
+        model: as `E5Encoder.model`, by the numbers that `answer` gives the words.
     """
 
     def __init__(self, weights: Arrays, words: int):
@@ -120,13 +120,19 @@ class FewWords:
         self.model = compiled(_model(weights, np.zeros((words, self.words.shape[1]), np.float32)))
         self._table = self.model.backbone.token_embedding.embeddings
 
-    def renumbered(self, tokens: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Tokens of a batch with `token_ids` that count its own words, which stand in the model's table from now on."""
+    def answer(self, tokens: Mapping[str, np.ndarray], lengths: np.ndarray, batch_size: int) -> np.ndarray:
+        """The model's answers to tokens by their true numbers, in parts of as many texts as the table has room for."""
         words, places = np.unique(tokens["token_ids"], return_inverse=True)
+        if len(words) > self._table.shape[0]:
+            half = len(lengths) // 2
+            parts = [({key: value[part] for key, value in tokens.items()}, lengths[part])
+                     for part in (slice(half), slice(half, None))]  # fmt: skip
+            return np.concatenate([self.answer(*part, batch_size) for part in parts])
         rows = np.zeros(self._table.shape, np.float32)
         rows[: len(words)] = self.words[words]
         self._table.assign(rows)
-        return {**tokens, "token_ids": places.reshape(tokens["token_ids"].shape).astype(np.int32)}
+        numbers = places.reshape(tokens["token_ids"].shape).astype(np.int32)
+        return predict_tokens(self.model, {**tokens, "token_ids": numbers}, lengths, batch_size)
 
 
 def _convert(file: E5File) -> Arrays:

@@ -129,6 +129,9 @@ class Counting:
     def __init__(self):
         self.shapes = []
 
+    def make_predict_function(self):
+        self.ready = True
+
     def predict_on_batch(self, tensors):
         tensor = tensors["ids"] if isinstance(tensors, dict) else tensors
         self.shapes.append(tensor.shape)
@@ -142,8 +145,26 @@ class Counting:
 def test_batches_have_few_shapes_and_every_row_once():
     model, rows = Counting(), np.arange(37, dtype=np.float32)[:, None]
     np.testing.assert_array_equal(predict(model, rows, 16), rows)
-    assert model.shapes == [(16, 1), (16, 1), (8, 1)]
+    assert sorted(model.shapes) == [(8, 1), (16, 1), (16, 1)]
     assert predict(model, rows[:0], 16).shape == (0, 1)
+
+
+def test_a_single_batch_is_two_halves_for_two_threads():
+    model, rows = Counting(), np.arange(40, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(predict(model, rows, 64), rows)
+    assert sorted(model.shapes) == [(8, 1), (32, 1)]
+
+
+def test_two_batches_are_answered_at_a_time_and_in_their_order():
+    both = threading.Barrier(2, timeout=20)  # breaks, and with it the test, where one waits for the other
+
+    class Meeting(Counting):
+        def predict_on_batch(self, tensors):
+            both.wait()
+            return super().predict_on_batch(tensors)
+
+    rows = np.arange(64, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(predict(Meeting(), rows, 16), rows)
 
 
 def test_few_large_rows_go_in_parts_that_hold_little():
@@ -170,4 +191,4 @@ def test_token_batches_are_sorted_trimmed_and_put_back():
     ids = rng.integers(1, 9, (50, 64)) * (np.arange(64) < lengths[:, None])
     model = Counting()
     np.testing.assert_array_equal(predict_tokens(model, {"ids": ids}, lengths, 16)[:, 0], ids.sum(axis=1))
-    assert {width for _, width in model.shapes} <= {16, 32, 48, 64} and model.shapes[0][1] < 64
+    assert {width for _, width in model.shapes} <= {16, 32, 48, 64} and min(model.shapes, key=lambda shape: shape[1])[1] < 64

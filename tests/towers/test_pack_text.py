@@ -8,7 +8,7 @@ import pytest
 
 from towers.encoders import describe_encoder
 from towers.pack import weights_from_elsewhere
-from towers.pack_e5 import E5Encoder
+from towers.pack_e5 import TOKENS, E5Encoder, FewWords
 from towers.pack_e5_file import dequantise, read_e5_file
 from towers.pack_e5_tokenizer import E5Tokenizer
 from towers.pack_minilm import MiniLMEncoder
@@ -62,9 +62,13 @@ def test_the_words_of_a_batch_do_for_the_whole_table(e5):
         " ".join(rng.choice(["rain", "爵士", "Mädchen", "tin", "roof", "🎷"], size)) for size in rng.integers(0, 90, 70)
     ]
     found = fresh.encode(texts), fresh.encode(texts[:3]), fresh.encode_queries(texts[:3])
+    fresh._few = FewWords(fresh._weights, TOKENS)  # which has no room for all their words at a time
+    odd = [f"{chr(0x4E00 + 30 * number)} {chr(0x4E01 + 30 * number)}" for number in range(70)]
+    apart = fresh.encode(odd)
     assert "model" not in vars(fresh)  # the table of 250,000 words was not built for that
     whole = fresh.model
     np.testing.assert_allclose(found[0], fresh.encode(texts), atol=2e-6)
+    np.testing.assert_allclose(apart, fresh.encode(odd), atol=2e-6)
     np.testing.assert_allclose(found[1], fresh.encode(texts[:3]), atol=2e-6)
     np.testing.assert_allclose(found[2], fresh.encode_queries(texts[:3]), atol=2e-6)
     bias = whole.backbone.get_layer("embeddings_layer_norm").beta
