@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import resource
 import statistics
@@ -43,6 +45,9 @@ Trains on the same generated events, with the same batch, width (64) and optimiz
 Two worlds: `skewed`, 6,040 users and 3,706 items whose popularity falls as in MovieLens 1M, so that a batch of 4,096
 names about 1,900 items; `distinct`, 60,000 items that are all alike, so that nearly every event of a batch names another
 item and nothing is gained by naming an item once.
+
+The tutorial and the three products run in a process of their own, with the threads that TensorFlow takes by itself, which is
+their best: this project has every operation use half of the cores (see `pipeline`).
 
 The tutorial lets tf.data tune itself, by a thread that may end later than the epoch; short epochs wait for it.
 ratio_to_tfrs_1024_untuned is of the tutorial without that thread, which this project's loop does without as well.
@@ -160,6 +165,49 @@ class Products:
             self.products().numpy()
 
 
+class Elsewhere:
+    """Runners in one process beside this one, with TensorFlow's own choice of threads."""
+
+    def __init__(self) -> None:
+        context, ours = multiprocessing.get_context("spawn"), os.environ["TF_NUM_INTRAOP_THREADS"]
+        self.connection, theirs = context.Pipe()
+        os.environ["TF_NUM_INTRAOP_THREADS"] = "0"  # as where nobody says anything
+        context.Process(target=serve, args=(theirs,), daemon=True).start()
+        os.environ["TF_NUM_INTRAOP_THREADS"] = ours
+
+    def ask(self, *question: Any) -> None:
+        self.connection.send(question)
+        self.connection.recv()
+
+    def runner(self, name: str, kind: type, *arguments: Any) -> Distant:
+        self.ask(name, kind, *arguments)
+        return Distant(self, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distant:
+    """A runner there."""
+
+    place: Elsewhere
+    name: str
+
+    def train(self) -> None:
+        self.place.ask(self.name)
+
+
+def serve(connection: Any) -> None:
+    """Make runners where a kind is given, and let one train where its name alone is."""
+    runners: dict[str, Any] = {}
+    with contextlib.suppress(EOFError):  # the end of who asks
+        while True:
+            name, *make = connection.recv()
+            if make:
+                runners[name] = make[0](*make[1:])
+            else:
+                runners[name].train()
+            connection.send(name)
+
+
 def in_turns(runners: dict[str, Any], events: int, rounds: int) -> dict[str, list[float]]:
     """Events a second of each runner, round by round; the round before the first warms up and is not counted."""
     speeds: dict[str, list[float]] = {name: [] for name in runners}
@@ -180,7 +228,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(options.seed)
     result: dict[str, Any] = {}
     shown: dict[str, dict[str, int]] = {}
-    cases = [("skewed", 4096, True), ("skewed", 1024, False)]
+    cases, elsewhere = [("skewed", 4096, True), ("skewed", 1024, False)], Elsewhere()
     if not options.quick:
         cases.append(("distinct", 4096, False))
     for name, batch_size, content in cases:
@@ -188,14 +236,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         steps = options.steps * (1 if batch_size == 4096 else 8)
         world = make_world(name, steps * batch_size, rng)
         runners = {
-            "tfrs": Tfrs(world, batch_size),
+            "tfrs": elsewhere.runner("tfrs", Tfrs, world, batch_size),
             "ids": Ours(world, batch_size, False, rng),
-            "matmul_bound": Products(batch_size, steps),
+            "matmul_bound": elsewhere.runner("matmul_bound", Products, batch_size, steps),
         }
         if content:
             runners["content"] = Ours(world, batch_size, True, rng)
         if batch_size == 1024 and not options.quick:
-            runners["tfrs_untuned"] = Tfrs(world, batch_size, tuned=False)
+            runners["tfrs_untuned"] = elsewhere.runner("tfrs_untuned", Tfrs, world, batch_size, False)
         speeds = in_turns(runners, len(world.items), options.rounds)
         label = "" if (name, batch_size) == ("skewed", 4096) else f"_{batch_size if name == 'skewed' else name}"
         result[f"ratio_to_tfrs{label}"] = ratio(speeds, "ids", "tfrs")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from keras import ops
 
 from towers.losses import MASKED_LOGIT, weakest_kept
-from towers.query_blocks import block_size, mask_columns, over_blocks, product, put_own
+from towers.query_blocks import block_size, mask_columns, over_blocks, own_values, product, put_own
+
+SMALLEST_SHARE = 1e-30
+"""Above it float32 has a number for every probability."""
 
 
 def fused_softmax_loss(
@@ -80,11 +83,9 @@ def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothi
     scaled, own_vectors = queries * scale, ops.take(candidates, own, axis=0)
     own_logits = ops.sum(scaled * own_vectors, axis=1) + rows["own_bias"]
     logits = masked_logits(product(scaled, table, products) + bias, own, own_logits, rows.get("excluded"), hardest)
-    # One operation for the whole softmax passes over [C, N] once, where its parts would in turn; and the largest
-    # probability tells what it was divided by.
+    # One operation for the whole softmax passes over [C, N] once, where its parts would in turn.
     residual = ops.softmax(logits)
-    normaliser = ops.max(logits, axis=1) - ops.log(ops.max(residual, axis=1))
-    losses = normaliser - (1.0 - label_smoothing) * own_logits
+    losses = normalisers(logits, residual, own, own_logits) - (1.0 - label_smoothing) * own_logits
     if label_smoothing:
         shares = smoothing_shares(logits, label_smoothing)
         losses = losses - ops.sum(ops.where(shares > 0, shares * logits, 0.0), axis=1)
@@ -97,6 +98,20 @@ def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothi
     # [D, C] @ [C, N] and turned, for a product reads its large factor fastest as it lies.
     candidate_gradient = ops.transpose(product(ops.transpose(factored), residual, products)) - targets
     return ops.sum(weights * losses), query_gradient, candidate_gradient
+
+
+def normalisers(logits, shares, own, own_logits):
+    """log sum exp of every row, by what the softmax made of it. Shapes: logits, shares [C, N], own, own_logits [C] -> [C].
+
+    One number of a row and its share tell what all were divided by. The own one is at hand; where a share is so small that it
+    was rounded to nothing, all rows go by their largest, which takes two passes over [C, N].
+    """
+    own_shares = own_values(shares, own)
+    return ops.cond(
+        ops.min(own_shares) > SMALLEST_SHARE,
+        lambda: own_logits - ops.log(own_shares),
+        lambda: ops.max(logits, axis=1) - ops.log(ops.max(shares, axis=1)),
+    )
 
 
 def masked_logits(logits, own, own_logits, excluded=None, hardest: int = 0):

@@ -159,15 +159,16 @@ class WeightedFusion(keras.layers.Layer):
         return {**super().get_config(), "fixed": self.fixed}
 
 
-def unit_length(vectors):
+def unit_length(vectors, there=None):
     """Scale vectors to length 1; a zero vector stays zero and has a finite gradient (`ops.normalize` gives NaN there).
 
-    Formula: `x / sqrt(sum x^2 + 1e-12)`. Shapes: [..., D] -> [..., D] float32, whatever the layer before computed in: half
-    precision has no room for the squares.
+    Formula: `x / sqrt(sum x^2 + 1e-12)`, and 0 where nothing is `there`. Shapes: [..., D], [..., 1] bool or None = everywhere ->
+    [..., D] float32, whatever the layer before computed in: half precision has no room for the squares.
 
     Example:
         >>> ops.convert_to_numpy(unit_length(ops.array([[3.0, 4.0], [0.0, 0.0]]))).astype("float64").round(3).tolist()
         [[0.6, 0.8], [0.0, 0.0]]
     """
     vectors = ops.cast(vectors, "float32")
-    return vectors * ops.rsqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True) + 1e-12)
+    scales = ops.rsqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True) + 1e-12)
+    return vectors * (scales if there is None else scales * ops.cast(there, "float32"))

@@ -107,7 +107,7 @@ class ItemTower(keras.layers.Layer):
         # The residual branch starts at zero: training begins from the plain gated sum, which already works.
         vectors = fused + self.output_dense(self.hidden(fused)) if self.use_hidden else fused
         # An item of which nothing at all is known has no direction: it scores 0 for everybody, not like a typical item.
-        embeddings = ops.where(ops.any(present, axis=1, keepdims=True), unit_length(vectors), 0.0)
+        embeddings = unit_length(vectors, ops.any(present, axis=1, keepdims=True))
         return embeddings, {**intermediates, "fused": fused, "tokens": stacked, "present": present}
 
 
