@@ -59,7 +59,11 @@ def fused_softmax_loss(
         def of_block(part):
             return block_gradients(part, candidates, table, bias, scale, hardest, label_smoothing, products)
 
-        loss, query_gradient, candidate_gradient = over_blocks(of_block, rows, size, queries, ops.zeros_like(candidates))
+        loss, query_gradient, table_gradient = over_blocks(of_block, rows, size, queries, ops.zeros_like(table))
+        # The target in the own column, 1 of N, is taken off here and not off every one of the B * N numbers.
+        factor = ((1.0 - label_smoothing) * weights * scale)[:, None]
+        targets = ops.segment_sum(queries * factor, own, ops.shape(candidates)[0])
+        candidate_gradient = ops.transpose(table_gradient) - targets
         scale_gradient = ops.sum(query_gradient * queries) / scale
 
         def gradient(upstream):
@@ -78,7 +82,10 @@ def fused_softmax_loss(
 
 
 def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothing, products):
-    """Loss of C queries and its gradients. Shapes: rows of `over_blocks`, table [D, N] -> scalar, [C, D], [N, D]."""
+    """Loss of C queries and its gradients, those of the candidates turned and without the own columns' targets.
+
+    Shapes: rows of `over_blocks`, table [D, N] -> scalar, [C, D], [D, N].
+    """
     queries, weights, own = rows["queries"], rows["weights"], rows["own"]
     scaled, own_vectors = queries * scale, ops.take(candidates, own, axis=0)
     own_logits = ops.sum(scaled * own_vectors, axis=1) + rows["own_bias"]
@@ -90,14 +97,11 @@ def block_gradients(rows, candidates, table, bias, scale, hardest, label_smoothi
         shares = smoothing_shares(logits, label_smoothing)
         losses = losses - ops.sum(ops.where(shares > 0, shares * logits, 0.0), axis=1)
         residual = residual - shares
-    # The target in the own column, 1 of N, is taken off the products and not off every one of the [C, N] numbers.
     factor = (weights * scale)[:, None]
     query_gradient = (product(residual, candidates, products) - (1.0 - label_smoothing) * own_vectors) * factor
-    factored = queries * factor
-    targets = ops.segment_sum((1.0 - label_smoothing) * factored, own, ops.shape(candidates)[0])
-    # [D, C] @ [C, N] and turned, for a product reads its large factor fastest as it lies.
-    candidate_gradient = ops.transpose(product(ops.transpose(factored), residual, products)) - targets
-    return ops.sum(weights * losses), query_gradient, candidate_gradient
+    # [D, C] @ [C, N], for a product reads its large factor fastest as it lies.
+    table_gradient = product(ops.transpose(queries * factor), residual, products)
+    return ops.sum(weights * losses), query_gradient, table_gradient
 
 
 def normalisers(logits, shares, own, own_logits):

@@ -162,7 +162,7 @@ class WeightedFusion(keras.layers.Layer):
 def unit_length(vectors, there=None):
     """Scale vectors to length 1; a zero vector stays zero and has a finite gradient (`ops.normalize` gives NaN there).
 
-    Formula: `x / sqrt(sum x^2 + 1e-12)`, and 0 where nothing is `there`. Shapes: [..., D], [..., 1] bool or None = everywhere ->
+    Formula: `x / sqrt(sum x^2 + 1e-12)`, and 0 where nothing is `there` (None = everywhere). Shapes: [..., D], [..., 1] bool ->
     [..., D] float32, whatever the layer before computed in: half precision has no room for the squares.
 
     Example:

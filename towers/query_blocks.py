@@ -20,11 +20,11 @@ def over_blocks(of_block, rows, size: int, query_zeros, candidate_zeros):
     """Sum a function of C queries over all B of them; what it gives for each query is put one after the other.
 
     Args:
-        of_block: rows of C queries -> loss, query gradients [C, D], candidate gradients [N, D].
+        of_block: rows of C queries -> loss, query gradients [C, D], and what comes for the candidates, in one shape always.
         rows: {name: [B, ...]}; the last block is filled up with rows of zeros, whose weight is therefore 0. size: C.
-        query_zeros: an array as wide as what comes for a query. candidate_zeros: [N, D], what the sum starts from.
+        query_zeros: an array as wide as what comes for a query. candidate_zeros: of that shape, what the sum starts from.
 
-    Shapes: -> scalar, [B, D], [N, D].
+    Shapes: -> scalar, [B, D], that of `candidate_zeros`.
     """
     length = rows["weights"].shape[0]
     if length is None or size >= length:

@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]
 CHECK_STEPS = 50
 """Steps between two looks at the loss; a look waits for the device, and a loss that is not finite stays so."""
 PROGRESS_SECONDS = 0.1
-EVENTS_A_CALL, MOST_STEPS_A_CALL, FEWEST_STEPS = 16_384, 32, 128
+EVENTS_A_CALL, MOST_STEPS_A_CALL, FEWEST_STEPS = 65_536, 64, 128
 """Events that one call of the compiled step trains on, so that Python's part, a millisecond a call, is small beside it; a
 training of fewer steps than the last takes them one by one."""
 
@@ -88,7 +88,7 @@ def steps_a_call(batch_size: int) -> int:
 
     Example:
         >>> steps_a_call(1024), steps_a_call(4096), steps_a_call(65_536), steps_a_call(2)
-        (16, 4, 1, 32)
+        (64, 16, 1, 64)
     """
     steps = min(max(EVENTS_A_CALL // batch_size, 1), MOST_STEPS_A_CALL)
     return 2 ** (steps.bit_length() - 1)
