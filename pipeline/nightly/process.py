@@ -17,6 +17,8 @@ import threadpoolctl
 
 PARENT_DEATH_SIGNAL = 1
 """Linux's `PR_SET_PDEATHSIG`."""
+NICENESS = 3
+"""The job, which waits for all of them in the end, goes first where there are more of them than cores."""
 
 
 class JobEndedError(Exception):
@@ -123,6 +125,7 @@ def _serve(parent: int, work: Callable[..., Any], theirs: Connection, connection
     try:
         order = told()
         if order is not None:  # else a job that has no use for it
+            os.nice(NICENESS)
             connection.send((work(*order, ready=told), ""))
     except JobEndedError:
         return

@@ -153,7 +153,7 @@ def build_indexes(
 def _stock_kind(kind: str, refused: dict[str, str], items: int, least: int, floor: float) -> tuple[str, str]:
     """The kind that a stock server gets, and why that one."""
     if kind in ("exact", "partitioned"):
-        return kind, "as configured"
+        return kind, "asked for, compared with nothing"
     if items < least:
         return "exact", f"{items} items are fewer than {least}"
     if "partitioned" in refused:
