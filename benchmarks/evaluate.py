@@ -35,7 +35,6 @@ from typing import Any
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "0")  # TensorFlow's own choice, the best of FactorizedTopK; we need none of it
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np

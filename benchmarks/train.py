@@ -25,6 +25,8 @@ import numpy as np
 from data.batches import RetrievalBatches
 from data.histories import Histories
 from data.schema import Schema
+from pipeline.cores import WITHIN, share_cores
+from pipeline.settings.config import load_config
 from pipeline.training.epoch_steps import LoopSettings, steps_a_call, train_epoch
 from pipeline.training.feed import feed_of
 from pipeline.training.fused_optimizers import FusedAdagrad
@@ -47,7 +49,7 @@ names about 1,900 items; `distinct`, 60,000 items that are all alike, so that ne
 item and nothing is gained by naming an item once.
 
 The tutorial and the three products run in a process of their own, with the threads that TensorFlow takes by itself, which is
-their best: this project has every operation use half of the cores (see `pipeline`).
+their best: this project has every operation use half of the cores (see `pipeline.cores`).
 
 The tutorial lets tf.data tune itself, by a thread that may end later than the epoch; short epochs wait for it.
 ratio_to_tfrs_1024_untuned is of the tutorial without that thread, which this project's loop does without as well.
@@ -169,11 +171,11 @@ class Elsewhere:
     """Runners in one process beside this one, with TensorFlow's own choice of threads."""
 
     def __init__(self) -> None:
-        context, ours = multiprocessing.get_context("spawn"), os.environ["TF_NUM_INTRAOP_THREADS"]
+        context, ours = multiprocessing.get_context("spawn"), os.environ[WITHIN]
         self.connection, theirs = context.Pipe()
-        os.environ["TF_NUM_INTRAOP_THREADS"] = "0"  # as where nobody says anything
+        os.environ[WITHIN] = "0"  # as where nobody says anything
         context.Process(target=serve, args=(theirs,), daemon=True).start()
-        os.environ["TF_NUM_INTRAOP_THREADS"] = ours
+        os.environ[WITHIN] = ours
 
     def ask(self, *question: Any) -> None:
         self.connection.send(question)
@@ -285,6 +287,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.steps, options.rounds = 8, 2
+    share_cores(load_config())
     print(json.dumps(peak(options) if options.peak else measure(options)))
 
 

@@ -71,9 +71,12 @@ DEFAULT_DATA, DEFAULT_OUT = Path("runs/world"), Path("runs/demo")
 
 
 def make_run(data: Path, out: Path, config: Path | None, overrides: list[str] | None):
+    from pipeline.cores import share_cores
     from pipeline.stages.walk import Run
 
-    return Run(data, out, settings(config, overrides), say=lambda line: typer.echo(line, err=True))
+    chosen = settings(config, overrides)
+    share_cores(chosen)
+    return Run(data, out, chosen, say=lambda line: typer.echo(line, err=True))
 
 
 def settings(config: Path | None, overrides: list[str] | None) -> Config:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.cores import share_cores
 from pipeline.reproduce_record import SETTINGS, MadeFrom, finished_record, made_from, stage_keys
 from pipeline.settings.config import Config, load_config
 from pipeline.settings.tracking import TrackingSection
@@ -90,6 +91,7 @@ def reproduce(
             "tracking": TrackingSection(),
         }
     )
+    share_cores(again)
     walk(source, out, again)
     return compare_runs(run, out, [*differing, *notes(run, record, now)])
 

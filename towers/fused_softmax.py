@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 from keras import ops
 
 from towers.losses import MASKED_LOGIT, weakest_kept
@@ -108,8 +109,11 @@ def normalisers(logits, shares, own, own_logits):
     """log sum exp of every row, by what the softmax made of it. Shapes: logits, shares [C, N], own, own_logits [C] -> [C].
 
     One number of a row and its share tell what all were divided by. The own one is at hand; where a share is so small that it
-    was rounded to nothing, all rows go by their largest, which takes two passes over [C, N].
+    was rounded to nothing, all rows go by their largest, which takes two passes over [C, N]. On JAX they always do: XLA joins
+    these with what it makes anyway, and would hold both arrays for a choice.
     """
+    if keras.backend.backend() == "jax":
+        return ops.max(logits, axis=1) - ops.log(ops.max(shares, axis=1))
     own_shares = own_values(shares, own)
     return ops.cond(
         ops.min(own_shares) > SMALLEST_SHARE,

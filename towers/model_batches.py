@@ -13,8 +13,8 @@ FEW, AT_ONCE = 16, 320_000
 given of them, two pictures of EfficientNet: it holds what every layer makes until it ends, 100 MB a picture, and to be handed
 that memory by the system takes longer than to compute it."""
 SIDE_BY_SIDE = 2
-"""Batches that TensorFlow answers at a time, each on its share of the cores (see `pipeline`): no core waits for another's part
-of an operation."""
+"""Batches that TensorFlow answers at a time, each on its share of the cores (see `pipeline.cores`): no core waits for another's
+part of an operation."""
 STEP = 16
 """Lengths are rounded up to multiples of this, so that a compiled model meets few shapes."""
 
@@ -34,10 +34,13 @@ def _compiles_everything() -> bool:
     return keras.config.backend() == "jax"
 
 
-def predict(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
+def predict(model: Any, tensors: Any, batch_size: int, side_by_side: int = SIDE_BY_SIDE) -> np.ndarray:
     """A model over all rows of its input (an array, or a dict of arrays), at most `batch_size` at a time.
 
     Of no more than `FEW` rows that are one batch no graph is made under TensorFlow.
+
+    Args:
+        side_by_side: batches at a time under TensorFlow; 1 for a model that draws, whose draws would go to whoever is first.
 
     Shapes: [B, ...] -> float32 [B, F].
     """
@@ -50,7 +53,8 @@ def predict(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
     def answer(start: int) -> np.ndarray:
         return _by_graph(model, tensors, np.arange(start, min(start + size, rows)), size)
 
-    return np.concatenate([np.zeros((0, model.output_shape[-1]), np.float32), *_side_by_side(model, answer, starts)])
+    answers = _in_order(model, answer, starts, side_by_side)
+    return np.concatenate([np.zeros((0, model.output_shape[-1]), np.float32), *answers])
 
 
 def predict_tokens(model: Any, tokens: Mapping[str, np.ndarray], lengths: np.ndarray, batch_size: int) -> np.ndarray:
@@ -68,14 +72,14 @@ def predict_tokens(model: Any, tokens: Mapping[str, np.ndarray], lengths: np.nda
     vectors = np.zeros((len(lengths), model.output_shape[-1]), np.float32)
     few, size = _are_few(len(lengths), batch_size), _batch_length(len(lengths), batch_size)
     order = np.argsort(lengths, kind="stable")
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = [order[start : start + size] for start in range(0, len(order), size)][::-1]  # the longest are none's last
 
     def answer(rows: np.ndarray) -> np.ndarray:
         longest = -(-int(lengths[rows[-1]]) // STEP) * STEP
         trimmed = {key: value[:, :longest] for key, value in tokens.items()}
         return _layer_by_layer(model, _rows(trimmed, rows), size) if few else _by_graph(model, trimmed, rows, size)
 
-    for rows, answered in zip(batches, _side_by_side(model, answer, batches), strict=True):
+    for rows, answered in zip(batches, _in_order(model, answer, batches), strict=True):
         vectors[rows] = answered
     return vectors
 
@@ -85,28 +89,32 @@ def _are_few(rows: int, batch_size: int) -> bool:
 
 
 def _batch_length(rows: int, batch_size: int) -> int:
-    """Rows of a batch: `batch_size`, and of what would be a single batch a power of two, so that there are two.
+    """Rows of a batch: `batch_size` at most, and under TensorFlow so many that all threads have as many equal batches.
 
     Example:
-        >>> _batch_length(100, 64), _batch_length(64, 64), _batch_length(40, 64)
-        (64, 32, 32)
+        >>> _batch_length(64, 64), _batch_length(65, 64), _batch_length(256, 64)
+        (32, 33, 64)
     """
-    alone = FEW < rows <= batch_size and not _compiles_everything()
-    return 1 << ((rows - 1) // SIDE_BY_SIDE).bit_length() if alone else batch_size
+    if rows <= FEW or _compiles_everything():
+        return batch_size
+    count = -(-rows // batch_size)
+    return -(-rows // (count + -count % SIDE_BY_SIDE))
 
 
-def _side_by_side(model: Any, answer: Callable[[Any], np.ndarray], batches: Sequence[Any]) -> list[np.ndarray]:
-    """The answers to all batches, in their order."""
-    if len(batches) < 2 or _compiles_everything():
+def _in_order(
+    model: Any, answer: Callable[[Any], np.ndarray], batches: Sequence[Any], side_by_side: int = SIDE_BY_SIDE
+) -> list[np.ndarray]:
+    """The answers to all batches, by so many threads."""
+    if min(len(batches), side_by_side) < 2 or _compiles_everything():
         return [answer(batch) for batch in batches]
     model.make_predict_function()  # once, and not by every thread
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+    with ThreadPoolExecutor(side_by_side) as threads:
         return list(threads.map(answer, batches))
 
 
 def _by_graph(model: Any, tensors: Any, rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """A model's answers to some rows, filled up to a power of two with copies of the first, for the sake of few shapes."""
-    missing = min(1 << (len(rows) - 1).bit_length(), batch_size) - len(rows)
+    """A model's answers to some rows; what compiles for every shape has them filled up to a power of two with the first."""
+    missing = min(1 << (len(rows) - 1).bit_length(), batch_size) - len(rows) if _compiles_everything() else 0
     filled = _rows(tensors, np.r_[rows, [rows[0]] * missing].astype(np.int64))
     return np.asarray(model.predict_on_batch(filled), dtype=np.float32)[: len(rows)]
 

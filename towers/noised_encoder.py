@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from towers.model_batches import compiled, predict
+from towers.model_batches import SIDE_BY_SIDE, compiled, predict
 from towers.noised_card import noised_card
 
 GREYS = 255.0
@@ -87,7 +87,7 @@ class NoisedEncoder:
         self.shape = np.asarray(encoder.tensors(nothing)).shape[1:]
         patterns = np.random.default_rng(seed).standard_normal((views, *self.shape), np.float32) * self.scale
         self.model = self._model(patterns)
-        self.batch_size = getattr(encoder, "batch_size", 32)
+        self.batch_size, self.side_by_side = getattr(encoder, "batch_size", 32), SIDE_BY_SIDE
         if hasattr(encoder, "spectrogram"):
             self.spectrogram = encoder.spectrogram
 
@@ -97,13 +97,13 @@ class NoisedEncoder:
 
     def encode(self, batch: Any) -> np.ndarray:
         """A batch of decoded content -> float32 [B, F_m]."""
-        return predict(self.model, np.asarray(self.tensors(batch), np.float32), self.batch_size)
+        return predict(self.model, np.asarray(self.tensors(batch), np.float32), self.batch_size, self.side_by_side)
 
     def guessed(self, views: int = 0) -> NoisedEncoder:
         """The encoder of somebody who knows all but the secret: noise is drawn anew at every call, for `views` (0 = V)."""
         other = copy.copy(self)
         other.views = views or self.views
-        other.model = other._model(None)
+        other.model, other.side_by_side = other._model(None), 1
         return other
 
     def _model(self, patterns: np.ndarray | None) -> Any:

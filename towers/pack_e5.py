@@ -39,7 +39,7 @@ class E5Encoder(PackEncoder):
 
     Attributes:
         model: `token_ids`, `segment_ids`, `padding_mask` int32 [B, L] -> float32 [B, 384]. Built when it is first asked for, to
-            be exported or trained, and what encodes from then on; until then a model with the words of one batch does.
+            be exported or trained, and what encodes from then on; until then a model with the words of a call does.
         tokenizer: an `E5Tokenizer`; its `model` is the SentencePiece model for an exported graph.
         prefix, query_prefix: what items and questions begin with.
 
@@ -109,7 +109,7 @@ class FewWords:
     The whole table is 384 MB in memory: to write them takes longer than to encode a night's new titles.
 
     Args:
-        weights: of `_convert`. words: what the table has room for; no less than the tokens of a batch.
+        weights: of `_convert`. words: what the table has room for; no less than the tokens of a text.
 
     Attributes:
         model: as `E5Encoder.model`, by the numbers that `answer` gives the words.

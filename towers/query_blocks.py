@@ -13,7 +13,7 @@ SMALLEST_BLOCK = 64
 """Queries a block has at least: matrix products of fewer rows waste the processor."""
 FEWEST_BLOCKS = 4
 """Blocks that a processor has at least, so that its cores work on several side by side: a step of 1,024 events, one core an
-operation, took 2.4 ms in one block, 2.2 in two and 2.1 in four. An accelerator takes what fits."""
+operation, took 2.4 ms in one block, 2.2 in two and 2.1 in four. On JAX, an accelerator's, there may be one."""
 
 
 def over_blocks(of_block, rows, size: int, query_zeros, candidate_zeros):

@@ -35,10 +35,12 @@ def job(
 
     Example: python -m pipeline job --data runs/world --out runs/demo --config configs/demo.toml
     """
+    from pipeline.cores import share_cores
     from pipeline.nightly.lean_imports import import_models_libraries
     from pipeline.settings.config import load_config
 
     settings = load_config(config, set_ or [])
+    share_cores(settings)
     import_models_libraries(settings.encoders.specs().values())
 
     from pipeline.nightly.beside import begun_early

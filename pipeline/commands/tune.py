@@ -28,6 +28,7 @@ def tune(
 
     Example: python -m pipeline tune --config configs/demo.toml --data runs/world --out runs/demo --trials 30
     """
+    from pipeline.cores import share_cores
     from pipeline.progress import progress_bar
     from pipeline.settings.config import load_config
     from pipeline.stages.walk import Run
@@ -38,6 +39,7 @@ def tune(
         typer.echo(line, err=True)
 
     settings = load_config(config, set_ or [])
+    share_cores(settings)
     run = Run(data, out, settings, say=say)
     inputs = {stage: run.key(stage) for stage in ("ingest", run.store_stage)}
     search = Search(run.dataset(), run.store(), settings, read_space(space, settings), out / "tune" / name, inputs)

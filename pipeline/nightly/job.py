@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from data.durable_file import sync
+from pipeline.cores import compute_on, cores_beside
 from pipeline.nightly.beside import Beside
 from pipeline.nightly.check import STOP
 from pipeline.nightly.export import Exporter
 from pipeline.nightly.gate import DECISION, explain
 from pipeline.nightly.lock import JobLock, held
-from pipeline.nightly.process import compute_on, cores_beside
 from pipeline.nightly.record import (
     JOBS,
     KEPT,

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import threadpoolctl
+from pipeline.cores import compute_on
 
 PARENT_DEATH_SIGNAL = 1
 """Linux's `PR_SET_PDEATHSIG`."""
@@ -132,17 +132,3 @@ def _serve(parent: int, work: Callable[..., Any], theirs: Connection, connection
     except Exception as error:
         connection.send((None, f"{type(error).__name__}: {error}"))
         raise
-
-
-def compute_on(cores: int) -> None:
-    """Let this process compute on so many cores: threads that wait for work spin, and cost another process its time.
-
-    TensorFlow asks for it when it is first used.
-    """
-    os.environ.update(TF_NUM_INTRAOP_THREADS=str(cores), TF_NUM_INTEROP_THREADS=str(cores))
-    threadpoolctl.threadpool_limits(cores)
-
-
-def cores_beside() -> int:
-    """The cores that a job has for itself while a process works beside it; one at least."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)

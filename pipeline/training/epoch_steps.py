@@ -84,7 +84,7 @@ def train_epoch(
 
 
 def steps_a_call(batch_size: int) -> int:
-    """So many steps that a call of the compiled step has `EVENTS_A_CALL` events: a power of two, 32 at most.
+    """So many steps that a call of the compiled step has `EVENTS_A_CALL` events: a power of two, `MOST_STEPS_A_CALL` at most.
 
     Example:
         >>> steps_a_call(1024), steps_a_call(4096), steps_a_call(65_536), steps_a_call(2)
