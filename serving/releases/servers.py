@@ -27,7 +27,7 @@ def wait_until_loaded(servers: Sequence[str], models: Sequence[str], version: in
     """Returns when every server has loaded a version of all models.
 
     Raises:
-        ReleaseError: one has not within `timeout` seconds, or failed to load it.
+        ReleaseError: one has not within its own `timeout` seconds, or failed to load it.
     """
 
     def loaded(channel: grpc.Channel, model: str) -> str:
@@ -48,7 +48,7 @@ def wait_until_labelled(servers: Sequence[str], models: Sequence[str], label: st
     """Returns when every server answers under a label with a version, for all models.
 
     Raises:
-        ReleaseError: one does not within `timeout` seconds.
+        ReleaseError: one does not within its own `timeout` seconds.
     """
 
     def labelled(channel: grpc.Channel, model: str) -> str:
@@ -64,8 +64,8 @@ def wait_until_labelled(servers: Sequence[str], models: Sequence[str], label: st
 
 
 def _wait(servers: Sequence[str], models: Sequence[str], ask: Question, timeout: float, words: str) -> None:
-    until = time.monotonic() + timeout
     for server in servers:
+        until = time.monotonic() + timeout
         with grpc.insecure_channel(server) as channel:
             for model in models:
                 while problem := _asked(channel, model, ask):

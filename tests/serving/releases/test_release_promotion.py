@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from serving.client.recommender import Recommender
 from serving.local import LocalServer
+from serving.releases import servers
 from serving.releases.gc import plan_removals, remove
 from serving.releases.labels import CANARY, STABLE, ReleaseLabels, read_labels
 from serving.releases.lock import alone
@@ -226,3 +229,19 @@ def test_a_running_server_follows(tmp_path: Path):
         assert counts("stable") == (10, {"retrieval": 1, "ranking": 1})
     with pytest.raises(ReleaseError, match=r"has not loaded release 2; no label was moved.*UNAVAILABLE"):
         promote(releases, 2, servers=[f"unix:{tmp_path / 'nobody'}"], timeout=0.1)
+
+
+def test_each_server_has_the_whole_time(monkeypatch: pytest.MonkeyPatch):
+    """Three that take 40 of 60 seconds each, one after the other as far as they are asked, are no failure."""
+    now, begun = [0.0], {}
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(servers, "time", clock)
+    monkeypatch.setattr(servers.grpc, "insecure_channel", contextlib.nullcontext)
+
+    def ask(server: str, model: str) -> str:
+        return "" if now[0] >= begun.setdefault(server, now[0]) + 40 else "loading"
+
+    servers._wait(["a", "b", "c"], STOCK, ask, 60.0, "has not loaded it")
+    assert now[0] == 120 and list(begun) == ["a", "b", "c"]
+    with pytest.raises(ReleaseError, match=r"servers: d has not loaded it \(retrieval: loading, after 30 s\)"):
+        servers._wait(["d"], STOCK, ask, 30.0, "has not loaded it")
