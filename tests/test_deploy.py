@@ -326,6 +326,16 @@ def test_alerts_watch_metrics_that_exist(metrics: dict[str, set[str]]):
         assert name in watched
 
 
+def test_a_job_without_any_target_is_told_of():
+    """A job that finds its targets by name has no series `up` at all where the name is gone."""
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    rules = {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
+    watched = re.fullmatch(r'up\{job=~"([\w|]+)"\} == 0', rules["TargetDown"])
+    gone = re.findall(r'absent\(up\{job="(\w+)"\}\)', rules["TargetsGone"])
+    assert watched and sorted(watched[1].split("|")) == sorted(gone) == ["gateway", "serving"]
+    assert rules["TargetsGone"] == " or ".join(f'absent(up{{job="{job}"}})' for job in gone)
+
+
 def test_prometheus_scrapes_what_serves_metrics():
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
