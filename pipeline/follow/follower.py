@@ -75,13 +75,8 @@ class Follower:
     def open(self, base: Base, waiting: Sequence[Event] = ()) -> None:
         """Begins at a release, or goes on where the cursor is; `waiting` are events polled and not yet begun with."""
         cursor = self.journal.cursor()
-        if cursor is None or (cursor.base, cursor.fingerprint) != (base.version, base.fingerprint):
-            fresh = self.followed.fresh_cursor(base)
-            # What the new release's job has not learned from is an update of it; its own events are left out by `lines`.
-            carried = self.journal.carried(cursor, waiting) if cursor else list(waiting)
-            if carried:
-                self.journal.begin(fresh, fresh.update + 1, carried)
-            self.journal.move(cursor := fresh)
+        if cursor is None or not cursor.is_at(base):
+            self.journal.move(cursor := fresh_cursor(base, self.journal, self.followed, waiting))
         self.base, self.cursor = base, cursor
         self.learner = Learner(base, self.config, self.settings.replay, self.settings.rate)
         place = self.out / "releases" / str(base.version) / "retrieval" / str(base.version)
@@ -181,14 +176,29 @@ class Follower:
         self.say(f"[follow] rolled back: {why}; {answering(self.cursor)} answers")
 
 
+def fresh_cursor(base: Base, journal: Journal, followed: Followed, waiting: Sequence[Event] = ()) -> Cursor:
+    """The cursor of a release that has not been followed, before it is moved there: moving drops the other release's events.
+
+    What the new release's job has not learned from is an update of it, written ahead; its own events are left out by `lines`.
+
+    Args:
+        waiting: events that no update has begun with, beside those in the journal.
+    """
+    cursor, fresh = journal.cursor(), followed.fresh_cursor(base)
+    carried = journal.carried(cursor, waiting) if cursor else list(waiting)
+    if carried:
+        journal.begin(fresh, fresh.update + 1, carried)
+    return fresh
+
+
 def roll_back(out: Path, why: str = "asked for", servers: Sequence[str] = ()) -> Cursor:
     """`Follower.roll_back` without a follower: quick, since no model is loaded. Returns: the cursor."""
     base, journal, followed = base_of(out), Journal(out), Followed(out, servers)
     with journal.guarded():
         followed.roll_back(base)
         before = journal.cursor()
-        if before is None or before.fingerprint != base.fingerprint:
-            before = followed.fresh_cursor(base)
+        if before is None or not before.is_at(base):
+            before = fresh_cursor(base, journal, followed)
         cursor = dataclasses.replace(before, rolled_back=why)
         journal.move(cursor)
     return cursor

@@ -83,6 +83,10 @@ class Cursor:
         """Number of the followed release that answers."""
         return self.base * NUMBERS + (0 if self.rolled_back or self.update == self.since else self.update)
 
+    def is_at(self, base: Base) -> bool:
+        """Whether it follows from that release."""
+        return (self.base, self.fingerprint) == (base.version, base.fingerprint)
+
 
 class Journal:
     """`<out>/follow`: `cursor.json`, and `<base>/<update>/` with the events of each update and the newest weights.

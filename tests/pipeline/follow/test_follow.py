@@ -236,6 +236,22 @@ def test_a_release_that_is_promoted_again_is_followed_again(calm: Path, tmp_path
     assert back.version == 2_000_000 and back.since == one.cursor.update, "what is there is not published again"
 
 
+def test_going_back_at_a_new_release_keeps_the_events_for_again(calm: Path, tmp_path: Path):
+    out = shutil.copytree(calm, tmp_path / "run", symlinks=True)
+    (tmp_path / "feedback").mkdir()  # as a stream, which sends nothing again
+    one = follower(out)
+    write_release(out, Dataset.load(out / "ingest"), one.learner.released.ensemble, version=2)
+    back = roll_back(out)
+    assert (back.base, back.version) == (2, 2_000_000)
+    one.look()
+    assert one.cursor == back and read_labels(out / "followed").stable == 2_000_000, "nothing is learned unasked"
+    again(out)
+    two = follower(out)
+    assert two.look(everything=True) and two.cursor.version > 2_000_001
+    learned = {told["event_id"] for told in Journal(out).events(two.cursor, two.cursor.update)}
+    assert learned == {told["event_id"] for told in [*FIRST, *SECOND]}
+
+
 def test_what_may_pass_ends_with_13_and_a_wrong_command_line_with_2(out: Path, monkeypatch: pytest.MonkeyPatch):
     write_settings(out, CONFIG)
     arguments = ["follow", "--once", "--out", str(out), "--log", str(out.parent / "feedback")]
