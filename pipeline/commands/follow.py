@@ -28,7 +28,7 @@ def follow(
         str | None, typer.Option("--kafka", help="Bootstrap servers, host:port,host:port, in the place of --log.")
     ] = None,
     topic: Annotated[str, typer.Option(help="Topic that `serving.feedback.kafka` fills.")] = "feedback",
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings; the run's own without it.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings; the release's own else.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a setting.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Events that are enough for an update.")] = 256,
     max_staleness: Annotated[float, typer.Option(help="Seconds from an event's arrival until it is published.")] = 30.0,
@@ -53,7 +53,8 @@ def follow(
     a job is followed from then on.
 
     Exit codes: 0; with --once also 10, the release itself answers after a roll back; 2 a wrong command line or setting;
-    12 another follower is at work; 13 failed (a full disk, a server that does not answer), to be started again.
+    12 another follower is at work; 13 failed (no release yet, a full disk, a server that does not answer), to be started
+    again.
 
     Example: python -m pipeline follow --out runs/demo --log runs/demo/gateway/feedback
     """
@@ -64,7 +65,7 @@ def follow(
     from pipeline.follow.journal import FOLDER
     from pipeline.follow.publish import answering
     from pipeline.nightly.lock import held
-    from pipeline.settings.config import load_config
+    from pipeline.settings.config import Config, load_config
     from pipeline.stage import StageError
 
     servers = server or []
@@ -79,16 +80,21 @@ def follow(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     settings = FollowSettings(batch=batch, max_staleness=max_staleness, replay=replay, rate=rate, bound=bound)
+
+    def learned_with(run: Path) -> Config:
+        try:
+            return load_config(own_settings(out, config, run), set_ or [])
+        except StageError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    if config is not None:
+        learned_with(out)  # a wrong file is told of at once, whether or not there is a release yet
     stop, say = threading.Event(), lambda line: typer.echo(line, err=True)
     with telling_failures(), held(out / FOLDER, "follow", LOCK_SECONDS, say) as lock:
         for number in (signal.SIGINT, signal.SIGTERM):  # whoever waits for the lock ends at once
             signal.signal(number, lambda *_: stop.set())
         if again:
             begin_anew(out)
-        try:
-            learned_with = load_config(own_settings(out, config), set_ or [])
-        except StageError as error:
-            raise typer.BadParameter(str(error)) from None
         follower = Follower(out, _source(log, kafka, topic, out), learned_with, settings, servers=servers, say=say)
         while not stop.is_set():
             lock.check()

@@ -35,7 +35,7 @@ def forget_user(
     ] = None,
     state: Annotated[Path | None, typer.Option("--state", help="The gateway's folder; <run>/gateway unless given.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="The run's settings, as TOML; its own, or its last job's, unless given.")
+        Path | None, typer.Option("--config", help="TOML file of settings; those of the release that answers unless given.")
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one setting. May be repeated.")] = None,
     server: Annotated[
@@ -51,14 +51,15 @@ def forget_user(
 
     Example: python -m pipeline forget-user --user u00001 --out runs/demo --data runs/world --config configs/demo.toml
     """
+    from pipeline.forget.release import answering_run
     from pipeline.forget.user import forget_user as forget
     from pipeline.nightly.lock import LockedError
     from pipeline.settings.config import load_config
     from pipeline.stage import StageError
     from serving.releases.manifest import ReleaseError
 
-    settings = load_config(own_settings(out, config), set_ or [])
     try:
+        settings = load_config(own_settings(out, config, None if config else answering_run(out)), set_ or [])
         done = forget(user, out, data=data, state=state, config=settings, servers=server or (), say=typer.echo)
     except (LockedError, ReleaseError) as error:
         raise StageError(str(error)) from None

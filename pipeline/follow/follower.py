@@ -53,21 +53,22 @@ class Follower:
     and events, and publishes the same release.
 
     Args:
-        out: run folder. source: of events. config: see `Learner`. servers: see `Followed`. clock: UTC seconds.
+        out: run folder. source: of events. servers: see `Followed`. clock: UTC seconds.
+        config_of: the settings of a run, see `Learner`; asked at every release, since each may be made with others.
     """
 
     def __init__(
         self,
         out: Path,
         source: EventSource,
-        config: Config,
+        config_of: Callable[[Path], Config],
         settings: FollowSettings | None = None,
         *,
         servers: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
         say: Say = print,
     ) -> None:
-        self.out, self.source, self.config, self.settings = out, source, config, settings or FollowSettings()
+        self.out, self.source, self.config_of, self.settings = out, source, config_of, settings or FollowSettings()
         self.journal, self.followed, self.clock, self.say = Journal(out), Followed(out, servers), clock, say
         self.started = clock()
         self.open(base_of(out))
@@ -78,7 +79,7 @@ class Follower:
         if cursor is None or not cursor.is_at(base):
             self.journal.move(cursor := fresh_cursor(base, self.journal, self.followed, waiting))
         self.base, self.cursor = base, cursor
-        self.learner = Learner(base, self.config, self.settings.replay, self.settings.rate)
+        self.learner = Learner(base, self.config_of(base.run), self.settings.replay, self.settings.rate)
         place = self.out / "releases" / str(base.version) / "retrieval" / str(base.version)
         check_made_from(place, self.learner.weights())
         self.batches = EventBatches(self.settings.batch, self.settings.max_staleness, LOOK_SECONDS)

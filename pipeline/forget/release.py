@@ -79,9 +79,19 @@ def answering(labels: ReleaseLabels, numbers: Sequence[int]) -> int:
     return labels.stable if labels.stable is not None and labels.stable in numbers else labels.standing(numbers)[-1]
 
 
-def _publish(out: Path, data: Path | None, config: Config, version: int, say: Callable[[str], None]) -> int:
+def answering_run(out: Path) -> Path | None:
+    """The run folder whose models answer and would be published again; None where there is no release, or they are gone."""
+    numbers = list_releases(out / "releases")
+    return _run_of(out, answering(read_labels(out / "releases"), numbers))[0] if numbers else None
+
+
+def _run_of(out: Path, version: int) -> tuple[Path | None, dict[str, Any]]:
     made_from = read_release(out / "releases" / str(version)).manifest["details"].get("made_from", {})
-    run = run_made_from(out, made_from)
+    return run_made_from(out, made_from), made_from
+
+
+def _publish(out: Path, data: Path | None, config: Config, version: int, say: Callable[[str], None]) -> int:
+    run, made_from = _run_of(out, version)
     if run is None:
         raise StageError(
             f"{out}: release {version} was made from models that are no longer there. Export those that are (`python -m "

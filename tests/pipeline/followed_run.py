@@ -55,8 +55,8 @@ def make_run(out: Path) -> Path:
     return out
 
 
-def write_release(out: Path, dataset: Dataset, ensemble: Ensemble, version: int = 1) -> None:
-    length, longer = ensemble.two_tower.config.history_length, Config().ranking.history_length
+def write_release(out: Path, dataset: Dataset, ensemble: Ensemble, version: int = 1, config: Config | None = None) -> None:
+    length, longer = ensemble.two_tower.config.history_length, (config or Config()).ranking.history_length
     tables = serving_tables(dataset, out / "ingest", length, ranker_history=longer)
     module = RetrievalModule(tables, ensemble.user_tower, ExactIndex(ensemble.items), ensemble.linear.history)
     with publish(out / "releases", version, counts={"items": ITEMS}) as staging:

@@ -69,5 +69,10 @@ def test_commands_on_a_run_take_its_own_settings(told, tmp_path):
     release.mkdir(parents=True)
     (release / "manifest.json").write_text("{}")
     assert load_config(own_settings(tmp_path, None)) == later
+    assert load_config(own_settings(tmp_path, None, tmp_path)) == made  # of the run that is worked on, whatever is newer
+    assert load_config(own_settings(tmp_path, None, job)) == later
+    with pytest.raises(StageError, match="0009 does not say"):
+        own_settings(tmp_path, None, tmp_path / "jobs" / "0009")
     assert "--config" in told("robustness", "--out", tmp_path / "nowhere")
-    assert "--config" in told("follow", "--out", tmp_path / "nowhere", "--log", tmp_path / "log")
+    gone = tmp_path / "gone.toml"
+    assert "--config" in told("follow", "--out", tmp_path / "nowhere", "--log", tmp_path / "log", "--config", gone)

@@ -20,7 +20,10 @@ from pipeline.follow.follower import Follower, FollowSettings, again, roll_back
 from pipeline.follow.journal import Journal, drop_followed
 from pipeline.follow.publish import Followed
 from pipeline.nightly.lock import held
+from pipeline.nightly.record import JobRecord, write_outcome
 from pipeline.reproduce_record import write_settings
+from pipeline.retrieval.served import load_served
+from pipeline.settings.config import load_config
 from pipeline.stage import StageError
 from serving.feedback.log import FeedbackLog
 from serving.feedback.tail import FeedbackTail
@@ -58,7 +61,7 @@ def log_of(out: Path, events: list[dict]) -> Path:
 
 def follower(out: Path, now: float = NOW, **changed) -> Follower:
     source = FeedbackTail(out.parent / "feedback")
-    return Follower(out, source, CONFIG, SETTINGS, clock=lambda: now, say=lambda line: None, **changed)
+    return Follower(out, source, lambda run: CONFIG, SETTINGS, clock=lambda: now, say=lambda line: None, **changed)
 
 
 def ask(folder: Path, user: str, k: int = 10) -> list[int]:
@@ -252,6 +255,29 @@ def test_going_back_at_a_new_release_keeps_the_events_for_again(calm: Path, tmp_
     assert learned == {told["event_id"] for told in [*FIRST, *SECOND]}
 
 
+def test_each_release_is_followed_with_the_settings_that_it_was_made_with(out: Path):
+    """Histories of another length are arrays of another shape, which the graph of the other release refuses."""
+    job, longer = out / "jobs" / "0002", load_config(overrides=["ranking.history_length=40", "data.min_value=3"])
+    for name in ("ingest", "served"):
+        shutil.copytree(out / name, job / name)
+    JobRecord(2, "", None, "", "", "", True).write(job)
+    write_outcome(job, {"outcome": "published", "release": {"version": 2}})
+    write_settings(out, CONFIG), write_settings(job, longer)
+    write_release(out, Dataset.load(job / "ingest"), load_served(job).ensemble, 2, longer)
+    promote(out / "releases", 1), promote(out / "releases", 2, "canary")
+    log_of(out, FIRST)
+    arguments = ["follow", "--once", "--out", str(out), "--log", str(out.parent / "feedback"), "--batch", "12"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and "release 1 with update 1" in done.output, done.output
+    settings_of = {out: CONFIG, job: longer}
+    one = Follower(out, FeedbackTail(out.parent / "feedback"), settings_of.__getitem__, SETTINGS, say=lambda line: None)
+    assert one.learner.config == CONFIG
+    promote(out / "releases")
+    log_of(out, SECOND)
+    one.look(everything=True)
+    assert one.learner.config == longer and one.cursor.base == 2 and one.cursor.version > 2_000_000
+
+
 def test_what_may_pass_ends_with_13_and_a_wrong_command_line_with_2(out: Path, monkeypatch: pytest.MonkeyPatch):
     write_settings(out, CONFIG)
     arguments = ["follow", "--once", "--out", str(out), "--log", str(out.parent / "feedback")]
@@ -265,6 +291,12 @@ def test_what_may_pass_ends_with_13_and_a_wrong_command_line_with_2(out: Path, m
         assert done.exit_code == 13 and "failed: 127.0.0.1:8500 has not loaded" in done.output, done.output
     wrong = CliRunner().invoke(app, [*arguments, "--max-staleness", "2"])
     assert wrong.exit_code == 2 and "max_staleness" in wrong.output
+    (out / "settings.toml").unlink()
+    untold = CliRunner().invoke(app, arguments)
+    assert untold.exit_code == 2 and "does not say with which settings" in untold.output
+    shutil.rmtree(out / "releases")  # as before the first night
+    early = CliRunner().invoke(app, arguments)
+    assert early.exit_code == 13 and "no release to follow" in early.output, early.output
 
 
 class Stream:
@@ -286,7 +318,7 @@ def test_a_stream_that_sends_nothing_again_loses_nothing_by_going_back(out: Path
 
     def start() -> Follower:
         stream.place = stream.kept
-        return Follower(out, stream, CONFIG, SETTINGS, clock=lambda: NOW, say=lambda line: None)
+        return Follower(out, stream, lambda run: CONFIG, SETTINGS, clock=lambda: NOW, say=lambda line: None)
 
     assert start().look() and stream.kept == 12
     stream.events += SECOND
@@ -308,7 +340,7 @@ def test_a_stream_that_sends_nothing_again_loses_nothing_by_going_back(out: Path
 
 def test_an_update_of_what_waited_is_done_once_whenever_it_is_killed(out: Path, monkeypatch: pytest.MonkeyPatch):
     stream = Stream(list(FIRST))
-    begin = lambda: Follower(out, stream, CONFIG, SETTINGS, clock=lambda: NOW, say=lambda line: None)  # noqa: E731
+    begin = lambda: Follower(out, stream, lambda run: CONFIG, SETTINGS, clock=lambda: NOW, say=lambda line: None)  # noqa: E731
     assert begin().look()
     roll_back(out)
     with monkeypatch.context() as patch:

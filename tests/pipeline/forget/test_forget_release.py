@@ -6,18 +6,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from data.ingest import IngestOptions, ingest
+from pipeline.__main__ import app
 from pipeline.forget import release as forget_release
+from pipeline.forget.proof import Searched
 from pipeline.forget.release import replace_releases
 from pipeline.forget.run import forget_in_run
-from pipeline.forget.user import forget_user
+from pipeline.forget.user import Forgotten, forget_user
 from pipeline.nightly.record import JobRecord, write_outcome
-from pipeline.settings.config import Config
+from pipeline.reproduce_record import write_settings
+from pipeline.settings.config import Config, load_config
 from serving.releases.labels import read_labels
 from serving.releases.promotion import promote, roll_back
-from serving.releases.release import list_releases
-from tests.serving.release_files import publish_all
+from serving.releases.release import list_releases, publish
+from tests.serving.release_files import publish_all, write_files
 
 WHO = "person-17"
 IDS = frozenset([WHO])
@@ -94,6 +98,37 @@ def test_without_labels_the_newest_release_is_published_again(tmp_path, monkeypa
     again = published_again(releases, monkeypatch)
     assert replace_releases(tmp_path, None, Config(), IDS, say=str) == 7 and again == [6]
     assert list_releases(releases) == [7]
+
+
+def test_the_settings_are_those_of_the_release_that_is_published_again(tmp_path, monkeypatch):
+    """Not of the newest job, whose release nobody has promoted."""
+    stages = ("served/full", "index", "ranking", "policy")
+    for number in (1, 2):
+        run = tmp_path / "jobs" / f"000{number}"
+        JobRecord(number, "", None, "", "", "", True).write(run)
+        write_outcome(run, {"outcome": "published", "release": {"version": number}})
+        write_settings(run, load_config(overrides=[f"ranking.history_length={10 * number}"]))
+        for stage in stages:
+            (run / stage).mkdir(parents=True)
+            (run / stage / "manifest.json").write_text(f'{{"key": "{number}"}}')
+        details = {"made_from": dict.fromkeys(stages, str(number))}
+        with publish(tmp_path / "releases", number, details=details) as staging:
+            write_files(staging, number)
+    promote(tmp_path / "releases", 1)
+    promote(tmp_path / "releases", 2, "canary")
+    given: list[Config] = []
+
+    def forget(user, out, *, config, **others):
+        given.append(config)
+        return Forgotten(0, 0, None, Searched(0, 0, True))
+
+    monkeypatch.setattr("pipeline.forget.user.forget_user", forget)
+    for promoted in (1, 2):
+        if promoted == 2:
+            promote(tmp_path / "releases")
+        done = CliRunner().invoke(app, ["forget-user", "--user", WHO, "--out", str(tmp_path)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert [config.ranking.history_length for config in given] == [10, 20]
 
 
 @pytest.fixture
