@@ -6,6 +6,7 @@ import configparser
 import importlib.resources
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -26,7 +27,10 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app as command_line
-from pipeline.release.deploy import DeployOptions, measure_run, render_manifests
+from pipeline.nightly.record import JobRecord
+from pipeline.release.deploy import GATEWAY_MIB, DeployOptions, measure_run, render_manifests
+from pipeline.reproduce_record import write_settings
+from pipeline.settings.config import load_config
 from serving.gateway.app import GatewaySettings, create_app
 from serving.gateway.metrics import GatewayMetrics
 from serving.gateway.settings import load_settings
@@ -174,6 +178,49 @@ def test_memory_and_disk_follow_the_sizes_of_releases(tmp_path: Path):
         DeployOptions(replicas=9)
     with pytest.raises(ValueError, match="cpus: must be at least 1, received 0"):
         DeployOptions(cpus=0)
+
+
+def test_gateways_and_volume_are_sized_for_what_jobs_leave(tmp_path: Path):
+    """The stable release came from a job, as all do in a shop that only runs jobs; the run itself has ingested nothing."""
+    run, stages = tmp_path / "run", ("served/full", "index", "ranking", "policy")
+    for number in (1, 2):
+        job = run / "jobs" / f"000{number}"
+        JobRecord(number, "", None, "", "", "", True).write(job)
+        write_settings(job, load_config(overrides=[f"job.keep={4 * number}", f'encoders.store="{tmp_path}/media"']))
+        for stage in (*stages, "ingest"):
+            (job / stage).mkdir(parents=True)
+            (job / stage / "manifest.json").write_text(f'{{"key": "{number}"}}')
+        (job / "ingest" / "items.parquet").write_bytes(bytes(number * 100 * MIB))
+        with publish(run / "releases", number, details={"made_from": dict.fromkeys(stages, str(number))}) as staging:
+            write_files(staging, number)
+    promote(run / "releases", 1)
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "vectors").write_bytes(bytes(300 * MIB))
+    figures = measure_run(run, keep=4)
+    assert figures["gateway_request_mib"] == GATEWAY_MIB + 8 * 200 + 1, "the newest release may be promoted"
+    assert (figures["jobs_kept"], figures["job_mib"], figures["store_mib"]) == (4 + 2 + 1, 201, 300)
+    assert figures["run_storage_gib"] == math.ceil(1.5 * (7 * 200 + 300) / 1024)
+    shutil.rmtree(run / "releases" / "2")
+    alone = measure_run(run)
+    assert alone["gateway_request_mib"] == GATEWAY_MIB + 8 * 100 + 1 and alone["jobs_kept"] == 4 + 2 + 1
+    for name, size in (("feature-store", 380), ("feature-store-weights", 20)):  # where the manifest has it
+        (run / name).mkdir()
+        (run / name / "vectors").write_bytes(bytes(size * MIB))
+    there = measure_run(run)
+    assert (there["store_mib"], there["run_mib"]) == (400, alone["run_mib"])
+
+
+def test_the_volume_of_a_run_without_jobs_has_room_for_them(tmp_path: Path):
+    run = tmp_path / "run"
+    promote(publish_all(run / "releases", 1), 1)
+    for name in ("ingest", "gateway"):
+        (run / name).mkdir()
+        (run / name / "items.parquet").write_bytes(bytes(400 * MIB))
+    figures = measure_run(run)
+    assert (figures["run_mib"], figures["job_mib"], figures["jobs_kept"]) == (800, 401, 3 + 2 + 1)
+    assert figures["run_storage_gib"] == math.ceil(1.5 * (6 * 400 + 800) / 1024)
+    text = render_manifests(figures, DeployOptions())["1-storage.yaml"]
+    assert "6 folders of jobs of 401 MiB" in text and f"storage: {figures['run_storage_gib']}Gi" in text
 
 
 # ---- compose

@@ -33,8 +33,8 @@ DEPLOY = ROOT / "deploy"
 KEPT, STOPPED, LOCKED, FAILED = (EXIT_CODES[name] for name in ("kept", "stopped", "locked", "failed"))
 FIGURES = dict.fromkeys(
     ("version", "models_mib", "base_mib", "serving_request_mib", "serving_limit_mib", "startup_failures",
-     "gateway_request_mib", "gateway_limit_mib", "release_mib", "releases_kept", "run_mib", "run_storage_gib",
-     "dataset_storage_gib", "canary_replicas"), 1,
+     "gateway_request_mib", "gateway_limit_mib", "release_mib", "releases_kept", "job_mib", "jobs_kept", "store_mib", "run_mib",
+     "run_storage_gib", "dataset_storage_gib", "canary_replicas"), 1,
 ) | {"fingerprint": "f"}  # fmt: skip
 
 

@@ -28,6 +28,7 @@ def deploy(
     Example: python -m pipeline deploy --run runs/demo --out runs/kubernetes && kubectl apply -f runs/kubernetes
     """
     from pipeline.release.deploy import DeployOptions, write_manifests
+    from pipeline.settings.config import load_config
     from serving.releases.manifest import ReleaseError
 
     try:
@@ -41,7 +42,9 @@ def deploy(
             cpus=cpus,
             config=config,
         )
-        figures = write_manifests(run, out, options, data)
+        # The image has this repository's files.
+        keep = load_config(config).job.keep if Path(config).is_file() else None
+        figures = write_manifests(run, out, options, data, keep)
     except (ReleaseError, ValueError) as error:
         raise StageError(str(error)) from error
     typer.echo(

@@ -9,6 +9,10 @@ from typing import Any
 
 import jinja2
 
+from pipeline.content.store_encoders import content_store, weights_folder
+from pipeline.reproduce_record import SETTINGS
+from pipeline.settings.config import Config, load_config
+from serving.catalogue.released_run import ingested_folder
 from serving.releases.labels import read_labels
 from serving.releases.manifest import Release, ReleaseError, read_release
 from serving.releases.release import list_releases
@@ -32,6 +36,13 @@ GATEWAY_MIB = 1024
 
 RELEASES_KEPT = 5
 """On disk: the newest three, and two with labels."""
+
+STORE = "feature-store"
+"""Of encoded media, in the run's volume, where `training.yaml.j2` has it; the encoders' weights lie beside it."""
+
+JOBS = "jobs"
+NO_STAGES = ("gateway", "follow", "followed")
+"""Folders of a run that no job makes. In `JOBS` each job has one of its own."""
 
 LOAD_BYTES_PER_SECOND = 20e6
 """A slow start: a cold network disk, and warm-up on a busy core."""
@@ -75,8 +86,13 @@ class DeployOptions:
             raise ValueError(f"max_replicas: must be at least replicas ({self.replicas}), received {self.max_replicas}")
 
 
-def measure_run(run: Path, dataset: Path | None = None) -> dict[str, Any]:
+def measure_run(run: Path, dataset: Path | None = None, keep: int | None = None) -> dict[str, Any]:
     """The figures that the templates ask of a run: its largest release in use, and what it all takes on disk and loaded.
+
+    A gateway loads the folder that a release's own run or job ingested, and the volume has room for the nights to come.
+
+    Args:
+        keep: `job.keep` of the nightly job; None = that of the release's run.
 
     Raises:
         ReleaseError: no release, or one whose manifest cannot be read.
@@ -90,8 +106,7 @@ def measure_run(run: Path, dataset: Path | None = None) -> dict[str, Any]:
     version = max(used, key=lambda number: served[number])
     release = read_release(releases / str(version))
     models = math.ceil(served[version] / MIB)
-    rest = _folder_bytes(run) - _folder_bytes(releases)
-    ingested = _folder_bytes(run / "ingest")
+    ingested = max(_folder_bytes(ingested_folder(run, number)) for number in used)
     data = _folder_bytes(dataset) if dataset is not None else 0
     return {
         "version": version,
@@ -103,12 +118,34 @@ def measure_run(run: Path, dataset: Path | None = None) -> dict[str, Any]:
         "startup_failures": 12 + math.ceil(VERSIONS_LOADED * served[version] / LOAD_BYTES_PER_SECOND / 5),
         "gateway_request_mib": GATEWAY_MIB + math.ceil(8 * ingested / MIB),
         "gateway_limit_mib": 2 * (GATEWAY_MIB + math.ceil(8 * ingested / MIB)),
-        "release_mib": math.ceil(release.bytes / MIB),
-        "releases_kept": RELEASES_KEPT,
-        "run_mib": math.ceil(rest / MIB),
-        "run_storage_gib": math.ceil(1.5 * (RELEASES_KEPT * release.bytes + rest) / GIB),
+        **_volume(run, release, keep),
         "dataset_storage_gib": max(1, math.ceil(1.5 * data / GIB)),
         "canary_replicas": 0 if labels.canary is None else 1,
+    }
+
+
+def _volume(run: Path, release: Release, keep: int | None) -> dict[str, int]:
+    """What the run's volume holds once nights have come: releases, whole folders of jobs, encoded media, and the rest."""
+    settings = ingested_folder(run, release.version).parent / SETTINGS
+    config = load_config(settings) if settings.is_file() else Config()
+    stores = (run / STORE, content_store(config.encoders, run))
+    inside, elsewhere = (_folder_bytes(store) + _folder_bytes(weights_folder(store)) for store in stores)
+    stored = max(inside, elsewhere)
+    rest = _folder_bytes(run) - _folder_bytes(run / "releases") - _folder_bytes(run / JOBS) - inside
+    # Before the first job: it does what the run has done.
+    stages = rest - sum(_folder_bytes(run / name) for name in NO_STAGES)
+    jobs = (run / JOBS).glob("[0-9]*")
+    job = max((_folder_bytes(folder) - _folder_bytes(folder / "releases") for folder in jobs), default=stages)
+    job += release.bytes  # one that was kept back has its release still
+    kept = (config.job.keep if keep is None else keep) + VERSIONS_LOADED + 1  # the labelled ones, and that of this night
+    return {
+        "release_mib": math.ceil(release.bytes / MIB),
+        "releases_kept": RELEASES_KEPT,
+        "job_mib": math.ceil(job / MIB),
+        "jobs_kept": kept,
+        "store_mib": math.ceil(stored / MIB),
+        "run_mib": math.ceil(rest / MIB),
+        "run_storage_gib": math.ceil(1.5 * (RELEASES_KEPT * release.bytes + kept * job + stored + rest) / GIB),
     }
 
 
@@ -128,13 +165,15 @@ def render_manifests(figures: dict[str, Any], options: DeployOptions) -> dict[st
     }
 
 
-def write_manifests(run: Path, out: Path, options: DeployOptions, dataset: Path | None = None) -> dict[str, Any]:
+def write_manifests(
+    run: Path, out: Path, options: DeployOptions, dataset: Path | None = None, keep: int | None = None
+) -> dict[str, Any]:
     """Writes the manifests of a run into a folder, each file whole or not at all; returns the figures in them.
 
     Raises:
         ReleaseError: see `measure_run`.
     """
-    figures = measure_run(run, dataset)
+    figures = measure_run(run, dataset, keep)
     manifests = render_manifests(figures, options)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in manifests.items():
