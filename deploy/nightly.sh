@@ -6,12 +6,11 @@
 # 143 ended by SIGTERM.
 set -eu
 # As the first process of a container sh would not hear SIGTERM, nor pass it on: the job would be killed with its lock held.
-command=
-trap 'trap "" TERM INT; [ -z "$command" ] || { kill -TERM "$command" 2>/dev/null || :; wait "$command" || :; }; exit 143' TERM INT
+# `$!` names the command from its first moment on.
+trap 'trap "" TERM INT; [ -z "${!:-}" ] || { kill -TERM "$!" 2>/dev/null || :; wait "$!" || :; }; exit 143' TERM INT
 run() {
     "$@" &
-    command=$!
-    wait "$command"
+    wait "$!"
 }
 run python -m pipeline job --data "$DATA" --out "$OUT" --config "$CONFIG" ${STORE:+--set "encoders.store=$STORE"} || exit $?
 # Without a new release the newest one has its label. A canary that nobody has judged is an error.
