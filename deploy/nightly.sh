@@ -14,5 +14,9 @@ run() {
 }
 run python -m pipeline job --data "$DATA" --out "$OUT" --config "$CONFIG" ${STORE:+--set "encoders.store=$STORE"} || exit $?
 # Without a new release the newest one has its label. A canary that nobody has judged is an error.
-run python -m pipeline release promote --to canary --if-new --out "$OUT"
+run python -m pipeline release promote --to canary --if-new --out "$OUT" || {
+    code=$?
+    echo "nightly: the job is done, and its release, if any, is published; but it is not the canary (exit code $code)" >&2
+    exit "$code"
+}
 run python -m pipeline release gc --newest 3 --remove --out "$OUT"

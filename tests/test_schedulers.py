@@ -79,13 +79,24 @@ def begin_night(folder: Path, does: str) -> subprocess.Popen[str]:
     (folder / "python").write_text(f'#!/bin/sh\necho "$3" >> {folder}/called\n{does}\n')
     (folder / "python").chmod(0o755)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "DATA": "data", "OUT": "out", "CONFIG": "config"}
-    return subprocess.Popen(["/bin/sh", str(DEPLOY / "nightly.sh")], env=environment, text=True)
+    command = ["/bin/sh", str(DEPLOY / "nightly.sh")]
+    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
+
+
+NIGHT = ["job", "release", "release"]
+
+
+def test_a_night_says_that_its_release_is_there_where_no_label_moved(tmp_path: Path):
+    process = begin_night(tmp_path, '[ "$3" = job ] || exit 2')
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 2 and "published" in said and "exit code 2" in said
+    assert (tmp_path / "called").read_text().split() == NIGHT[:2]
 
 
 @pytest.mark.parametrize("code", [0, KEPT, LOCKED, FAILED])
 def test_the_night_ends_with_the_code_of_its_job_and_goes_on_after_a_release(tmp_path: Path, code: int):
     assert begin_night(tmp_path, f"exit {code}").wait(20) == code
-    assert (tmp_path / "called").read_text().split() == (["job"] if code else ["job", "release", "release"])
+    assert (tmp_path / "called").read_text().split() == (["job"] if code else NIGHT)
 
 
 def test_the_night_ends_with_its_job_when_it_is_told_to(tmp_path: Path):
