@@ -1,7 +1,7 @@
 #!/bin/sh
-# The nightly job: train on from the last release with the new data, make what the gate lets through the canary, clear up.
-# DATA, OUT and CONFIG say where, STORE where encoded media are kept (else beside OUT); add-feedback before it brings the
-# day's events. Exit codes are those of the job:
+# The nightly job: bring the day's feedback, train on from the last release with the new data, make what the gate lets through
+# the canary, clear up. DATA, OUT and CONFIG say where, STORE where encoded media are kept (else beside OUT), STATE where a
+# gateway keeps feedback and changed items (else none are brought). Exit codes are those of the job:
 # 0 published or nothing new, 10 kept back by the gate, 11 stopped by the data checks, 12 another job is at work, 13 failed;
 # 143 ended by SIGTERM.
 set -eu
@@ -12,6 +12,14 @@ run() {
     "$@" &
     wait "$!"
 }
+# A job of these twelve hours that was interrupted goes on with the data that it began with: with more it would be another.
+interrupted() {
+    for job in "$OUT"/jobs/[0-9]*; do :; done
+    [ -n "$(find "$job/job.json" -mmin -720 2>/dev/null)" ] && [ ! -f "$job/outcome.json" ]
+}
+if [ -n "${STATE:-}" ] && { [ -d "$STATE/feedback" ] || [ -d "$STATE/items" ]; } && ! interrupted; then
+    run python -m pipeline add-feedback --state "$STATE" --data "$DATA" || exit $?
+fi
 run python -m pipeline job --data "$DATA" --out "$OUT" --config "$CONFIG" ${STORE:+--set "encoders.store=$STORE"} || exit $?
 # Without a new release the newest one has its label. A canary that nobody has judged is an error.
 run python -m pipeline release promote --to canary --if-new --out "$OUT" || {

@@ -58,6 +58,27 @@ def test_kubernetes_tries_again_what_may_end_otherwise_and_nothing_else():
     assert any(told["STORE"].startswith(f"{mount}/") for mount in mounts)
 
 
+@pytest.mark.parametrize("feedback", [True, False])
+def test_kubernetes_brings_what_gateways_keep_where_they_share_it(feedback: bool):
+    texts = render_manifests(FIGURES, DeployOptions(feedback=feedback))
+    manifest = yaml.safe_load(texts["4-training.yaml"])
+    kubernetes_validate.validate(manifest, "1.33", strict=True)
+    pod = manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    told = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+    mounts = {one["mountPath"]: one for one in pod["containers"][0]["volumeMounts"]}
+    assert {one["name"] for one in mounts.values()} == {one["name"] for one in pod["volumes"]}
+    assert mounts[told["DATA"]].get("readOnly", False) is not feedback
+    if feedback:
+        gateways = [one for one in yaml.safe_load_all(texts["3-gateway.yaml"]) if one["kind"] == "Deployment"]
+        for gateway in gateways:  # the very folder that each of them writes to
+            there = gateway["spec"]["template"]["spec"]
+            assert mounts[told["STATE"]] in there["containers"][0]["volumeMounts"]
+            assert next(one for one in pod["volumes"] if one["name"] == "state") in there["volumes"]
+        assert len(gateways) == 2
+    else:
+        assert "STATE" not in told and "state" not in {one["name"] for one in pod["volumes"]}
+
+
 def night(folder: Path, command: str, code: int) -> subprocess.CompletedProcess[str]:
     """A scheduler's own shell line, with a nightly job that prints and ends with a code."""
     (folder / "deploy").mkdir(exist_ok=True)
@@ -74,16 +95,54 @@ def test_all_commands_end_with_the_codes_that_schedulers_know():
     assert "RestartPreventExitStatus=2 12\n" in service and "Restart=always\n" in service
 
 
-def begin_night(folder: Path, does: str) -> subprocess.Popen[str]:
+def begin_night(folder: Path, does: str, **more: str) -> subprocess.Popen[str]:
     """`nightly.sh` with a command in the place of `python`; it keeps the words that it is called with in `called`."""
     (folder / "python").write_text(f'#!/bin/sh\necho "$3" >> {folder}/called\n{does}\n')
     (folder / "python").chmod(0o755)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "DATA": "data", "OUT": "out", "CONFIG": "config"}
     command = ["/bin/sh", str(DEPLOY / "nightly.sh")]
-    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment | more, text=True, stderr=subprocess.PIPE)
 
 
 NIGHT = ["job", "release", "release"]
+
+
+def test_a_night_begins_with_the_feedback_of_a_gateway(tmp_path: Path):
+    called, state = tmp_path / "called", tmp_path / "state"
+    for kept in ("", "items", "feedback"):
+        (state / kept).mkdir(parents=True, exist_ok=True)
+        process = begin_night(tmp_path, 'echo "$@" >> "$0.all"', STATE=str(state))
+        assert (process.communicate(timeout=20)[1], process.returncode) == ("", 0)
+        assert called.read_text().split() == (["add-feedback"] if kept else []) + NIGHT, kept
+        called.unlink()
+    assert f"-m pipeline add-feedback --state {state} --data data" in (tmp_path / "python.all").read_text()
+    for code in (2, FAILED):  # what cannot be brought is no reason to learn without it
+        assert begin_night(tmp_path, f"exit {code}", STATE=str(state)).wait(20) == code
+        assert called.read_text().split() == ["add-feedback"]
+        called.unlink()
+
+
+def test_a_night_goes_on_with_the_data_of_a_job_that_was_interrupted(tmp_path: Path):
+    """More data would make it another job, and its work would be lost; the next night brings what came meanwhile."""
+    called, out = tmp_path / "called", tmp_path / "out"
+    (tmp_path / "state" / "feedback").mkdir(parents=True)
+    for number in (1, 2):
+        (out / "jobs" / f"000{number}").mkdir(parents=True)
+        (out / "jobs" / f"000{number}" / "job.json").touch()
+    ended, record = (out / "jobs" / "0002" / name for name in ("outcome.json", "job.json"))
+
+    def night() -> list[str]:
+        assert begin_night(tmp_path, "exit 0", STATE=str(tmp_path / "state"), OUT=str(out)).wait(20) == 0
+        words = called.read_text().split()
+        called.unlink()
+        return words
+
+    assert night() == NIGHT
+    ended.touch()
+    assert night() == ["add-feedback", *NIGHT]
+    ended.unlink()
+    os.utime(record, (time.time() - 86_400,) * 2)
+    assert night() == ["add-feedback", *NIGHT], "one that cannot end with what it has is not waited for"
 
 
 def test_a_night_says_that_its_release_is_there_where_no_label_moved(tmp_path: Path):
@@ -91,6 +150,14 @@ def test_a_night_says_that_its_release_is_there_where_no_label_moved(tmp_path: P
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 2 and "published" in said and "exit code 2" in said
     assert (tmp_path / "called").read_text().split() == NIGHT[:2]
+
+
+def test_every_schedule_says_where_the_feedback_lies():
+    follow = (DEPLOY / "systemd" / "triptych-follow.service").read_text()
+    place = re.search(r"LOG=(\S+)/feedback", follow)
+    assert place is not None
+    for file in ("cron/triptych", "systemd/triptych-training.service", "airflow/triptych_nightly.py"):
+        assert re.search(rf'STATE\W.*{re.escape(place[1])}"?\)?,?$', (DEPLOY / file).read_text(), re.MULTILINE), file
 
 
 @pytest.mark.parametrize("code", [0, KEPT, LOCKED, FAILED])
@@ -141,7 +208,7 @@ def test_vertex_ai_takes_the_job_and_a_release_that_was_kept_for_success(tmp_pat
         assert night(tmp_path, command.replace(work[1], str(tmp_path)), code).returncode == seen
     mounted = {f"/mnt/nfs/{one['mountPoint']}" for one in spec["workerPoolSpecs"][0]["nfsMounts"]}
     places = {one["name"]: one["value"] for one in spec["workerPoolSpecs"][0]["containerSpec"]["env"]}
-    assert all(any(places[name].startswith(f"{mount}/") for mount in mounted) for name in ("DATA", "OUT"))
+    assert all(any(places[name].startswith(f"{mount}/") for mount in mounted) for name in ("DATA", "OUT", "STATE"))
 
 
 STRING = {"type": "string"}

@@ -22,6 +22,9 @@ def deploy(
     gateway_replicas: Annotated[int, typer.Option(help="Pods of the gateway, at least.")] = 3,
     cpus: Annotated[int, typer.Option(help="Cores that a pod of TF Serving asks for.")] = 2,
     config: Annotated[str, typer.Option(help="Settings of the nightly job, a path in the image.")] = "configs/demo.toml",
+    feedback: Annotated[
+        bool, typer.Option(help="The nightly job adds what gateways keep on the volume `state` to the dataset.")
+    ] = True,
 ) -> None:
     """Write Kubernetes manifests whose memory and disk follow from the sizes of the run's releases.
 
@@ -41,6 +44,7 @@ def deploy(
             gateway_replicas=gateway_replicas,
             cpus=cpus,
             config=config,
+            feedback=feedback,
         )
         # The image has this repository's files.
         keep = load_config(config).job.keep if Path(config).is_file() else None

@@ -59,6 +59,7 @@ class DeployOptions:
         replicas, max_replicas: pods of TF Serving. gateway_replicas: of the gateway.
         cpus: cores that a pod of TF Serving asks for.
         training_cpus, training_gib: of the nightly job. schedule: when it starts, in UTC. config: its settings.
+        feedback: whether it brings what gateways kept on their volume into the dataset.
 
     Raises:
         ValueError: a number below 1, or fewer pods at most than at least.
@@ -76,6 +77,7 @@ class DeployOptions:
     training_gib: int = 16
     schedule: str = "30 2 * * *"
     config: str = "configs/demo.toml"
+    feedback: bool = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
