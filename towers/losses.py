@@ -24,13 +24,10 @@ def accidental_hits(candidate_rows):
 def in_batch_logits(queries, candidates, *, candidate_rows, log_q, scale, masked=None):
     """Corrected logits of the in-batch softmax.
 
-    Formula: `l_ij = scale * q_i . c_j - log Q(j)`, and MASKED_LOGIT where j is an accidental hit of i or `masked`.
-    Q(j) is the
-    probability that item j is drawn into a batch, here its share of the training events: popular items appear as
-    negatives
-    more often than they deserve, and the correction takes that back. Yi et al., *Sampling-Bias-Corrected Neural
-    Modeling
-    for Large Corpus Item Recommendations*, RecSys 2019.
+    Formula: `l_ij = scale * q_i . c_j - log Q(j)`, and MASKED_LOGIT where j is an accidental hit of i or `masked`. Q(j) is the
+    probability that item j is drawn into a batch, here its share of the training events: popular items appear as negatives
+    more often than they deserve, and the correction takes that back. Yi et al., *Sampling-Bias-Corrected Neural Modeling for
+    Large Corpus Item Recommendations*, RecSys 2019.
 
     Shapes: queries [B, D], candidates [B, D], candidate_rows [B], log_q [B], masked [B, B] bool or None -> [B, B].
     """
