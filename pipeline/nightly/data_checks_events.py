@@ -71,13 +71,20 @@ def _repeated(dataset: Dataset) -> int:
 
 
 def volume_check(data: NewData, section: ChecksSection) -> Check:
-    """Events a day of the new days against the median day of the reference; days without any count."""
-    days = data.dataset.events["timestamp"].to_numpy() // DAY
+    """Events a day of the new days against the median day of the reference; days without any count.
+
+    A day is 24 hours, counted back from the last event, so that none is a part of one, whenever a job starts. New are as many
+    as have passed since the last release, to the nearest, and one at least.
+    """
     if not data.new.any():
         return Check("volume", "stop", "no event since the last release", "some")
-    new = np.bincount(days[data.new] - days[data.new].min())
-    before = np.bincount(days[data.reference] - days[data.reference].min()) if data.reference.any() else np.ones(1)
-    usual, ratio = float(np.median(before)), float(new.mean() / max(np.median(before), 1))
+    time = data.dataset.events["timestamp"].to_numpy()
+    days = np.bincount((int(time.max()) - time) // DAY)
+    passed = max(round((int(time.max()) - int(data.previous.events["timestamp"].max())) / DAY), 1)
+    # The oldest day may be a part of one.
+    new, before = days[:passed], days[passed : max(len(days) - 1, passed + 1)][: section.reference_days]
+    usual = float(np.median(before)) if len(before) else 1.0
+    ratio = float(new.mean() / max(usual, 1))
     return bounded(
         "volume", max(ratio, 1 / max(ratio, 1e-9)), section.volume, f"{new.mean():,.0f} events a day, {usual:,.0f} before"
     )

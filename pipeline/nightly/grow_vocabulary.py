@@ -96,7 +96,8 @@ def check_same_rows(grown: Dataset, previous: Dataset) -> None:
 
 
 def split_newest(dataset: Dataset, test_days: int, valid_days: int) -> Dataset:
-    """The dataset split by whole days from the end of the log: the last `test_days` test, `valid_days` before validate.
+    """The dataset split by days of 24 hours, counted back from the last event: the newest `test_days` test, `valid_days`
+    before validate. Days of the calendar would leave a job that starts at 02:30 a test of two and a half hours.
 
     Raises:
         DatasetError: a log without times, or one in which a part would hold no positive event.
@@ -104,7 +105,7 @@ def split_newest(dataset: Dataset, test_days: int, valid_days: int) -> Dataset:
     if not dataset.schema.has_timestamps:
         raise DatasetError("job: needs the column `timestamp`, which interactions.parquet lacks; use `run` for such a log.")
     time = dataset.events["timestamp"].to_numpy()
-    test = (int(time.max()) // DAY + 1 - test_days) * DAY
+    test = int(time.max()) + 1 - test_days * DAY
     valid = test - valid_days * DAY
     split = np.where(time >= test, TEST, np.where(time >= valid, VALID, TRAIN)).astype(np.int8)
     for name, code in (("train", TRAIN), ("valid", VALID), ("test", TEST)):

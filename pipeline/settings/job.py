@@ -8,7 +8,8 @@ from pipeline.settings.section import Section
 
 
 class JobSection(Section):
-    """`[job]`: `python -m pipeline job`. A job takes time from the end of the log, whatever `[data]` says of fractions."""
+    """`[job]`: `python -m pipeline job`. A job takes time from the end of the log, whatever `[data]` says of fractions: a
+    day is 24 hours, counted back from the last event."""
 
     test_days: int = pydantic.Field(1, ge=1)
     """The newest days, on which the candidate and the current release are judged; neither has seen them."""

@@ -108,6 +108,19 @@ def test_no_event_stops(month):
     assert volume_check(data, SECTION).verdict == "stop"
 
 
+@pytest.mark.parametrize("hours", [2.5, 24.0])
+@pytest.mark.parametrize("late", [-1200, 0, 1200])
+def test_volume_is_that_of_whole_days_whenever_the_log_ends(tmp_path, hours, late):
+    """An event every ten minutes; the last night's job ran a little earlier or later than it should have."""
+    end = START + 29 * DAY + round(hours * 3600)
+    times = np.arange(START, end, 600)
+    log = pd.DataFrame({"user_id": "u1", "item_id": [f"i{row % 40}" for row in range(len(times))], "timestamp": times,
+                        "event": "view", "device": "phone"})  # fmt: skip
+    previous = ingested(tmp_path / "before", log[times < end - DAY + late])
+    found = volume_check(NewData.of(grow_dataset(ingested(tmp_path / "now", log), previous), previous, 28), SECTION)
+    assert (found.verdict, found.found) == ("go", "144 events a day, 144 before")
+
+
 def stored(folder, vectors, present):
     folder.mkdir(parents=True)
     writer = FeatureWriter(folder, len(vectors))

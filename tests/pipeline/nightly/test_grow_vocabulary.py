@@ -94,7 +94,7 @@ def test_a_moved_row_is_refused():
 
 
 def test_days_are_split_from_the_end_of_the_log():
-    times = [0, 5 * DAY - 1, 5 * DAY, 7 * DAY - 1, 7 * DAY, 7 * DAY + 9]
+    times = [0, 4 * DAY + 9, 4 * DAY + 10, 6 * DAY + 9, 6 * DAY + 10, 7 * DAY + 9]
     log = make_dataset([("a", 0)], [("i", 0)], [(1, 1, time, 0) for time in times])
     split = split_newest(log, 1, 2)
     assert split.events["split"].tolist() == [0, 0, 1, 1, 2, 2] and split.counts.tolist() == [0, 2]
@@ -103,3 +103,14 @@ def test_days_are_split_from_the_end_of_the_log():
     undated = dataclasses.replace(log, schema=dataclasses.replace(log.schema, has_timestamps=False))
     with pytest.raises(DatasetError, match="needs the column `timestamp`"):
         split_newest(undated, 1, 1)
+
+
+@pytest.mark.parametrize("end", [2.5, 12.0, 24.0])
+def test_a_job_is_judged_on_whole_days_whatever_the_hour_at_which_the_log_ends(end):
+    times = np.arange(0, round((8 + end / 24) * DAY), 600)  # one event every ten minutes
+    split = split_newest(make_dataset([("a", 0)], [("i", 0)], [(1, 1, int(time), 0) for time in times]), 2, 3)
+    codes = split.events["split"].to_numpy()
+    assert [int((codes == code).sum()) for code in (2, 1)] == [2 * 144, 3 * 144]
+    if end == 24.0:  # whole days of the calendar, but for what no log has: the seconds after its last event
+        time = split.events["timestamp"].to_numpy()
+        np.testing.assert_array_equal(codes == 2, time >= 7 * DAY)
