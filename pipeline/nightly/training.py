@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
 from pipeline.nightly.folder import JobFolder
-from pipeline.policy.stage import POLICY, REPORT
+from pipeline.policy.stage import REPORT
 from pipeline.progress import progress_bar
 from pipeline.settings.config import Config
 from pipeline.stage import StageError, StageResult, code_fingerprint, read_manifest
@@ -174,18 +173,21 @@ class JobTraining(JobFolder):
         return self.run("ranking", work, section.model_dump(), inputs)
 
     def choose_policy(self) -> StageResult:
-        """The last policy; a full job chooses anew. What diversity may cost is a decision, and no matter of a night."""
-        parent = self.warm
-        if parent is None or not (parent / "policy" / POLICY).is_file():
+        """The policy of the settings, with what a full job last measured of diversity: a night has little to measure by."""
+        parent, section = self.warm, self.config.policy
+        if parent is None or not (parent / "policy" / REPORT).is_file():
             return super().choose_policy()
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
-            for name in (POLICY, REPORT):
-                shutil.copyfile(parent / "policy" / name, out / name)
-            return {**(read_manifest(parent / "policy") or {})["counts"], "kept_from": parent.name}
+            from pipeline.policy.stage import keep_policy
 
-        inputs = {"ranking": self.key("ranking"), **self.warm_keys("policy")}
-        return self.run("policy", work, {}, inputs)
+            return {**keep_policy(parent / "policy", out, section), "kept_from": parent.name}
+
+        inputs = {
+            "ranking": self.key("ranking"), **self.warm_keys("policy"),
+            "code": code_fingerprint("ranking/policy.py", "pipeline/policy/stage.py", "pipeline/settings/policy.py"),
+        }  # fmt: skip
+        return self.run("policy", work, section.model_dump(), inputs)
 
 
 def check_unseen(dataset: Dataset, learned_until: int, parent: Path) -> None:

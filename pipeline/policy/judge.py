@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from ranking.policy import Policy
 PAGE = 10
 LAMBDAS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4)
 DPPS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
+CHOSEN = (("mmr", "mmr_lambda", 1.0), ("dpp", "dpp_strength", 0.0))
+"""Of each way to diversity: its points, what is chosen of them, and the weight that does nothing."""
 RAISES = (1.1, 1.25, 1.5)
 """Shares of the exposure that boosts are tried for, as multiples of what the protected group has anyway."""
 MINIMUM_VISITS = 100
@@ -39,7 +42,7 @@ def trade_off(ranked: RankedVisits, cost: float) -> dict[str, Any]:
     """
     plain = _point(ranked, ranked.pages(Policy(), PAGE))
     result: dict[str, Any] = {"plain": plain, "mmr": [], "dpp": [], "mmr_lambda": 1.0, "dpp_strength": 0.0}
-    for kind, weights, name in (("mmr", LAMBDAS, "mmr_lambda"), ("dpp", DPPS, "dpp_strength")):
+    for (kind, name, nothing), weights in zip(CHOSEN, (LAMBDAS, DPPS), strict=True):
         policies = [Policy(mmr_lambda=weight) if kind == "mmr" else Policy(dpp=weight) for weight in weights]
         points = [_point(ranked, ranked.pages(policy, PAGE)) for policy in policies]
         strengths = np.array([(1 - weight) / weight if kind == "mmr" else weight for weight in weights])
@@ -50,8 +53,19 @@ def trade_off(ranked: RankedVisits, cost: float) -> dict[str, Any]:
             for weight, point, share in zip(weights, points, smooth, strict=True)
         ]
         if not (reason := unknown_costs(plain["ndcg@10"], len(ranked.visits))):
-            result[name] = next((weights[at] for at in np.flatnonzero(smooth <= cost)[::-1]), result[name])
+            result[name] = strongest(result[kind], cost, nothing)
     return {**result, "reason": reason} if reason else result
+
+
+def strongest(points: Sequence[Mapping[str, float]], cost: float, nothing: float) -> float:
+    """The weight of the last point whose cost is within the bound; `nothing` where none is.
+
+    Example:
+        >>> points = [{"weight": 0.9, "cost": 0.01}, {"weight": 0.7, "cost": 0.03}]
+        >>> strongest(points, 0.02, 1.0), strongest(points, 0.05, 1.0), strongest(points, 0.0, 1.0)
+        (0.9, 0.7, 1.0)
+    """
+    return next((point["weight"] for point in reversed(points) if point["cost"] <= cost), nothing)
 
 
 def unknown_costs(quality: float, visits: int) -> str:

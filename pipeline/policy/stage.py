@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from data.dataset import Dataset
 from pipeline.metrics.segments import MINIMUM_USERS
 from pipeline.policy.facts import policy_tables, user_groups
-from pipeline.policy.judge import judge_diversity, judge_fairness, trade_off
+from pipeline.policy.judge import CHOSEN, judge_diversity, judge_fairness, strongest, trade_off
 from pipeline.policy.pages import RankedVisits, served_tokens
 from pipeline.ranker.visits import HELD_OUT, Visits
 from pipeline.retrieval.served import load_served
@@ -40,12 +41,24 @@ def choose_policy_stage(dataset: Dataset, run: Path, out: Path, config: Config) 
     form = RankingServingForm.load(run / "ranking" / "serving_form")
     held_out = held_out_visits(dataset, run, tokens_of(run, form), config.policy)
     found = trade_off(held_out, config.policy.diversity_cost) if len(held_out.visits) else {}
-    policy = config.policy.weights(found.get("mmr_lambda", 1.0))
+    return _write(out, config.policy, {"visits": len(held_out.visits), **found})
+
+
+def keep_policy(before: Path, out: Path, section: PolicySection) -> dict[str, Any]:
+    """The same of the settings as they are now and of what an earlier stage, in its folder `before`, measured of diversity."""
+    found = json.loads((before / REPORT).read_text())
+    if "reason" not in found:
+        found |= {name: strongest(found[kind], section.diversity_cost, nothing)
+                  for kind, name, nothing in CHOSEN if kind in found}  # fmt: skip
+    return _write(out, section, found)
+
+
+def _write(out: Path, section: PolicySection, found: Mapping[str, Any]) -> dict[str, Any]:
+    policy = section.weights(found.get("mmr_lambda", 1.0))
     (out / POLICY).write_text(policy.to_json())
-    report = {"visits": len(held_out.visits), "policy": policy.weights(), **found}
-    (out / REPORT).write_text(json.dumps(report, indent=2))
-    why = {"no_diversity_chosen": found["reason"]} if config.policy.mmr_lambda == "auto" and "reason" in found else {}
-    return {"visits": len(held_out.visits), "mmr_lambda": policy.mmr_lambda, **why}
+    (out / REPORT).write_text(json.dumps({**found, "policy": policy.weights()}, indent=2))
+    why = {"no_diversity_chosen": found["reason"]} if section.mmr_lambda == "auto" and "reason" in found else {}
+    return {"visits": found["visits"], "mmr_lambda": policy.mmr_lambda, **why}
 
 
 def load_policy(run: Path, section: PolicySection) -> Policy:
