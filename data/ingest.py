@@ -16,7 +16,7 @@ from data.categorical import Coding
 from data.columns import check_columns
 from data.dataset import ATTRIBUTE, CONTEXT, EVENT_COLUMNS, OPTIONAL_EVENT_COLUMNS, PROFILE, Dataset, train_counts
 from data.fake_users import honest_events
-from data.interactions import READ_COLUMNS, Interactions, read_interactions
+from data.interactions import READ_COLUMNS, UNDATED, Interactions, read_interactions
 from data.people import read_users
 from data.pseudonyms import Pseudonyms
 from data.schema import EVENT_CODES, NEGATIVE_EVENTS, SPLIT_CODES, TEST, TRAIN, Schema
@@ -82,8 +82,12 @@ class IngestOptions:
             raise DatasetError(f"context: must be among `columns` where these are given, received {sorted(left_out)} beside.")
 
 
-def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = None) -> Dataset:
+def ingest(
+    source: str | Path, out: str | Path, config: IngestOptions | None = None, *, since: int | None = None
+) -> Dataset:
     """Read a dataset folder, check it and fill `out` with the ingested dataset (the caller renames it when whole).
+
+    `since`: UTC seconds; the report also counts the rows of the log that are later, see `Interactions.rows_since`.
 
     Row numbers: items in the order of `items.parquet` (without that file: ids sorted), users in the order of
     `users.parquet`, then users only the log knows, sorted.
@@ -116,6 +120,7 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
         pseudonyms=pseudonyms,
         people=() if people is None else people.frame["user_id"].tolist(),
     )
+    later = {} if since is None else {"rows_since": log.rows_since(since)}
     check_columns(source, columns)  # by now every file has been found readable
     honest, anomalies = honest_events(log, options.anomaly_share, quarantine, seed=options.seed)
     log = log.select(honest)
@@ -180,6 +185,8 @@ def ingest(source: str | Path, out: str | Path, config: IngestOptions | None = N
                 for name, part in (("interactions", log), ("items", catalogue), ("users", people))
                 if part
             },
+            "undated_rows": int((log.refused_times == UNDATED).sum()),
+            **later,
             "event_reasons": log.reasons,
             "ignored_columns": {
                 name: part.ignored

@@ -28,6 +28,9 @@ AFTERWARDS = frozenset({"review"})
 """Columns that are known only after the event: never its context."""
 MOST_PLACES = 2**31 - 1
 ALWAYS_VALUED = "rating"
+REPEATED = "duplicate: same user, item, event and timestamp as an earlier row"
+UNDATED = -1
+"""The time of a refused row that names none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Interactions:
             for this very place, given what stood above it.
         has_timestamps: whether the log has them.
         counts: rows read, accepted, quarantined. reasons: rows refused by each rule. ignored: unused columns.
+        refused_times: int64 [Q] of the refused rows, `UNDATED` where that is no time. refused_reasons: their reasons.
     """
 
     users: IdColumn
@@ -61,6 +65,15 @@ class Interactions:
     counts: dict[str, int]
     reasons: dict[str, int]
     ignored: dict[str, str]
+    refused_times: np.ndarray
+    refused_reasons: list[str]
+
+    def rows_since(self, moment: int) -> dict[str, int]:
+        """Rows later than a moment (UTC seconds): `read`, and of these `quarantined`, and of these `repeated`."""
+        later = self.refused_times > moment
+        repeated = np.array([reason == REPEATED for reason in self.refused_reasons], np.bool_)
+        accepted, refused = int((self.timestamps > moment).sum()), int(later.sum())
+        return {"read": accepted + refused, "quarantined": refused, "repeated": int((later & repeated).sum())}
 
     def select(self, keep: np.ndarray) -> Interactions:
         """The events of a mask [E]."""
@@ -126,6 +139,7 @@ def read_interactions(
     _refuse_repeated(checks, users, items, timestamps, events)
 
     refused, reasons = checks.refused()
+    times = timestamps[refused]
     quarantine.add_rows(FILE, table, refused, reasons)
     keep = checks.accepted
     extra = [name for name in table.column_names if name not in READ_COLUMNS and name not in AFTERWARDS]
@@ -147,6 +161,8 @@ def read_interactions(
         counts={"read": table.num_rows, "accepted": int(keep.sum()), "quarantined": len(refused)},
         reasons=checks.counts(),
         ignored=ignored | {name: "not used by the models" for name in sorted(unused)},
+        refused_times=np.where((times > 0) & (times <= latest), times, UNDATED),
+        refused_reasons=reasons,
     )
 
 
@@ -219,4 +235,4 @@ def _refuse_repeated(
     repeated = pd.DataFrame({name: values[rows] for name, values in columns.items()}).duplicated().to_numpy()
     mask = np.zeros(len(timestamps), np.bool_)
     mask[rows[repeated]] = True
-    checks.refuse(mask, "duplicate: same user, item, event and timestamp as an earlier row")
+    checks.refuse(mask, REPEATED)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,27 +48,37 @@ def schema_check(dataset: Dataset, previous: Dataset) -> Check:
 
 
 def refused_checks(data: NewData, section: ChecksSection) -> list[Check]:
-    """What the ingest refused of the rows that came since: the counts of both reports, one less the other."""
-    read, refused = (
-        sum(part.get(name, 0) for part in data.dataset.report.get("rows", {}).values())
-        - sum(part.get(name, 0) for part in data.previous.report.get("rows", {}).values())
-        for name in ("read", "quarantined")
-    )
-    repeated = _repeated(data.dataset) - _repeated(data.previous)
+    """What the ingest refused of the rows that came since.
+
+    Events are counted by their times: of an item that was taken out of the catalogue all are refused, old ones too, and those
+    are no fault of the day. Events whose times cannot be read, items and users have none to go by: of these it is the count of
+    this ingest less that of the last one.
+    """
+    read, refused, repeated = (data.dataset.report["rows_since"][name] for name in ("read", "quarantined", "repeated"))
+    more = [_more(data, "rows", table, name) for table in ("items", "users") for name in ("read", "quarantined")]
+    undated = _more(data, "undated_rows")
+    read, refused = read + undated + more[0] + more[2], refused + undated + more[1] + more[3]
     rows, checks = max(read, 1), []
     for name, count, bounds in (("quarantined rows", refused - repeated, section.quarantined),
                                 ("repeated rows", repeated, section.duplicates)):  # fmt: skip
         if read < section.fewest:
-            # Rewritten tables have no new rows to count by; as many refused ones as would fill a day are no chance.
-            checks.append(skipped(name, f"{read} new rows, {count} more of them refused"))
+            checks.append(skipped(name, f"{read} new rows, {count} of them refused"))
         else:
-            checks.append(bounded(name, max(count, 0) / rows, bounds, f"{max(count, 0)} of {read} new rows"))
+            checks.append(bounded(name, count / rows, bounds, f"{count} of {read} new rows"))
     return checks
 
 
-def _repeated(dataset: Dataset) -> int:
-    reasons = dataset.report.get("event_reasons", {})
-    return sum(count for reason, count in reasons.items() if "repeat" in reason or "duplicate" in reason)
+def _more(data: NewData, *path: str) -> int:
+    """By how much a count of the ingest's report has grown; 0 where it has not, or there is none of the last ingest."""
+
+    def count(report: Mapping[str, Any]) -> int | None:
+        found: Any = report
+        for name in path:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found
+
+    now, before = count(data.dataset.report), count(data.previous.report)
+    return 0 if now is None or before is None else max(now - before, 0)
 
 
 def volume_check(data: NewData, section: ChecksSection) -> Check:

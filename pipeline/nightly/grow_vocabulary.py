@@ -27,7 +27,8 @@ def ingest_newest(
     Args:
         out: folder that `ingest` writes into. previous: None = rows begin anew. test_days, valid_days: see `split_newest`.
     """
-    dataset = ingest(source, out, IngestOptions(**{**section.model_dump(), "split": "global_time"}))
+    since = None if previous is None else int(previous.events["timestamp"].max())
+    dataset = ingest(source, out, IngestOptions(**{**section.model_dump(), "split": "global_time"}), since=since)
     if previous is not None:
         dataset = grow_dataset(dataset, previous)
     return split_newest(dataset, test_days, valid_days)

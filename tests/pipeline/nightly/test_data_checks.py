@@ -39,12 +39,12 @@ def log_of(days, seed=0, *, users=60, skip=0.2):
     return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "event", "device"])
 
 
-def ingested(folder, log, columns=("device",)):
+def ingested(folder, log, columns=("device",), since=None, items=40):
     folder.mkdir()
     log[["user_id", "item_id", "timestamp", "event", *columns]].to_parquet(folder / "interactions.parquet")
-    pd.DataFrame({"item_id": [f"i{item}" for item in range(40)]}).to_parquet(folder / "items.parquet")
+    pd.DataFrame({"item_id": [f"i{item}" for item in range(items)]}).to_parquet(folder / "items.parquet")
     (folder / "out").mkdir()
-    return ingest(folder, folder / "out", IngestOptions(split="global_time"))
+    return ingest(folder, folder / "out", IngestOptions(split="global_time"), since=since)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def month(tmp_path_factory):
 
 def checked(month, name, log, **options):
     _, previous, folder = month
-    return NewData.of(grow_dataset(ingested(folder / name, log, **options), previous), previous, SECTION.reference_days)
+    fresh = ingested(folder / name, log, since=int(previous.events["timestamp"].max()), **options)
+    return NewData.of(grow_dataset(fresh, previous), previous, SECTION.reference_days)
 
 
 def verdicts(data):
@@ -100,6 +101,21 @@ def test_a_column_that_is_gone_stops_and_a_new_one_warns(month):
     gone = checked(month, "gone", month[0], columns=())
     assert schema_check(gone.dataset, gone.previous).verdict == "stop"
     assert schema_check(gone.previous, gone.dataset).verdict == "warn"
+
+
+def test_items_that_are_taken_out_of_the_catalogue_stop_nothing(month):
+    """All of their events are refused, and all of these are old; what is new and wrong is still found."""
+    later, three = month[0]["timestamp"] >= START + 29 * DAY, month[0]["item_id"].isin(["i37", "i38", "i39"])
+    gone = checked(month, "items gone", month[0][~(later & three)], items=37)
+    assert gone.dataset.report["rows"]["interactions"]["quarantined"] > 120 > gone.new.sum() > 90
+    assert [check.verdict for check in refused_checks(gone, SECTION)] == ["go", "go"]
+    half = checked(month, "half of the catalogue", month[0], items=20)
+    assert refused_checks(half, SECTION)[0].verdict == "stop"
+    log = month[0].assign(timestamp=np.where(later & (month[0].index % 4 == 0), 2**45, month[0]["timestamp"]))
+    undated = checked(month, "undated", log)
+    assert refused_checks(undated, SECTION)[0].verdict == "stop"
+    again = dataclasses.replace(undated, previous=dataclasses.replace(undated.previous, report=undated.dataset.report))
+    assert refused_checks(again, SECTION)[0].verdict == "go"  # they were refused before
 
 
 def test_no_event_stops(month):
