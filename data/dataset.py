@@ -26,6 +26,8 @@ EVENT_COLUMNS = {
 }
 OPTIONAL_EVENT_COLUMNS = {"position": "int32", "propensity": "float32", "place_propensity": "float32"}
 """Numbers that a log may carry beside the context of its events; 0 and NaN where unknown."""
+NEVER = int(np.iinfo(np.int64).max)
+"""`created_at` of an item that is gone from the catalogue: it keeps its row and is never released."""
 PROFILE = "profile_"
 ATTRIBUTE = "attribute_"
 CONTEXT = "context_"
@@ -39,8 +41,8 @@ class Dataset:
         schema: the sizes.
         users: one line a user row, row 0 included: `user_id`, `profile_<column>` int32 codes (0 unknown).
         items: one line an item row (N + 1): `item_id`, `title`, `description`, `categories` (joined by `|`), `price`
-            (NaN none), `created_at` (0 unknown), `domain`, `image`, `audio`, `video` (paths under the dataset folder's
-            `media/`, "" none), `attribute_<column>` int32 codes.
+            (NaN none), `created_at` (0 unknown, `NEVER` gone), `domain`, `image`, `audio`, `video` (paths under the dataset
+            folder's `media/`, "" none), `attribute_<column>` int32 codes.
         events: sorted by (user, timestamp, input order): `user`, `item` int32 rows, `timestamp` int64 UTC seconds (0 if
             there are none), `event` int8 (`EVENT_CODES`), `value` float32 (NaN none), `split` int8, `positive` bool;
             `context_<column>` int32 codes (0 unknown) and, where the log has them, `position` int32 (place on the page
@@ -193,6 +195,16 @@ def train_counts(events: pd.DataFrame, item_rows: int) -> np.ndarray:
     """int64 [N+1]: positive training events an item row."""
     chosen = events["positive"].to_numpy() & (events["split"].to_numpy() == TRAIN)
     return np.bincount(events["item"].to_numpy()[chosen], minlength=item_rows).astype(np.int64)
+
+
+def gone_rows(items: pd.DataFrame) -> np.ndarray:
+    """int32 [G]: rows of the items that are gone from the catalogue, which nothing may recommend.
+
+    Example:
+        >>> gone_rows(pd.DataFrame({"created_at": [0, 1_700_000_000, NEVER]})).tolist()
+        [2]
+    """
+    return np.flatnonzero(items["created_at"].to_numpy(np.int64) == NEVER).astype(np.int32)
 
 
 def _codes(frame: pd.DataFrame, prefix: str, columns: Mapping[str, int]) -> np.ndarray:

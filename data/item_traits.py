@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.catalogue import LISTS
-from data.dataset import ATTRIBUTE, Dataset
+from data.dataset import ATTRIBUTE, NEVER, Dataset
 
 MOST_VALUES, FEWEST_ITEMS = 2000, 2
 """Values of a column that are told apart, the most frequent; one that a single item has likens it to nothing."""
@@ -39,7 +39,7 @@ def item_traits(dataset: Dataset) -> dict[str, Trait]:
     }
     for name in ("price", "created_at"):
         numbers = items[name].to_numpy(np.float64)
-        traits[name] = of_numbers(np.where(numbers > 0, numbers, np.nan))
+        traits[name] = of_numbers(np.where((numbers > 0) & (numbers < NEVER), numbers, np.nan))
     derived = {DERIVED} if "categories" in items and (items["categories"] != "").any() else set()
     for name, values in dataset.attribute_vocabulary.items():
         if name in derived:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import scipy.special
 
+from data.dataset import gone_rows
 from data.features import FeatureStore
 from data.schema import MODALITIES
 from pipeline.nightly.check import Check, bounded, skipped
@@ -27,6 +28,7 @@ def media_checks(data: NewData, section: ChecksSection, store: FeatureStore, par
     if gone:
         checks.append(Check("modalities", "stop", f"gone: {', '.join(gone)}", "those of the last release"))
     old = np.arange(1, data.previous.schema.item_rows)
+    old = np.setdiff1d(old, gone_rows(data.dataset.items))  # whose media may go with them
     for name in store.modalities:
         column = MODALITIES.index(name)
         there = np.asarray(store.present)[:, column].astype(bool)

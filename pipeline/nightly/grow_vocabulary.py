@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.dataset import ATTRIBUTE, CONTEXT, PROFILE, Dataset, train_counts
+from data.dataset import ATTRIBUTE, CONTEXT, NEVER, PROFILE, Dataset, train_counts
 from data.ingest import IngestOptions, ingest
 from data.schema import TEST, TRAIN, VALID
 from data.splits import DAY
@@ -39,13 +39,16 @@ def grow_dataset(fresh: Dataset, previous: Dataset) -> Dataset:
 
     Rows of users and items, and codes of profile, attributes and context: those of `previous` stay, new ones follow in the
     order of `fresh`. An id that is gone from the new folder keeps its row and what was known of it, for models and servers
-    may still name it; nobody else ever gets that row.
+    may still name it; nobody else ever gets that row. An item that is gone is never released (`data.dataset.NEVER`), until a
+    folder lists it again: no list of the job has it, and nothing that serves answers it.
 
     Example: `previous` knows items a, b; `fresh` lists c, b. Rows become a 1, b 2, c 3.
     """
     user_map, users, gone = _grown(fresh.users, previous.users, "user_id")
     profile, people = _recoded(users, PROFILE, fresh.profile_vocabulary, previous.profile_vocabulary, gone)
     item_map, items, gone = _grown(fresh.items, previous.items, "item_id")
+    if "created_at" in items:
+        items.loc[gone, "created_at"] = NEVER
     attributes, catalogue = _recoded(items, ATTRIBUTE, fresh.attribute_vocabulary, previous.attribute_vocabulary, gone)
     context, events = _recoded(fresh.events, CONTEXT, fresh.context_vocabulary, previous.context_vocabulary, NOBODY)
     renumbered = {name: map_[events[name].to_numpy()].astype(np.int32) for name, map_ in

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.dataset import Dataset, train_counts
+from data.dataset import NEVER, Dataset, train_counts
 from data.schema import SPLIT_CODES, TEST, TRAIN, VALID
 from data.vocabulary import Vocabulary
 from pipeline.ranker.leak_checks import LeakError, event_words
@@ -24,7 +24,6 @@ from ranking.config import RankingConfig
 
 SETTING = "ranking.previous_run"
 ADVICE = "Name a run whose training events end earlier, or leave ranking.previous_run empty"
-NEVER = np.iinfo(np.int64).max
 
 
 @dataclasses.dataclass(frozen=True)

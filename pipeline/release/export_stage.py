@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.dataset import Dataset
+from data.dataset import Dataset, gone_rows
 from data.features import FeatureStore
 from pipeline.content.store_encoders import READY_MADE
 from pipeline.metrics.examples import interactions, positive_histories
@@ -55,6 +55,7 @@ def serving_tables(
         seen_rows=seen.rows.astype(np.int32),
         chosen=(chosen.offsets.astype(np.int64), chosen.rows.astype(np.int32)),
         tower_steps=history_length,
+        gone=gone_rows(dataset.items),
     )
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
+from data.dataset import gone_rows
 from data.features import FeatureStore
 from data.schema import MODALITIES
 from pipeline.content.store_encoders import store_encoders
@@ -111,7 +113,7 @@ def _again(
     if search and (run / "search" / WEIGHTS).is_file():
         words = load_search_tower(run / "search")
         table = table_of(words, served.items, store)
-        searching = SearchAgain(folder(SEARCH), run / "ingest" / "item_ids.txt", words, table)
+        searching = SearchAgain(folder(SEARCH), run / "ingest" / "item_ids.txt", words, table, gone_of(run))
     looking = make_content_search(run, store, item_encoder, precision)
     return RawModels(item_encoder, searching, looking, f"those of release {previous.version}")
 
@@ -138,11 +140,15 @@ def make_search(
         return None
     tower = load_search_tower(run / "search")
     try:
-        return SearchModule(
-            run / "ingest" / "item_ids.txt", encoders["text"], tower, table_of(tower, embeddings, store), precision
-        )
+        table = table_of(tower, embeddings, store)
+        return SearchModule(run / "ingest" / "item_ids.txt", encoders["text"], tower, table, precision, gone_of(run))
     except UnsupportedEncoderError:
         return None
+
+
+def gone_of(run: Path) -> np.ndarray:
+    """See `data.dataset.gone_rows`."""
+    return gone_rows(pd.read_parquet(run / "ingest" / "items.parquet", columns=["created_at"]))
 
 
 def table_of(tower: SearchTower, embeddings: np.ndarray, store: FeatureStore) -> np.ndarray:
@@ -159,8 +165,10 @@ def make_content_search(
     """The graph from pictures' and sounds' vectors to items; None where a release could not encode what is asked."""
     if store is None or item_encoder is None:
         return None
+    present = np.array(store.present)
+    present[gone_of(run)] = False
     tables = {
-        name: (store.table(name), np.asarray(store.present)[:, MODALITIES.index(name)])
+        name: (store.table(name), present[:, MODALITIES.index(name)])
         for name in SEARCHABLE
         if name in item_encoder.encoders and name in store.modalities
     }

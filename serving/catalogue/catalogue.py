@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as parquet
 
+from data.dataset import gone_rows
 from data.media import MediaError, media_path
 from data.schema import EVENT_KINDS, UNKNOWN_ROW
 
@@ -78,6 +79,7 @@ class Catalogue:
 
     Attributes:
         last_timestamp: the time of the log's last event in UTC seconds; 0 when the log has no times.
+        gone: ids of items that are gone from the catalogue: histories may name them, nothing recommends them.
     """
 
     def __init__(self, ingest: str | Path, media: str | Path | None = None) -> None:
@@ -96,6 +98,8 @@ class Catalogue:
         self._media_files = {
             path for column in MEDIA_COLUMNS if column in self._items for path in self._items[column] if _text(path)
         }
+        rows = gone_rows(self._items) if "created_at" in self._items else []
+        self.gone = frozenset(self._items["item_id"].iloc[rows])
         events = _read_columns(self.ingest / "events.parquet", ("user", "item", "timestamp", "event", "positive"))
         # Stable, so that the log's own order decides between events of the same second.
         events = events.sort_values(["user", "timestamp"], kind="stable")
@@ -153,7 +157,7 @@ class Catalogue:
         if "domain" not in self._items:
             return {}
         table = self._items.iloc[UNKNOWN_ROW + 1 :]
-        named = table[table["domain"].map(_text) != ""]
+        named = table[(table["domain"].map(_text) != "") & ~table["item_id"].isin(self.gone)]
         return {str(name): ids.astype(str).tolist() for name, ids in named.groupby("domain")["item_id"]}
 
     def history(self, user_id: str, limit: int) -> list[Event]:
@@ -201,7 +205,7 @@ class Catalogue:
 
         Ties go to the earlier row, so the same run always answers the same.
         """
-        unwanted = {self._item_rows[item_id] for item_id in exclude if item_id in self._item_rows}
+        unwanted = {self._item_rows[item_id] for item_id in {*exclude, *self.gone} if item_id in self._item_rows}
         ids = self._items["item_id"]
         chosen: list[str] = []
         for row in self._popular:

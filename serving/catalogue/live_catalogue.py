@@ -64,7 +64,7 @@ class LiveCatalogue:
     def released(self, item: LiveItem) -> bool:
         """Whether the run's own catalogue has an item with the very content of this one."""
         base = self._base.item(item.item_id)
-        if base is None:
+        if base is None or item.item_id in self._base.gone:
             return False
         texts = (base.title, base.description, base.categories.replace(", ", "|"))
         mine = (item.title, item.description, item.categories.replace(", ", "|"))

@@ -12,6 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from serving.export.item_encoder import SIGNATURE, ItemEncoderModule
 from serving.graphs.keras_weights import KerasWeights
+from serving.graphs.request_history import nobody
 from serving.graphs.vocabulary_tables import VocabularyTables, vocabularies_again
 from serving.saved_model_again import check_variables, write_again
 
@@ -50,19 +51,22 @@ class SearchAgain:
     """An earlier `search` with another search tower, of the same form, and other items.
 
     Args:
-        previous: folder of the earlier SavedModel. item_ids, search_tower, item_table: see `SearchModule`.
+        previous: folder of the earlier SavedModel. item_ids, search_tower, item_table, gone: see `SearchModule`.
 
     Raises:
         ValueError: the earlier graph is of another form, or knows how many items there were.
     """
 
-    def __init__(self, previous: Path, item_ids: Path, search_tower: Any, item_table: np.ndarray):
+    def __init__(
+        self, previous: Path, item_ids: Path, search_tower: Any, item_table: np.ndarray, gone: np.ndarray | None = None
+    ):
         items, table = VocabularyTables(item_ids, "items"), np.array(item_table, np.float32)
         table[0] = 0.0
         self.previous = previous
         self.assets, self.renamed = vocabularies_again(previous, items)
         self.values = variables_of(KerasWeights(search_tower, "search_tower"), "search_tower")
         self.values |= {"index/item_embeddings": table, "items/strings": items.strings.numpy()}
+        self.values["gone"] = nobody() if gone is None else gone
         check_variables(saved_model_pb2.SavedModel.FromString((previous / "saved_model.pb").read_bytes()), self.values)
 
     def save(self, folder: str | Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from serving.export.retrieval_parts import RetrievalParts
+from serving.graphs.request_history import without_gone
 from serving.graphs.request_words import no_words
 from serving.index.index import LOWEST
 from serving.saved_model import write_saved_model
@@ -75,7 +76,8 @@ class RetrievalModule(RetrievalParts):
             own = self.index.width - self.linear_width
             halves = zip(tf.unstack(self.mixture), (embedding[:, :own], embedding[:, own:]), strict=True)
             queries = tf.concat([weight * tf.math.l2_normalize(half, axis=1) for weight, half in halves], axis=1)
-        rows, scores = self.index.search(queries, k, self.items.rows(exclude_item_ids))
+        hidden = without_gone(self.items.rows(exclude_item_ids), tf.convert_to_tensor(self.gone))
+        rows, scores = self.index.search(queries, k, hidden)
         found = tf.reduce_any(embedding != 0.0, axis=1)[:, None]
         item_ids, scores = self.items.ids(tf.where(found, rows, 0)), tf.where(found, scores, LOWEST)
         return {"item_ids": item_ids, "scores": scores, "query": queries}

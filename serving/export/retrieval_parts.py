@@ -15,6 +15,7 @@ from serving.graphs.request_history import (
     choose_whole_history,
     table_variable,
     users_rows,
+    without_gone,
 )
 from serving.graphs.request_words import frozen, word_codes
 from serving.graphs.vocabulary_tables import VocabularyTables
@@ -30,7 +31,7 @@ class RetrievalParts(tf.Module):
     A request without known recent items gets the history stored for its user; an unknown user without history gets
     what the tower thinks of nobody in particular. What a request says of its user's profile counts before the profile
     that is stored, column by column. Never found: the request's recent items, its excluded items, and
-    the items that a known user had seen when the release was made.
+    the items that a known user had seen when the release was made. Nor are items found that are gone from the catalogue.
 
     Args:
         tables: see `ServingTables`.
@@ -73,6 +74,7 @@ class RetrievalParts(tf.Module):
         self.tower_steps = min(tables.tower_steps or longest, longest)
         self.seen_offsets = table_variable(tables.seen_offsets, tf.int64, "seen_offsets")
         self.seen_rows = table_variable(tables.seen_rows, tf.int32, "seen_rows")
+        self.gone = table_variable(tables.gone, tf.int32, "gone_rows")
         half: Precision = "float32" if precision == "float32" else "float16"
         self.user_tower = KerasWeights(user_tower, "user_tower", half, _user_tables(user_tower))
         self.index = index
@@ -123,8 +125,9 @@ class RetrievalParts(tf.Module):
         return self.user_tower(user, profile, own, mask, sums, tf.convert_to_tensor(self.mixture))[0]
 
     def hidden_rows(self, user: tf.Tensor, recent: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
-        """Rows that must not be found, int32 [B, any]: excluded and recent ones, and what the user had seen."""
-        return tf.concat([excluded, recent, users_rows(self.seen_offsets, self.seen_rows, user)], axis=1)
+        """Rows that must not be found, int32 [B, any]: excluded, recent and gone ones, and what the user had seen."""
+        seen = users_rows(self.seen_offsets, self.seen_rows, user)
+        return tf.concat([without_gone(excluded, tf.convert_to_tensor(self.gone)), recent, seen], axis=1)
 
 
 def _user_tables(user_tower: Any) -> list:

@@ -13,6 +13,7 @@ from ranking.stored_rows import Precision
 from serving.graphs.keras_weights import KerasWeights
 from serving.graphs.raw_encoder import make_raw_encoder
 from serving.graphs.raw_text import clean_text
+from serving.graphs.request_history import nobody, table_variable, without_gone
 from serving.graphs.vocabulary_tables import VocabularyTables
 from serving.index.index import LOWEST, ExactIndex
 from serving.saved_model import write_saved_model
@@ -30,13 +31,20 @@ class SearchModule(tf.Module):
         search_tower: built; `search_tower(vectors [B, F])` returns questions [B, E] beside the item table.
         item_table: f32 [N + 1, E], see `search_table`.
         precision: how the item table is kept; the encoder's own weights stay as they are.
+        gone: int32 [G], rows that are never found, see `ServingTables`.
 
     Raises:
         ValueError: vocabulary and table are of different sizes. UnsupportedEncoderError: see `make_raw_encoder`.
     """
 
     def __init__(
-        self, item_ids: Path, encoder: Any, search_tower: Any, item_table: np.ndarray, precision: Precision = "float32"
+        self,
+        item_ids: Path,
+        encoder: Any,
+        search_tower: Any,
+        item_table: np.ndarray,
+        precision: Precision = "float32",
+        gone: np.ndarray | None = None,
     ):
         super().__init__(name="search")
         self.items = VocabularyTables(item_ids, "items")
@@ -48,6 +56,7 @@ class SearchModule(tf.Module):
         self.encoder = make_raw_encoder(encoder)
         self.search_tower = KerasWeights(search_tower, "search_tower")
         self.index = ExactIndex(item_table, precision)
+        self.gone = table_variable(nobody() if gone is None else gone, tf.int32, "gone_rows")
 
     @tf.function(
         autograph=False,
@@ -71,7 +80,8 @@ class SearchModule(tf.Module):
         # The pack's encoders give some vector for nothing at all, hashed n-grams give zeros.
         asked = tf.strings.regex_full_match(text, r"(?s).*[\pL\pN].*") & tf.reduce_any(vectors != 0.0, axis=1)
         queries = tf.where(asked[:, None], self.search_tower(vectors), 0.0)
-        rows, scores = self.index.search(queries, k, self.items.rows(exclude_item_ids))
+        hidden = without_gone(self.items.rows(exclude_item_ids), tf.convert_to_tensor(self.gone))
+        rows, scores = self.index.search(queries, k, hidden)
         found = asked[:, None] & (rows > 0)
         item_ids, scores = self.items.ids(tf.where(found, rows, 0)), tf.where(found, scores, LOWEST)
         return {"item_ids": item_ids, "scores": scores, "query": queries}

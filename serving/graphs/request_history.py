@@ -14,6 +14,11 @@ import tensorflow as tf
 from data.schema import UNKNOWN_ROW
 
 
+def nobody() -> np.ndarray:
+    """No rows."""
+    return np.zeros(0, np.int32)
+
+
 @dataclasses.dataclass(frozen=True)
 class ServingTables:
     """What a release knows of its users and items, beside the models.
@@ -28,6 +33,7 @@ class ServingTables:
         chosen: offsets and rows like those of `seen`, of what a user wanted, each item once: the whole history that a
             linear tower sums. None where none is served.
         tower_steps: how much of a history the user tower reads, where a ranker reads more; 0 = all of it.
+        gone: int32 [G], rows of items that are gone from the catalogue: they may stand in histories, and are never found.
 
     Raises:
         ValueError: at construction, where the number of users or of columns differs between tables, or the unknown user
@@ -43,6 +49,7 @@ class ServingTables:
     chosen: tuple[np.ndarray, np.ndarray] | None = None
     profile_words: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     tower_steps: int = 0
+    gone: np.ndarray = dataclasses.field(default_factory=nobody)
 
     def __post_init__(self) -> None:
         counts = {
@@ -79,6 +86,16 @@ def table_variable(values: np.ndarray, dtype: Any, name: str) -> tf.Variable:
     """
     values = np.asarray(values)
     return tf.Variable(values, trainable=False, dtype=dtype, shape=(None, *values.shape[1:]), name=name)
+
+
+def without_gone(excluded: tf.Tensor, gone: tf.Tensor) -> tf.Tensor:
+    """Rows that a request excludes [B, E], and beside them those of items that are gone [G] -> int32 [B, E + G].
+
+    Example:
+        >>> without_gone(tf.constant([[5], [0]]), tf.constant([7])).numpy().tolist()
+        [[5, 7], [0, 7]]
+    """
+    return tf.concat([excluded, tf.tile(gone[None], [tf.shape(excluded)[0], 1])], axis=1)
 
 
 def choose_history(recent: tf.Tensor, stored: tf.Tensor) -> tf.Tensor:

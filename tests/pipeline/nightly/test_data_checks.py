@@ -8,6 +8,7 @@ import pandas as pd
 import pydantic
 import pytest
 
+from data.dataset import NEVER
 from data.features import FeatureStore, FeatureWriter
 from data.ingest import IngestOptions, ingest
 from pipeline.nightly import data_checks_events
@@ -171,6 +172,19 @@ def test_content_that_is_missing_lost_or_other(month, tmp_path, shift, missing, 
     data = NewData(dataclasses.replace(previous, schema=schema), previous, np.ones(1), np.ones(1), np.arange(old, old + new))
     checks = media_checks(data, SECTION, stored(tmp_path / "now", vectors, there), tmp_path / "parent")
     assert {check.name: check.verdict for check in checks} == expected
+
+
+def test_media_of_items_that_are_gone_are_not_lost(month, tmp_path):
+    _, previous, _ = month
+    rows = previous.schema.item_rows
+    vectors, there = np.random.default_rng(0).normal(size=(rows, 6)).astype("float32"), np.arange(rows) > 0
+    stored(tmp_path / "parent" / "encode", vectors, there)
+    there[1:21] = False
+    now, nothing = stored(tmp_path / "now", vectors, there), np.zeros(0, int)
+    for gone, verdict in ((1, "stop"), (21, "go")):
+        items = previous.items.assign(created_at=np.where((np.arange(rows) > 0) & (np.arange(rows) < gone), NEVER, 0))
+        data = NewData(dataclasses.replace(previous, items=items), previous, np.ones(1), np.ones(1), nothing)
+        assert media_checks(data, SECTION, now, tmp_path / "parent")[0].verdict == verdict
 
 
 def test_few_missing_are_chance():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.dataset import Dataset, train_counts
+from data.dataset import Dataset, gone_rows, train_counts
 from data.schema import Schema
 from data.validation import DatasetError
 from pipeline.nightly.grow_vocabulary import check_same_rows, grow_dataset, split_newest
@@ -82,6 +82,18 @@ def test_nothing_ever_changes_its_number_and_nothing_is_lost(days):
             then = previous.users.set_index("user_id")["profile_age"]
             assert codes[gone].tolist() == then[gone].tolist()
         previous = grown
+
+
+def test_an_item_that_is_gone_keeps_its_row_and_is_never_released_until_it_is_listed_again():
+    def day(*items):
+        made = make_dataset([("a", 0)], [(name, 0) for name in items], [])
+        return dataclasses.replace(made, items=made.items.assign(created_at=np.arange(len(items) + 1) * DAY))
+
+    first = day("i", "j", "k")
+    second = grow_dataset(day("k", "l"), first)
+    assert second.items["item_id"].tolist() == ["", "i", "j", "k", "l"] and gone_rows(second.items).tolist() == [1, 2]
+    third = grow_dataset(day("j", "l"), second)
+    assert gone_rows(third.items).tolist() == [1, 3] and third.items["created_at"][2] == DAY
 
 
 def test_a_moved_row_is_refused():

@@ -9,7 +9,9 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow as tf
 from typer.testing import CliRunner
 
 from benchmarks.month_days import cut, scrambled, without_media
@@ -28,6 +30,7 @@ from pipeline.nightly.run import JobRun
 from pipeline.settings.config import load_config
 from pipeline.stage import read_manifest
 from serving.catalogue.released_run import ingested_folder
+from serving.client.recommend_requests import recommend_inputs
 from serving.releases.release import latest_release, list_releases, verify_release
 
 pytestmark = pytest.mark.timeout(600)
@@ -184,6 +187,28 @@ def test_half_of_the_media_missing_stops_before_training(night, tmp_path):
     outcome = run_job(without_media(days[1], tmp_path / "day", 0.5, 0), out, load_config(overrides=settings), say=str)
     assert outcome["outcome"] == "stopped" and "lost image" in outcome["why"] and outcome["current"] == 1
     assert list_releases(out / "releases") == [1] and not (out / "jobs" / "0002" / "retrieval").exists()
+
+
+def test_an_item_taken_out_of_the_catalogue_stops_nothing_and_is_answered_no_more(night, tmp_path):
+    folder, days, settings, *_ = night
+    out, day = tmp_path / "run", tmp_path / "day"
+    shutil.copytree(folder / "first", out)
+    shutil.copytree(days[1], day, symlinks=True)
+    items, counts = pd.read_parquet(day / "items.parquet"), np.load(out / "jobs" / "0001" / "ingest" / "counts.npy")
+    gone = Dataset.load(out / "jobs" / "0001" / "ingest").items["item_id"][int(counts.argmax())]
+    items[items["item_id"] != gone].to_parquet(day / "items.parquet", index=False)
+    # It has been sold to the last, as goods are: the events of its last day are refused as well.
+    outcome = run_job(day, out, load_config(overrides=[*settings, "checks.quarantined=[0.01, 0.5]"]), say=str)
+    assert outcome["outcome"] == "published", outcome["why"]
+    checks = json.loads((out / "jobs" / "0002" / "checks" / "checks.json").read_text())["checks"]
+    assert int(next(check["found"] for check in checks if check["name"] == "quarantined rows").split()[0]) < counts.max()
+    users = Dataset.load(out / "jobs" / "0001" / "ingest").users["user_id"][1:21].tolist()
+    for version, answered in (("1", True), ("2", False)):
+        model = tf.saved_model.load(str(out / "releases" / version / "recommend" / version))
+        asked = recommend_inputs(users, k=100, candidates=100)
+        kinds = {name: tf.string if value.dtype == object else value.dtype for name, value in asked.items()}
+        found = model.signatures["serving_default"](**{name: tf.constant(value, kinds[name]) for name, value in asked.items()})
+        assert (found["item_ids"].numpy() == gone.encode()).any() == answered
 
 
 def test_choices_exchanged_between_users_are_a_surprise(night, tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from data.dataset import NEVER
 from serving.catalogue.catalogue import Catalogue
 from serving.catalogue.live_catalogue import LiveCatalogue
 from serving.catalogue.live_items import LiveItems, TooManyItemsError
@@ -50,3 +52,21 @@ def test_counting_the_items_reads_none(tmp_path: Path, monkeypatch: pytest.Monke
     catalogue.change([LiveItem("i3"), LiveItem("new"), LiveItem("more")], frozenset(["i1", "never there"]))
     monkeypatch.setattr(Catalogue, "item", None)
     assert catalogue.item_count == 12 + 2 - 1
+
+
+def test_an_item_that_is_gone_is_in_no_list_and_may_be_added_again(tmp_path: Path) -> None:
+    run, source = write_folders(tmp_path)
+    file = run / "ingest" / "items.parquet"
+    items = pd.read_parquet(file)
+    before = Catalogue(run / "ingest")
+    first = before.popular(1)[0]
+    items.loc[items["item_id"] == first, "created_at"] = NEVER
+    items.assign(created_at=items["created_at"].fillna(0).astype("int64")).to_parquet(file)
+    catalogue = LiveCatalogue(run, source / "media", LiveItemsLog(tmp_path / "items"))
+    assert catalogue.popular(12) == before.popular(12)[1:]
+    assert all(first not in ids for ids in catalogue.domains.values())
+    shown = catalogue.item(first)
+    assert shown is not None and shown.created is None  # histories still name it
+    texts = {name: getattr(shown, name) for name in ("title", "description", "image", "audio", "video")}
+    again = LiveItem(first, categories=shown.categories.replace(", ", "|"), **texts)
+    assert not catalogue.released(again)  # placed by its content, for the release answers it no more

@@ -191,6 +191,24 @@ def test_allow_lists_are_ranked_whatever_else_would_be_found(module, world):
     assert set(again["item_ids"][0].tolist()) - {b""} == {f"item {row}".encode() for row in seen[1:]}
 
 
+def test_items_that_are_gone_are_never_found_and_stay_in_histories(world, ranker, facts, module):
+    found = ask(module, ["user 4"])["item_ids"][0]
+    gone = np.array([int(name.decode().split()[1]) for name in found[:3]], np.int32)
+    parts = (dataclasses.replace(world.tables, gone=gone), world.tower, ExactIndex(world.items))
+    without = RecommendModule(*parts, ranker, RecommendSettings(facts, Policy(), COUNT))
+    excluded = [found[:3].tolist()]
+    for options in ({}, {"allow_item_ids": [found.tolist()]}):
+        wanted = ask(module, ["user 4"], exclude_item_ids=excluded, **options)
+        answer = ask(without, ["user 4"], **options)
+        np.testing.assert_array_equal(answer["item_ids"], wanted["item_ids"])
+        assert not set(answer["item_ids"][0]) & set(found[:3])
+    recent = [[name.decode() for name in found[:3]]]
+    one, other = (ask(model, ["user 4"], recent_item_ids=recent)["query"] for model in (module, without))
+    np.testing.assert_array_equal(one, other)
+    near = RetrievalModule(*parts).similar(tf.constant(world.items[gone[:1]]), tf.constant(strings([[]])), tf.constant(ITEMS))
+    assert set(found[:3]).isdisjoint(near["item_ids"].numpy()[0])
+
+
 def test_membership_by_search():
     rng = np.random.default_rng(0)
     rows, others = rng.integers(0, 30, (5, 20)), rng.integers(0, 30, (5, 12))

@@ -242,6 +242,19 @@ def test_other_items_in_the_graph_of_an_earlier_release(world, tmp_path):
     assert back.keys() == first.keys() and all((back[name] == value).all() for name, value in first.items())
 
 
+def test_items_that_are_gone_are_not_found(world, tmp_path):
+    ids = world.folder.parent.parent.parent / "item_ids.txt"
+    all_names = world.expected(world.descriptions[3], len(world.ids))
+    gone = np.array([list(world.ids).index(name) for name in all_names[:2]], np.int32)
+    SearchModule(ids, world.encoder, world.tower, world.table, gone=gone).save(tmp_path / "traced")
+    SearchAgain(world.folder, ids, world.tower, world.table, gone).save(tmp_path / "again")
+    for folder in ("traced", "again"):
+        answer = tf.saved_model.load(str(tmp_path / folder)).signatures["search"](
+            query=tf.constant([world.descriptions[3]]), exclude_item_ids=tf.zeros((1, 0), tf.string), k=tf.constant(9)
+        )
+        assert [name.decode() for name in answer["item_ids"].numpy()[0]] == all_names[2:11]
+
+
 def test_a_graph_of_another_form_is_refused(world):
     ids = world.folder.parent.parent.parent / "item_ids.txt"
     with pytest.raises(ValueError, match=r"index/item_embeddings was float32 \(None, .*trace the model instead"):
