@@ -7,16 +7,21 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import tensorflow as tf
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from data.dataset import NEVER
+from data.schema import MODALITIES
+from pipeline.release.raw_models import make_content_search
 from serving.client.added_items import AddedItems
 from serving.client.media import search_media
 from serving.client.new_items import NewItem
@@ -68,6 +73,20 @@ def vectors() -> tuple[np.ndarray, np.ndarray]:
     present = rng.random(ITEMS + 1) < 0.8
     present[0] = False
     return np.where(present[:, None], table, 0).astype(np.float16), present
+
+
+def test_items_that_are_gone_are_not_looked_like(vectors, tmp_path):
+    table, present = vectors
+    gone, ingest = np.flatnonzero(present)[[3, 7]], tmp_path / "ingest"
+    ingest.mkdir()
+    (ingest / "item_ids.txt").write_text("".join(f"{name}\n" for name in ["", *(f"i{row}" for row in range(1, ITEMS + 1))]))
+    created = np.zeros(ITEMS + 1, np.int64)
+    created[gone] = NEVER
+    pd.DataFrame({"created_at": created}).to_parquet(ingest / "items.parquet")
+    everything = np.repeat(present[:, None], len(MODALITIES), axis=1)
+    store = SimpleNamespace(table=lambda name: table, present=everything, modalities=("image",))
+    made: Any = make_content_search(tmp_path, store, SimpleNamespace(encoders=("image",)))  # type: ignore[arg-type]
+    assert set(made.parts["image"].rows.numpy()) == {0, *np.flatnonzero(present)} - {*gone} and everything[gone].all()
 
 
 @pytest.fixture(scope="module")
