@@ -98,7 +98,7 @@ class Catalogue:
         self._media_files = {
             path for column in MEDIA_COLUMNS if column in self._items for path in self._items[column] if _text(path)
         }
-        rows = gone_rows(self._items) if "created_at" in self._items else []
+        rows: np.ndarray = gone_rows(self._items) if "created_at" in self._items else np.zeros(0, np.int32)
         self.gone = frozenset(self._items["item_id"].iloc[rows])
         events = _read_columns(self.ingest / "events.parquet", ("user", "item", "timestamp", "event", "positive"))
         # Stable, so that the log's own order decides between events of the same second.
