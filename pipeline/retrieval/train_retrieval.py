@@ -38,9 +38,9 @@ from towers.task import RetrievalTask
 from towers.two_tower import TwoTower, load_two_tower
 
 
-def tower_config(config: RetrievalConfig, modalities: tuple[str, ...]) -> TowerConfig:
+def tower_config(config: RetrievalConfig, modalities: tuple[str, ...], stored: tuple[str, ...] = ()) -> TowerConfig:
     """The part of the run's settings that the towers themselves need. Without content the id is never hidden: nothing
-    would remain."""
+    would remain. Of coefficients for the id and all `stored` modalities, those of the ones that are read are kept."""
     shared = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(TowerConfig)
@@ -48,6 +48,9 @@ def tower_config(config: RetrievalConfig, modalities: tuple[str, ...]) -> TowerC
     }
     if not modalities:
         shared["id_dropout"] = 0.0
+    if stored and len(config.fusion_weights) == 1 + len(stored):  # any other number is for the fusion to judge
+        first, *rest = config.fusion_weights
+        shared["fusion_weights"] = (first, *(rest[stored.index(name)] for name in modalities))
     return TowerConfig(**shared)
 
 
@@ -133,7 +136,7 @@ def train_retrieval(
     requests = validation_requests(dataset, config)
     with accelerator.scope():
         with computing_in(config.precision):
-            two_tower = new_towers(dataset, schema, tower_config(config, modalities))
+            two_tower = new_towers(dataset, schema, tower_config(config, modalities, store.modalities))
         side = make_side_losses(dataset, two_tower, config.side, config.distill_ranker)
         tables = task_tables(dataset, store, two_tower)
         settings = loop_settings(config, accelerator)

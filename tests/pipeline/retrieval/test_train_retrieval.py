@@ -12,13 +12,14 @@ from data.validation import DatasetError
 from pipeline.evaluation.evaluate import Judge, evaluate_retrieval, served_scores
 from pipeline.metrics.examples import make_requests
 from pipeline.retrieval.served import load_served
-from pipeline.retrieval.train_retrieval import train_retrieval
+from pipeline.retrieval.train_retrieval import tower_config, train_retrieval
 from pipeline.settings.config import EvaluationConfig, RetrievalConfig
 from pipeline.settings.job import JobSection
 from pipeline.training.epoch_steps import NonFiniteLossError
 from pipeline.training.record import read_records
 from pipeline.training.warm import WarmTowers
 from tests.pipeline.training_world import make_world
+from towers.two_tower import load_two_tower
 
 CONFIG = RetrievalConfig(width=8, history_length=4, batch_size=64, epochs=3, patience=3, learning_rate=0.01)
 
@@ -72,6 +73,21 @@ def test_non_finite_loss_stops_with_a_clear_error(world, tmp_path):
         train(
             world, tmp_path, CONFIG.model_copy(update={"temperature": 1e-30, "learning_rate": 1e30, "batch_size": 16})
         )
+
+
+def test_a_variant_keeps_the_fusion_coefficients_of_what_it_sees(world, tmp_path):
+    config = CONFIG.model_copy(update={"fusion": "weighted", "fusion_weights": (1.0, 0.5), "epochs": 1})
+    full, ids_only = train(world, tmp_path / "full", config), train(world, tmp_path / "ids", config, modalities=())
+    for out, expected in ((full, [1.0, 0.5]), (ids_only, [1.0])):
+        assert np.asarray(load_two_tower(out).item_tower.fusion.coefficients).tolist() == expected
+    stored, weights = ("text", "image", "audio"), (1.0, 2.0, 3.0, 4.0)
+    config = CONFIG.model_copy(update={"fusion_weights": weights})
+    assert tower_config(config, ("text", "audio"), stored).fusion_weights == (1.0, 2.0, 4.0)
+    assert tower_config(config, stored, stored).fusion_weights == weights
+    one = CONFIG.model_copy(update={"fusion_weights": (0.7,)})
+    assert tower_config(one, ("image", "audio"), stored).fusion_weights == (0.7,)
+    with pytest.raises(ValueError, match=r"retrieval\.fusion_weights"):
+        train(world, tmp_path / "wrong", config.model_copy(update={"fusion": "weighted"}))
 
 
 @pytest.mark.parametrize("repeats", [False, True])
