@@ -10,7 +10,7 @@ from towers.losses import MASKED_LOGIT
 from towers.table_rows import read_rows, write_rows
 
 
-def mixed_log_q(shares, batch_size: int, uniform: int, items: int):
+def mixed_log_q(shares, batch_size, uniform: int, items: int):
     """log Q of a mixture: B draws by popularity and M uniform draws from N items.
 
     Formula: `Q(j) = (B p_j + M / N) / (B + M)`. Yang et al., *Mixed Negative Sampling for Learning Two-Tower Neural

@@ -105,7 +105,11 @@ class RetrievalLoss(keras.layers.Layer):
             if self.named is not None:
                 # The share of an item without events is a stand-in that in-batch negatives never read.
                 shares = ops.where(ops.take(self.named, rows), shares, 0.0)
-            return mixed_log_q(shares, self.batch_size, self.options.uniform_negatives, self.items)
+            uniform = self.options.uniform_negatives
+            # A batch may hold fewer events that count than it has places. The copies are those of the whole batch, on
+            # every replica. The estimate's shares are of the places already.
+            events = self.batch_size if self.streaming is not None else ops.sum(batch["copies"]) - uniform
+            return mixed_log_q(shares, events, uniform, self.items)
         return log_shares
 
 

@@ -127,12 +127,36 @@ def test_mixed_negatives_meet_an_item_without_events_by_uniform_draws_alone(log_
     counts, batch_size, uniform, items = np.array([0, 3, 1, 0, 0, 4]), 4, 6, 5
     options = LossOptions(negatives="mixed", uniform_negatives=uniform, log_q=log_q)
     layer = RetrievalLoss(options, item_rows=6, width=3, batch_size=batch_size, counts=counts)
-    rows, batch = ops.arange(6, dtype="int32"), {"copies": ops.ones(6)}
+    rows, batch = ops.arange(6, dtype="int32"), {"copies": ops.array([0.0, 3.0, 2.0, 1.0, 1.0, 3.0])}
     found = ops.convert_to_numpy(ops.exp(layer.log_q(rows, ops.take(log_shares(counts), rows), batch)))
     for item in range(1, 6):
         share = counts[item] / counts.sum() if log_q == "counts" else 1 / items  # of the estimate, where it begins
         in_batch = batch_size * share if counts[item] else 0
         assert found[item] == pytest.approx((in_batch + uniform / items) / (batch_size + uniform), rel=1e-5)
+
+
+@pytest.mark.parametrize("kinds", ["some count for nothing", "fewer than a batch"])
+def test_mixed_negatives_count_the_events_that_the_batch_holds(kinds):
+    uniform, items, weights = 6, 5, np.array([1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+    users, chosen, codes = np.repeat([1, 2, 3, 4], 2), np.array([1, 2, 1, 5, 2, 5, 1, 2]), (weights == 0).astype(np.int8)
+    size = 8 if kinds == "some count for nothing" else 32
+    histories = Histories.from_events(users, chosen, np.arange(8), user_rows=5, kinds=codes)
+    batches = RetrievalBatches(
+        histories, item_rows=items + 1, batch_size=size, history_length=2, ordered=True, seed=0,
+        kind_weights=np.array([1.0, 0.0]), columns=LossColumns(item_rows=items + 1, negatives="mixed", uniform=uniform),
+    )  # fmt: skip
+    (batch,) = batches.epoch(0)
+    layer = RetrievalLoss(
+        LossOptions(negatives="mixed", uniform_negatives=uniform), item_rows=items + 1, width=3, batch_size=size,
+        counts=batches.drawn,
+    )  # fmt: skip
+    rows = batch["items"][batch["columns"]]
+    shares = log_shares(batches.drawn)[rows]
+    found = np.exp(ops.convert_to_numpy(layer.log_q(rows, ops.convert_to_tensor(shares), batch)))
+    for row, share in zip(rows.tolist(), found.tolist(), strict=True):
+        if row:  # five events count, so many draws of an item a batch brings in
+            expected = (np.sum((chosen == row) & (weights > 0)) + uniform / items) / (5 + uniform)
+            assert share == pytest.approx(expected, rel=1e-5)
 
 
 def test_memory_gives_back_the_last_items_but_none_that_the_batch_holds_itself():
