@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from data.columns import as_texts
 from data.schema import MODALITIES
 from data.validation import DatasetError
 
@@ -205,5 +206,10 @@ def with_numbers(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def texts(column: pa.ChunkedArray) -> list[str]:
-    """Cells as text; "" where there is none."""
-    return pc.fill_null(column.cast(pa.string()), "").to_pylist()
+    """Cells as text, ids as they are read everywhere; "" where there is none.
+
+    Example:
+        >>> texts(pa.chunked_array([[12345678901.0, None]]))
+        ['12345678901', '']
+    """
+    return pc.fill_null(as_texts(column), "").to_pylist()

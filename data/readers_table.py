@@ -108,7 +108,7 @@ def convert_table(source: str | Path, out: str | Path, options: TableOptions | N
     writer.interactions(log.select([name for name in log.column_names if name in kept]))
 
     vectors = {name: read_vectors(writer.source, where) for name, where in options.features.items()}
-    used = {id_ for id_ in texts(log["item_id"].unique()) if id_}
+    used = {id_ for id_ in texts(pa.chunked_array([log["item_id"].unique()])) if id_}
     items = None
     if options.items is not None:
         table = _read(writer, options.items, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.readers import texts
@@ -20,7 +21,7 @@ def read_vectors(source: Path, where: str) -> tuple[np.ndarray, list[str]]:
     if ids_file.endswith(".parquet"):
         table = pq.read_table(source / ids_file)
         return vectors, texts(table["item_id" if "item_id" in table.column_names else 0])
-    return vectors, [str(id_) for id_ in load_vectors(source / ids_file).tolist()]
+    return vectors, texts(pa.chunked_array([pa.array(np.ravel(load_vectors(source / ids_file)))]))
 
 
 def load_vectors(path: Path) -> np.ndarray:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow.parquet as pq
 
+from data.columns import as_texts
 from data.features import CHUNK, FeatureWriter
 from data.half_precision import unusable_reason
 
@@ -44,12 +45,13 @@ class ReadyVectors:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         if vectors.ndim != 2 or not vectors.shape[1] or vectors.dtype.kind not in "fiu":
             raise ValueError(f"{file}: must be numbers [R, F_m], received {vectors.dtype} {vectors.shape}")
-        frame = pd.read_parquet(ids_path)
-        if "item_id" not in frame:
-            raise ValueError(f"{ids_path.name}: must have the column item_id, received {list(frame.columns)}")
-        if len(frame) != len(vectors):
-            raise ValueError(f"{file}: one vector an id, received {len(vectors)} vectors and {len(frame)} ids")
-        return cls(file, frame["item_id"].astype("str").to_numpy(dtype=object), vectors)
+        with ids_path.open("rb") as handle:
+            table = pq.read_table(handle)
+        if "item_id" not in table.column_names:
+            raise ValueError(f"{ids_path.name}: must have the column item_id, received {table.column_names}")
+        if len(table) != len(vectors):
+            raise ValueError(f"{file}: one vector an id, received {len(vectors)} vectors and {len(table)} ids")
+        return cls(file, np.array(as_texts(table["item_id"]).to_pylist(), dtype=object), vectors)
 
     def copy_into(self, writer: FeatureWriter, modality: str, rows_of: Mapping[str, int]) -> dict[str, int]:
         """Align by item_id and store; rows that are not finite and second rows of an id go to the quarantine.

@@ -152,6 +152,11 @@ def test_ready_vectors_are_aligned_by_id(tmp_path):
     assert json.loads(rows.record[2]) == {"item_id": "20", "modality": "audio"}
 
 
+def test_whole_numbers_kept_as_floats_are_the_same_ids(tmp_path):
+    bring(tmp_path, np.eye(3, dtype=np.float32), [1.0, 12345678901.0, None])
+    assert ReadyVectors.find(tmp_path, "audio").ids.tolist() == ["1", "12345678901", None]
+
+
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [

@@ -117,6 +117,20 @@ def options(**changes):
     return TableOptions(**(settings | changes))
 
 
+@pytest.mark.parametrize("ids", ["npy", "parquet"])
+def test_whole_numbers_kept_as_floats_are_the_same_ids_everywhere(prepared, tmp_path, ids):
+    for name in ("ratings", "films"):
+        frame = pd.read_parquet(prepared / f"{name}.parquet").astype({"film": "float64"})
+        frame.replace({"film": {20.0: 12345678901.0}}).to_parquet(prepared / f"{name}.parquet", index=False)
+    named = np.array([30.0, 10.0, 12345678901.0])
+    np.save(prepared / "sound_ids.npy", named)
+    pd.DataFrame({"item_id": named}).to_parquet(prepared / "sound_ids.parquet")
+    done = convert_table(prepared, tmp_path / "out", options(features={"audio": f"sound.npy:sound_ids.{ids}"}))
+    written = pd.read_parquet(tmp_path / "out/features/audio.ids.parquet")["item_id"].tolist()
+    assert written == ["30", "10", "12345678901"] and done.counts["features_audio"] == 3
+    assert (tmp_path / "out/media/posters/10.jpg").is_file()  # the path is made of the id
+
+
 def test_table_with_split_media_and_vectors(prepared, tmp_path):
     done = convert_table(prepared, tmp_path / "out", options(catalogue="events"))
     log, items = read(tmp_path / "out", "interactions"), read(tmp_path / "out", "items")
