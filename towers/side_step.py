@@ -19,6 +19,7 @@ def side_loss(side: SideLosses, task: Any, batch: dict, outputs: dict, training:
     """
     size = min(side.settings.rows, batch["target"].shape[0])
     rows, user = ops.take(batch["items"], batch["target"][:size]), batch["user"][:size]
+    scale = task.two_tower.scale
     step = {
         "queries": outputs["queries"][:size],
         "candidates": outputs["candidates"][:size],
@@ -26,7 +27,7 @@ def side_loss(side: SideLosses, task: Any, batch: dict, outputs: dict, training:
         "user": user,
         "log_q": ops.take(task.tables["log_q"], rows),
         "weights": batch["weight"][:size],
-        "scale": task.two_tower.scale,
+        "scale": scale if task.retrieval_loss.options.learn_temperature else ops.stop_gradient(scale),
     }
     if "ranker" in side.terms:
         listed = side.ranked_rows(user)

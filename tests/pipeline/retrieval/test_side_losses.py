@@ -56,6 +56,15 @@ def test_terms_are_logged_apart_and_leave_the_towers_files_as_they_are(world, pl
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_temperature_that_is_not_learned_stays_beside_a_term_too(world, tmp_path, learned):
+    # Both follow the term alone where the main loss has no temperature.
+    settings = ["kind=elsa", f"learn_temperature={str(learned).lower()}"]
+    overrides = ["retrieval.side.per_modality=0.5", *[f"retrieval.loss.{setting}" for setting in settings]]
+    out, _ = train(world, tmp_path, *overrides)
+    assert (float(load_two_tower(out).scale) == pytest.approx(10.0, rel=1e-6)) == (not learned)
+
+
 def test_a_student_comes_nearer_to_its_teacher(world, plain, tmp_path):
     settings = ["retrieval.seed=11", *LONGER]
     taught = ["retrieval.side.distillation=20.0", f'retrieval.side.teachers=["{plain[0]}"]']
