@@ -30,7 +30,8 @@ def in_batch_elsa_loss(queries, candidates, *, own, present, weights, excluded=N
     own_vectors = ops.take(candidates, own, axis=0)
     hit, number = ops.sum(queries * own_vectors, axis=1), 1.0
     if excluded is not None:
-        others = ops.cast(excluded != own[:, None], queries.dtype)
+        # A positive that no present candidate stands for is no part of the target.
+        others = ops.cast(excluded != own[:, None], queries.dtype) * ops.take(present, excluded)
         scores = ops.einsum("bd,bpd->bp", queries, ops.take(candidates, excluded, axis=0))
         hit, number = hit + ops.sum(others * scores, axis=1), 1.0 + ops.sum(others, axis=1)
     cosine = hit * ops.rsqrt(squared * number + 1e-12)

@@ -214,7 +214,8 @@ def test_sigmoid_equals_the_loop_and_its_fused_form(world, excluded, monkeypatch
             np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
 
 
-def test_elsa_equals_the_scores_written_out(world):
+@pytest.mark.parametrize("absent", [False, True])
+def test_elsa_equals_the_scores_written_out(world, absent):
     present = (world["copies"] > 0).astype("float32")
     present[world["own"]] = 1
     excluded = np.stack([np.unique(row)[np.arange(4) % len(np.unique(row))] for row in world["excluded"]])
@@ -222,12 +223,16 @@ def test_elsa_equals_the_scores_written_out(world):
         [[list(row).index(value) != place for place, value in enumerate(row)] for row in excluded],
         world["own"][:, None], excluded,
     ).astype("int32")  # fmt: skip
-    excluded = np.where(present[excluded] > 0, excluded, world["own"][:, None])
+    if absent:  # some other positives are of events that weigh nothing
+        assert (present[excluded] == 0).any()
+    else:
+        excluded = np.where(present[excluded] > 0, excluded, world["own"][:, None])
     scores = world["queries"] @ (world["candidates"] * present[:, None]).T
     total = 0.0
     for i in range(B):
         chosen = np.zeros(N)
         chosen[[world["own"][i], *excluded[i]]] = 1
+        chosen *= present
         difference = scores[i] / np.linalg.norm(scores[i]) - chosen / np.linalg.norm(chosen)
         total += world["weights"][i] * (difference**2).sum()
     received = in_batch_elsa_loss(
