@@ -189,7 +189,7 @@ def make_optimizer(
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,
         steps,
-        alpha=0.02,
+        alpha=retrieval.final_rate,
         warmup_target=retrieval.learning_rate,
         warmup_steps=min(section.warmup_steps, steps // 2),
     )

@@ -90,6 +90,15 @@ class Config(Section):
     tracking: TrackingSection = TrackingSection()
 
     @pydantic.model_validator(mode="after")
+    def _tuned_by_adamw(self) -> Config:
+        if (trained := tuple(self.encoders.trained())) and self.retrieval.optimizer != "adamw":
+            raise ValueError(
+                'retrieval.optimizer: must be "adamw" where encoders learn, whose rates are a share of the towers\', received '
+                f'{self.retrieval.optimizer!r} and trained encoders {trained}; set it, or encoders.<name>.train = "frozen"'
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _private_altogether(self) -> Config:
         if self.retrieval.privacy.epsilon:
             check_retrieval(self.retrieval)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import types
 
 import keras
 import numpy as np
@@ -14,9 +15,9 @@ from data.features import FeatureWriter
 from data.ingest import IngestOptions, ingest
 from pipeline.content.encode_plan import find_content
 from pipeline.metrics.examples import positive_histories
-from pipeline.retrieval.finetune import finetune, trainable_encoders
+from pipeline.retrieval.finetune import finetune, make_optimizer, trainable_encoders
 from pipeline.retrieval.finetune_batches import EncoderInputs, FinetuneBatches, draw_items, shorten
-from pipeline.settings.config import load_config
+from pipeline.settings.config import ConfigError, load_config
 from pipeline.training.epoch_steps import NonFiniteLossError
 from towers.encoders import describe_encoder, make_encoder
 
@@ -137,6 +138,19 @@ def test_the_tuned_encoder_is_an_encoder_of_its_own(tuned, spec, world, tmp_path
     with np.load(out / "text" / "weights.npz") as arrays:
         np.savez(other / "weights.npz", **{key: 2 * arrays[key] for key in arrays.files})
     assert describe_encoder("text", f"tuned:{other}").fingerprint != card.fingerprint
+
+
+@pytest.mark.parametrize("final", [0.02, 0.5])
+def test_the_rate_ends_where_the_settings_say(final):
+    task = types.SimpleNamespace(trainable_variables=[keras.Variable([1.0])])
+    optimizer = make_optimizer(task, {}, config_of("signal:", f"retrieval.final_rate={final}"), steps=100)
+    assert float(optimizer._learning_rate(102)) == pytest.approx(final * 0.01, rel=1e-5)
+
+
+def test_an_optimizer_that_encoders_do_not_learn_by_is_refused():
+    with pytest.raises(ConfigError, match=r'retrieval\.optimizer: must be "adamw" where encoders learn.*\(\'text\',\)'):
+        config_of("signal:", "retrieval.optimizer=adagrad")
+    assert config_of("signal:", "retrieval.optimizer=adagrad", "encoders.text.train=frozen").retrieval.optimizer == "adagrad"
 
 
 def test_a_tuned_folder_of_another_base_is_refused(tuned, tmp_path):
