@@ -103,4 +103,6 @@ class ContentProjection(keras.layers.Layer):
         tokens = []
         for axis, layer in enumerate(self.tables):
             tokens.append(unit_token(layer(items), self.means[axis], self.kernels[axis]) * present[:, axis : axis + 1])
+        if not tokens:  # a catalogue without content, whose embeddings are not read either
+            return ops.zeros((ops.shape(items)[0], 0, self.width)), present
         return ops.stack(tokens, axis=1), present

@@ -141,6 +141,8 @@ class PairFeatures(keras.layers.Layer):
         return self.call(ops.zeros((1, count, self.config.token_width)), ops.zeros((1, count)), None, inputs)
 
     def _content(self, tokens, present, history, candidates, exists):
+        if not self.spec.modalities:
+            return {}
         length = history.shape[1]
         theirs, ours = take_rows(tokens, candidates), take_rows(tokens, history)  # [B, K, M, D], [B, L, M, D]
         there = take_rows(present, candidates)

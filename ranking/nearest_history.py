@@ -29,6 +29,9 @@ def nearest_history(tokens, present, history_rows, candidate_rows):
         ([[[1]]], [[[0.800000011920929]]])
     """
     history_rows, candidate_rows = ops.convert_to_tensor(history_rows), ops.convert_to_tensor(candidate_rows)
+    if not tokens.shape[1]:  # no modality to compare by
+        none = ops.zeros((*ops.shape(candidate_rows), 0), "float32")
+        return ops.cast(none, history_rows.dtype), none
     # A column of "nothing" at the end, so that a history without items has an answer too.
     history_rows = ops.pad(history_rows, ((0, 0), (0, 1)))
     theirs, ours = take_rows(tokens, candidate_rows), take_rows(tokens, history_rows)

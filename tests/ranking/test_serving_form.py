@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
 from ranking.config import HEADS
 from ranking.model import batch_inputs
+from ranking.nearest_history import nearest_history
 from ranking.serving_form import IDENTITY, RankingServingForm
 from tests.ranking.worlds import SMALL, planted_world
 
@@ -46,6 +48,27 @@ def asked(world, lines=slice(None)):
 
 def as_numpy(answer):
     return {name: np.asarray(values) for name, values in answer.items()}
+
+
+@pytest.mark.parametrize("interaction", ["dcn", "dlrm", "finalmlp"])
+def test_a_catalogue_without_content_or_embeddings_is_ranked(world, tmp_path, interaction):
+    schema = dataclasses.replace(world.spec.schema, modalities={})
+    spec = dataclasses.replace(world.spec, schema=schema, embedding_width=0)
+    bare = dataclasses.replace(world, spec=spec, tables={}, present=np.zeros((61, 0), bool))
+    ranker = bare.ranker(dataclasses.replace(SMALL, item_embeddings=False, interaction=interaction, category_weight=0.1))
+    inputs = batch_inputs(
+        world.user, world.history, world.candidates, world.scores, world.ranks, world.timestamp, unique_items=61
+    )
+    answer = {"click": (world.appeal > 0).astype("float32"), "mask": np.ones(world.appeal.shape, bool)}
+    ranker.compile(optimizer=keras.optimizers.Adam(0.01))
+    losses = [ranker.train_on_batch(inputs, answer) for _ in range(10)]
+    assert losses[-1] < losses[0]
+    form = RankingServingForm.from_ranker(ranker, CALIBRATIONS, WEIGHTS, BLEND)
+    form.save(tmp_path)
+    kept, logits = as_numpy(RankingServingForm.load(tmp_path)(*asked(world))), np.asarray(ranker(inputs)["click"])
+    np.testing.assert_allclose(kept["click"], 1 / (1 + np.exp(-(0.7 * logits - 0.4))), atol=1e-5)
+    rows, cosines = nearest_history(form.tokens, form.present, world.history, world.candidates)
+    assert rows.shape == cosines.shape == (20, 12, 0)
 
 
 def test_folded_equals_unfolded(world, ranker, form):
