@@ -128,7 +128,7 @@ class RankingConfig:
             object.__setattr__(self, name, tuple(int(width) for width in getattr(self, name)))
         object.__setattr__(self, "popularity_half_lives", tuple(float(days) for days in self.popularity_half_lives))
         for name in ("history_length", "list_size", "retrieved", "token_width", "id_width", "side_width", "batch_lists",
-                     "epochs", "patience", "group_width", "expert_count", "positions"):  # fmt: skip
+                     "epochs", "patience", "group_width", "expert_count", "positions", "fusion_heads"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
         for name, choices in CHOICES.items():
@@ -144,6 +144,9 @@ class RankingConfig:
             raise ValueError(f"calibration_share must be in (0, 1), received {self.calibration_share}")
         if self.experts != "shared" and not self.hidden:
             raise ValueError(f"hidden must have a width for experts {self.experts!r}, received none")
+        if self.interaction == "finalmlp" and (not self.stream_hidden or self.stream_hidden[-1] % self.fusion_heads):
+            received = f"{self.fusion_heads} and {self.stream_hidden}"
+            raise ValueError(f"fusion_heads must divide the last width of stream_hidden, received {received}")
         if self.popularity_half_lives and min(self.popularity_half_lives) <= 0:
             raise ValueError(f"popularity_half_lives must be positive, received {self.popularity_half_lives}")
         for name in ("score_weights", "head_weights"):

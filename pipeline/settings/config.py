@@ -49,7 +49,7 @@ class DataConfig(Section):
     """Share of the users that may be fake; users who look made up and push an item together (shilling) are set aside into
     the quarantine. 0 = do not look; 0.1 finds an attack of up to about a tenth of all users."""
     max_text_length: int = pydantic.Field(10_000, ge=1)
-    seed: int = 7
+    seed: int = pydantic.Field(7, ge=0)
 
 
 class EvaluationConfig(Section):

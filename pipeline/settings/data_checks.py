@@ -44,7 +44,7 @@ class ChecksSection(Section):
     """Vectors of each side that the discrepancy is computed from; its cost grows with the square."""
     fewest: int = pydantic.Field(20, ge=1)
     """New rows (events, items, vectors) below which a distribution is not judged, and the report says so."""
-    seed: int = 7
+    seed: int = pydantic.Field(7, ge=0)
 
     @pydantic.model_validator(mode="after")
     def _in_order(self) -> ChecksSection:

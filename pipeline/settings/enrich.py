@@ -55,7 +55,7 @@ class EnrichSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the model's weights; halves need half the memory."""
     batch_size: int = pydantic.Field(8, ge=1)
-    seed: int = 7
+    seed: int = pydantic.Field(7, ge=0)
     cache: str = ""
     """Folder of what was written before, shared by runs; empty = `enrich-cache` beside the run folder."""
 

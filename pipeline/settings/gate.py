@@ -35,4 +35,4 @@ class GateSection(Section):
     """Share of its exposure that a group of items (never in training, long tail, a domain) may lose."""
     users: int = pydantic.Field(30, ge=1)
     """Fewest users on the newest slice that a decision may rest on."""
-    seed: int = 7
+    seed: int = pydantic.Field(7, ge=0)

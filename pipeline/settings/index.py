@@ -31,4 +31,4 @@ class IndexSection(Section):
     """Items below which auto searches exactly."""
     vectors: Literal["float16", "float32"] = "float16"
     """What the partitioned index keeps for its exact scores; half precision is a third smaller than the exact index."""
-    seed: int = 7
+    seed: int = pydantic.Field(7, ge=0)

@@ -109,7 +109,7 @@ class RankingSection(Section):
     """Stop after this many epochs without a lower log loss of the held-out requests' clicks; the best epoch's weights stay."""
     jit_compile: bool = False
     """Whether XLA compiles the training step; on few CPU cores it takes longer than it saves."""
-    seed: int = 7
+    seed: int = pydantic.Field(7, ge=0)
 
     trees: int = pydantic.Field(256, ge=0)
     """Boosted trees that are fitted to the clicks beside the network, at most; their sum joins its click logit. 0 = none."""

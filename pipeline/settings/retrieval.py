@@ -41,7 +41,7 @@ class RetrievalConfig(TowersSection, TrainingSection):
     sparse_updates: bool | Literal["auto"] = "auto"
     """Train the tables of user and item ids by the rows that a batch names, so that a step costs the same for any number
     of users: lazy Adam. "auto" = tables of 50,000 rows and more."""
-    seed: int = 7
+    seed: int = pydantic.Field(7, ge=0)
     loss: LossConfig = LossConfig()
     """The main loss."""
     side: SideLossesConfig = SideLossesConfig()

@@ -51,7 +51,7 @@ class RobustnessSection(Section):
     updates: int = pydantic.Field(3, ge=0)
     """Of those items, so many on whose attacked and defended log all models go on, as in a night (`[job]`); by the last kind of
     attack. 0 leaves it out."""
-    seed: int = 7
+    seed: int = pydantic.Field(7, ge=0)
 
     def shilling(self, kind: Kind) -> ShillingAttack:
         """The attack of one kind."""

@@ -29,6 +29,13 @@ def test_file_and_overrides(tmp_path):
         ("retrieval.epochs=0", "greater than or equal to 1"),
         ("retrieval.epochs='3'", "valid integer"),
         ("data.split=tomorrow", "global_time"),
+        ("retrieval.seed=-1", "retrieval.seed: .* greater than or equal to 0"),
+        ("linear.seed=-1", "linear.seed: .* greater than or equal to 0"),
+        *((f"linear.{name}=[]", f"linear.{name}: .* at least 1 item") for name in ("l2", "history_dropout", "user_power")),
+        *((f"linear.{name}=[]", f"linear.{name}: .* at least 1 item") for name in ("content", "diffusion")),
+        ("linear.l2=[1.0, 0.0]", r"linear.l2.1: .* greater than 0, received 0.0"),
+        ("linear.history_dropout=[1.0]", r"linear.history_dropout.0: .* less than 1"),
+        ("linear.diffusion=[-1.0]", r"linear.diffusion.0: .* greater than or equal to 0"),
         ("epochs", "section.key=value"),
         ("retrieval.epochs.deep=1", "Input should be"),
     ],
@@ -36,6 +43,10 @@ def test_file_and_overrides(tmp_path):
 def test_wrong_settings_are_refused(override, words):
     with pytest.raises(ConfigError, match=words):
         load_config(overrides=[override])
+
+
+def test_no_weights_of_columns_means_that_none_join():
+    assert load_config(overrides=["linear.columns=[]", "linear.l2=[5]"]).linear.columns == ()
 
 
 def test_missing_and_broken_files(tmp_path):

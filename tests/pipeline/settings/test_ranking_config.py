@@ -24,6 +24,13 @@ def test_tables_of_heads_reach_the_ranker():
     assert (config.weight_of("purchase"), config.weight_of("skip"), config.experts) == (2.0, 0.0, "ple")
 
 
+def test_streams_that_do_not_divide_are_refused_where_they_would_be_built():
+    for wrong in ("[96, 50]", "[]"):
+        with pytest.raises(ConfigError, match="fusion_heads must divide the last width of stream_hidden, received 4"):
+            load_config(overrides=["ranking.interaction=finalmlp", f"ranking.stream_hidden={wrong}"])
+        load_config(overrides=[f"ranking.stream_hidden={wrong}"])
+
+
 @pytest.mark.parametrize(
     "wrong", ["ranking.experts=many", "ranking.head_weights={watch=1.0}", "ranking.popularity_half_lives=[0.0]"]
 )
