@@ -89,16 +89,14 @@ def _are_few(rows: int, batch_size: int) -> bool:
 
 
 def _batch_length(rows: int, batch_size: int) -> int:
-    """Rows of a batch: `batch_size` at most, and under TensorFlow so many that all threads have as many equal batches.
+    """Rows of a batch: `batch_size`, and of what would be a single one a power of two, so that there is one for each thread.
 
     Example:
-        >>> _batch_length(64, 64), _batch_length(65, 64), _batch_length(256, 64)
-        (32, 33, 64)
+        >>> _batch_length(64, 64), _batch_length(40, 64), _batch_length(256, 64)
+        (32, 32, 64)
     """
-    if rows <= FEW or _compiles_everything():
-        return batch_size
-    count = -(-rows // batch_size)
-    return -(-rows // (count + -count % SIDE_BY_SIDE))
+    alone = FEW < rows <= batch_size and not _compiles_everything()
+    return 1 << ((rows - 1) // SIDE_BY_SIDE).bit_length() if alone else batch_size
 
 
 def _in_order(
@@ -113,8 +111,8 @@ def _in_order(
 
 
 def _by_graph(model: Any, tensors: Any, rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """A model's answers to some rows; what compiles for every shape has them filled up to a power of two with the first."""
-    missing = min(1 << (len(rows) - 1).bit_length(), batch_size) - len(rows) if _compiles_everything() else 0
+    """A model's answers to some rows, filled up to a power of two with copies of the first: a new shape is a graph anew."""
+    missing = min(1 << (len(rows) - 1).bit_length(), batch_size) - len(rows)
     filled = _rows(tensors, np.r_[rows, [rows[0]] * missing].astype(np.int64))
     return np.asarray(model.predict_on_batch(filled), dtype=np.float32)[: len(rows)]
 
