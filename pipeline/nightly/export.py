@@ -63,6 +63,8 @@ def _made(
     run = Run(source, folder, config)
     dataset, store = run.dataset(), run.store()
     from pipeline.release.export_stage import export_stage  # a folder that is not ready says so before
+    from serving.export.release import RECOMMEND
+    from serving.server.servable import Servable
 
     asked, found = False, {}
 
@@ -79,8 +81,9 @@ def _made(
         made = export_stage(
             dataset, folder, config, store=store, search=True, first=version, previous=previous, ready=once, observe=observe
         )
-        # One that was published before a kill was not heard of, and not measured in this process.
-        if made["version"] == version and found:
+        if made["version"] == version:
+            if not found:  # it was published before a kill, and is asked now; made once more, names in its graphs would differ
+                observe(Servable(RECOMMEND, version, folder / "releases" / str(version) / RECOMMEND / str(version)))
             return {**made, **found}
         # A release of other models, or with a number that somebody has taken meanwhile.
         shutil.rmtree(folder / "releases")

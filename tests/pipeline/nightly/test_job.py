@@ -20,6 +20,7 @@ from data.world import WorldConfig, generate_world
 from pipeline.__main__ import app
 from pipeline.nightly.beside import begun_early
 from pipeline.nightly.data_checks import check_data
+from pipeline.nightly.export import _made
 from pipeline.nightly.gate_contestants import current_of
 from pipeline.nightly.gate_judge import judge, judge_current, rows_shared
 from pipeline.nightly.job import gate_lines, run_job
@@ -242,6 +243,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_release(night, tmp_path)
             verify_release(out / "releases" / str(number))
         assert process.exitcode in (0, -signal.SIGKILL)
     assert killed >= KILLS - 1 and outcome["release"] == second["release"]
+
+
+def test_a_release_that_a_kill_kept_unheard_of_is_measured_and_not_made_again(night, tmp_path):
+    folder, days, settings, _, second = night
+    out = tmp_path / "run"
+    shutil.copytree(folder / "second", out)
+    job, config = out / "jobs" / "0002", load_config(overrides=settings)
+    shutil.move(out / "releases" / "2", job / "releases" / "2")
+    told = _made(days[1], job, config, 2, out / "releases" / "1", ready=lambda: None)
+    assert (told["version"], told["fingerprint"]) == (2, second["release"]["fingerprint"])
+    assert told["latency_ms"] > 0 and list_releases(job / "releases") == [2]
 
 
 def test_a_candidate_that_breaks_a_bound_is_kept_back(night, tmp_path):
