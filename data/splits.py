@@ -11,16 +11,17 @@ from data.schema import TEST, TRAIN, VALID
 from data.validation import DatasetError
 
 DAY = 86_400
-OUTLIER_SHARE = 0.001
-"""Events at each end of time that do not count for the span: one event dated 1970 must not move every boundary."""
+OUTLIER_SHARE, ENOUGH = 0.001, 100
+"""Events at each end of time that do not count for the span, at least one of `ENOUGH`: one event dated 1970 must not move every
+boundary."""
 
 
 def global_time_bounds(timestamps: np.ndarray, valid_fraction: float, test_fraction: float) -> tuple[int, int]:
     """The two moments that part train from validation and validation from test, in UTC seconds.
 
-    With the span [a, b] of the events (0.1 % at each end aside), in whole days when it is at least ten days long:
-    test begins at b - test_fraction (b - a) and validation at b - (valid_fraction + test_fraction)(b - a). Fractions
-    are of time, not of events, so that a window is a period ("the last two weeks") however busy it was.
+    With the span [a, b] of the events (0.1 % at each end aside, of a hundred at least one), in whole days when it is at least
+    ten days long: test begins at b - test_fraction (b - a) and validation at b - (valid_fraction + test_fraction)(b - a).
+    Fractions are of time, not of events, so that a window is a period ("the last two weeks") however busy it was.
 
     Returns:
         (valid_start, test_start): train < valid_start <= valid < test_start <= test.
@@ -29,7 +30,7 @@ def global_time_bounds(timestamps: np.ndarray, valid_fraction: float, test_fract
     if not len(timestamps):
         raise DatasetError("timestamps: a split by time needs events, received none.")
     ordered = np.sort(timestamps)
-    aside = int(OUTLIER_SHARE * len(ordered))
+    aside = max(int(OUTLIER_SHARE * len(ordered)), int(len(ordered) >= ENOUGH))
     first, last = int(ordered[aside]), int(ordered[len(ordered) - 1 - aside])
     unit = DAY if last - first >= 10 * DAY else 1
     first, end = first // unit, last // unit + 1

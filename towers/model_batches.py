@@ -44,7 +44,7 @@ def predict(model: Any, tensors: Any, batch_size: int, side_by_side: int = SIDE_
 
     Shapes: [B, ...] -> float32 [B, F].
     """
-    rows = len(next(iter(tensors.values())) if isinstance(tensors, Mapping) else tensors)
+    rows = _count(tensors)
     if _are_few(rows, batch_size):
         return _layer_by_layer(model, tensors, batch_size)
     size = _batch_length(rows, batch_size)
@@ -72,7 +72,8 @@ def predict_tokens(model: Any, tokens: Mapping[str, np.ndarray], lengths: np.nda
     vectors = np.zeros((len(lengths), model.output_shape[-1]), np.float32)
     few, size = _are_few(len(lengths), batch_size), _batch_length(len(lengths), batch_size)
     order = np.argsort(lengths, kind="stable")
-    batches = [order[start : start + size] for start in range(0, len(order), size)][::-1]  # the longest are none's last
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    batches.reverse()  # the longest first: begun last, one thread would be at them while the other has nothing left
 
     def answer(rows: np.ndarray) -> np.ndarray:
         longest = -(-int(lengths[rows[-1]]) // STEP) * STEP
@@ -119,11 +120,15 @@ def _by_graph(model: Any, tensors: Any, rows: np.ndarray, batch_size: int) -> np
 
 def _layer_by_layer(model: Any, tensors: Any, batch_size: int) -> np.ndarray:
     """A model's answers to few rows, without a graph."""
-    parts = tensors if isinstance(tensors, Mapping) else {"": tensors}
-    rows, numbers = len(next(iter(parts.values()))), sum(value[0].size for value in parts.values())
+    rows = _count(tensors)
+    numbers = sum(value[0].size for value in (tensors.values() if isinstance(tensors, Mapping) else [tensors]))
     size = max(1, min(AT_ONCE // numbers, batch_size))
     answers = [model(_rows(tensors, slice(start, start + size)), training=False) for start in range(0, rows, size)]
     return np.concatenate([np.asarray(answer, dtype=np.float32) for answer in answers])
+
+
+def _count(tensors: Any) -> int:
+    return len(next(iter(tensors.values())) if isinstance(tensors, Mapping) else tensors)
 
 
 def _rows(tensors: Any, rows: Any) -> Any:

@@ -111,13 +111,13 @@ def evaluate_retrieval(
 
     Args:
         source: the dataset folder, which may hold an oracle. run: the run folder.
-        variants: what was trained there: `full`, `ids_only`, and `without_<modality>` where the ablation was.
+        variants: what was trained there: `full`, `ids_only` where items have ids, `without_<modality>` where it was ablated.
 
     Returns: the content of `retrieval.json` (see the contract of `pipeline.report.page`).
     """
     served, known_splits = load_served(run), config.mask_splits
     # As long as the longest that any model reads, and each cuts it to its own: another may read more than what is served.
-    length = max(served_history_length(run, name) for name in {FULL, "ids_only", *variants})
+    length = max(served_history_length(run, name) for name in {FULL, *variants})
     judge = Judge(make_requests(dataset, "test", known_splits=known_splits, history_length=length), dataset.counts)
     requests = judge.requests
     if not len(requests.users):
@@ -142,7 +142,8 @@ def evaluate_retrieval(
         model.fit(train, dataset.schema.item_rows - 1)
         result["baselines"][name] = judge.judge(score_users(model, known, requests.users))
     progress("judging", 3, total)
-    result["baselines"]["ids_only"] = judge.judge(served_scores(load_served(run, "ids_only"), dataset, requests))
+    if "ids_only" in variants:
+        result["baselines"]["ids_only"] = judge.judge(served_scores(load_served(run, "ids_only"), dataset, requests))
     if served.ensemble is not None:
         two_towers = masked_scores(served.two_tower, dataset, store, requests, ())
         result["baselines"]["two_towers"] = judge.judge(two_towers)

@@ -26,7 +26,7 @@ from pipeline.retrieval.finetune_loop import run_epochs
 from pipeline.retrieval.train_retrieval import task_tables, train_retrieval
 from pipeline.settings.config import Config
 from pipeline.training.checkpoint import Checkpoint, training_variables
-from pipeline.training.epochs import Progress
+from pipeline.training.epochs import Progress, best_epoch
 from towers.encoders import make_encoder, resolve_spec
 from towers.finetune import TrainableEncoder
 from towers.finetune_optimizer import TwoRateAdamW
@@ -126,7 +126,7 @@ def finetune(
         description = TunedDescription(name, resolve_spec(name, chosen.spec), base.fingerprint, chosen.train)
         save_tuned(out / name, description, encoder.changes())
     (out / "history.json").write_text(json.dumps(log, indent=2))
-    best = max(log, key=lambda row: row["valid_ndcg@20"])
+    best = best_epoch(log, "valid_ndcg@20")
     return {
         "epochs": len(log),
         "best_epoch": best["epoch"],

@@ -18,7 +18,7 @@ from pipeline.retrieval.train_retrieval import task_tables
 from pipeline.settings.linear import LinearSection
 from pipeline.training.checkpoint import Checkpoint, training_variables
 from pipeline.training.epoch_steps import LoopSettings, Progress
-from pipeline.training.epochs import train_epochs
+from pipeline.training.epochs import best_epoch, train_epochs
 from pipeline.training.fused_optimizers import FusedAdam
 from pipeline.training.warm import same_components, start_history
 from towers.config import TowerConfig
@@ -127,7 +127,7 @@ def train_history(
         ),
         progress,
     )
-    best = max(log, key=lambda row: row["valid_ndcg@20"]) if epochs is None else log[-1]
+    best = best_epoch(log, "valid_ndcg@20") if epochs is None else log[-1]
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         two_tower.save_to(keep)

@@ -28,7 +28,7 @@ from pipeline.training.accelerator import Accelerator
 from pipeline.training.accelerator_choice import accelerator_of
 from pipeline.training.checkpoint import Checkpoint, training_variables
 from pipeline.training.epoch_steps import LoopSettings, Progress, steps_a_call
-from pipeline.training.epochs import AfterEpoch, seed_everything, train_epochs
+from pipeline.training.epochs import AfterEpoch, best_epoch, seed_everything, train_epochs
 from pipeline.training.optimizer import computing_in, make_optimizer
 from pipeline.training.private_training import PrivateTraining
 from pipeline.training.record import training_record, write_records
@@ -184,7 +184,7 @@ def train_retrieval(
     pairs = Interactions.from_pairs(histories.users, histories.items, dataset.schema.user_rows)
     record = training_record(dataset, pairs, ("train",))
     write_records(out, [record])
-    chosen = max(log, key=lambda row: row["valid_ndcg@20"]) if private is None else log[-1]
+    chosen = best_epoch(log, "valid_ndcg@20") if private is None else log[-1]
     return {
         "epochs": 0 if nothing_new else len(log),
         "best_epoch": chosen["epoch"],

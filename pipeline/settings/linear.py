@@ -47,6 +47,6 @@ class LinearSection(Section):
     elsa_learning_rate: float = pydantic.Field(0.01, gt=0)
     softmax_dropout: float = pydantic.Field(0.6, ge=0, lt=1)
     softmax_learning_rate: float = pydantic.Field(0.005, gt=0)
-    softmax_temperature: float = pydantic.Field(0.2, gt=0)
+    softmax_temperature: float = pydantic.Field(0.2, ge=0.01)
     modality_dropout: float = pydantic.Field(0.2, ge=0, lt=1)
     seed: int = pydantic.Field(7, ge=0)

@@ -26,7 +26,8 @@ class RetrievalConfig(TowersSection, TrainingSection):
     user_id: bool = True
     user_id_dropout: float = pydantic.Field(0.8, ge=0, lt=1)
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)
-    temperature: float = pydantic.Field(0.1, gt=0)
+    temperature: float = pydantic.Field(0.1, ge=0.01)
+    """Of the softmax, at the start; learned from there where `loss.learn_temperature` is on, and never below .01."""
     batch_size: int = pydantic.Field(1024, ge=2)
     optimizer: Literal["adamw", "adagrad"] = "adamw"
     """Adagrad is what tables of ids alone are often trained by; its rates are larger, .05 to .2."""

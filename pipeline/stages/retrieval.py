@@ -85,7 +85,9 @@ class RetrievalStages(ContentStages):
     def _variants(self) -> dict[str, tuple[str, ...]]:
         """What is compared, and the content that each may see."""
         modalities = self.store().modalities
-        variants: dict[str, tuple[str, ...]] = {"full": modalities, "ids_only": ()}
+        variants: dict[str, tuple[str, ...]] = {"full": modalities}
+        if self.config.retrieval.item_id:
+            variants["ids_only"] = ()  # else it would know nothing of an item
         if self.config.retrieval.ablations and len(modalities) > 1:
             variants |= {
                 f"without_{name}": tuple(other for other in modalities if other != name) for name in modalities

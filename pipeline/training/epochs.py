@@ -127,6 +127,16 @@ class Average:
             put_back(self.weights, raw)
 
 
+def best_epoch(log: list[dict[str, float]], metric: str) -> dict[str, float]:
+    """The row of the log whose weights `train_epochs` keeps: of several equally good ones the last.
+
+    Example:
+        >>> best_epoch([{"epoch": 0, "ndcg": 0.2}, {"epoch": 1, "ndcg": 0.2}, {"epoch": 2, "ndcg": 0.1}], "ndcg")
+        {'epoch': 1, 'ndcg': 0.2}
+    """
+    return max(reversed(log), key=lambda row: row[metric])
+
+
 def stalled(values: list[float], patience: int) -> bool:
     """Whether the last `patience` values all fell short of the best before them.
 

@@ -136,6 +136,9 @@ def test_evaluation_counts_and_masks(world, tmp_path):
     ids_only = served_scores(load_served(run.parent, "ids_only"), dataset, requests)
     assert (requests.history[:, 4:] > 0).any()
     assert result["baselines"]["ids_only"] == Judge(requests, dataset.counts).judge(ids_only)
+    options = EvaluationConfig(recommendations=10)
+    alone = evaluate_retrieval(dataset, store, source, run.parent, ["full"], out, options, progress=silent)
+    assert set(result["baselines"]) - set(alone["baselines"]) == {"ids_only"} and alone["test"] == result["test"]
 
 
 def test_where_nothing_is_new_warm_towers_stay_and_their_figure_with_them(world, tmp_path):

@@ -1,13 +1,16 @@
 """What a run folder says of a stage that is not there: a command that exists, and that makes it."""
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.__main__ import app
-from pipeline.settings.config import Config
+from pipeline.settings.config import Config, load_config
 from pipeline.stage import WALK, StageError
 from pipeline.stages.run_folder import RunFolder
+from pipeline.stages.walk import Run
 
 
 def command_named(folder, stage):
@@ -30,6 +33,13 @@ def command_named(folder, stage):
 )
 def test_a_stage_or_variant_that_is_missing_names_the_command_that_makes_it(tmp_path, stage, command):
     assert command_named(tmp_path, stage) == command
+
+
+@pytest.mark.parametrize("item_id", [True, False])
+def test_where_items_have_no_ids_there_is_no_model_of_ids_alone(monkeypatch, item_id):
+    monkeypatch.setattr(Run, "store", lambda run: SimpleNamespace(modalities=("text",)))
+    run = Run(Path("source"), Path("run"), load_config(overrides=[f"retrieval.item_id={str(item_id).lower()}"]))
+    assert ("ids_only" in run._variants()) == item_id
 
 
 def test_every_stage_names_a_command_that_there_is(tmp_path):
