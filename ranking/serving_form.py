@@ -19,6 +19,8 @@ from ranking.trees import BoostedTrees, TreeTables
 
 DESCRIPTION, WEIGHTS = "ranking.json", "ranking.weights.h5"
 IDENTITY = {"kind": "platt", "slope": 1.0, "intercept": 0.0}
+HOW_FITTED = ("calibration_share", "catch_up_epochs", "catch_up_rate")
+"""Settings that a night has others of than a full training, and no graph follows from."""
 
 
 class RankingServingForm(keras.Model):
@@ -180,7 +182,8 @@ class RankingServingForm(keras.Model):
         if self.spec.popularity_moments == 1:  # of one moment alone nobody asks when it was
             spec["popularity_start"] = 0
         kinds = {head: kind_of(calibration) for head, calibration in self.calibrations.items()}
-        return {"spec": spec, "config": json.loads(self.config.to_json()), "calibrations": kinds}
+        config = {name: value for name, value in json.loads(self.config.to_json()).items() if name not in HOW_FITTED}
+        return {"spec": spec, "config": config, "calibrations": kinds}
 
     @classmethod
     def from_ranker(

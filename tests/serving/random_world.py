@@ -46,7 +46,9 @@ def random_world(
     planted = dataclasses.replace(
         planted, spec=dataclasses.replace(planted.spec, schema=known, score_center=0.1 * seed)
     )
-    ranker = planted.ranker(SMALL)
+    # And a night is fitted otherwise than the full training before it.
+    fitted = {"calibration_share": 0.2 + 0.1 * seed, "catch_up_epochs": 3 - seed, "catch_up_rate": 0.5 - 0.2 * seed}
+    ranker = planted.ranker(dataclasses.replace(SMALL, **fitted))
     for weight in ranker.trainable_variables:
         weight.assign(np.asarray(weight) + 0.1 * rng.normal(size=weight.shape))
     (folder / "users.txt").write_text("\n" + "".join(f"u{row}\n" for row in range(1, users + 1)))
