@@ -16,6 +16,8 @@ from pipeline.stage import StageError
 if TYPE_CHECKING:
     from serving.server.servable import Servable
 
+INDEX, POLICY = "index", "policy"
+"""What it waits for, in this order."""
 MEASURED = 30
 """Recommendations that the latency is the median of."""
 
@@ -35,7 +37,8 @@ class Exporter(JobProcess):
         super().__init__(_made, method)
 
     def begin(self, source: Path, folder: Path, config: Config, version: int, previous: Path | None) -> None:
-        """Read and write what needs no ranker; everything up to the index is there. It goes on once ranker and policy are.
+        """Read what needs neither index nor ranker; everything before these is there. It goes on once the index is, and once
+        ranker and policy are: `go_on(INDEX)`, `go_on(POLICY)`.
 
         Args:
             source, folder, config: of the job. version: number of the release, in the job's own `releases/`.
@@ -66,21 +69,21 @@ def _made(
     from serving.export.release import RECOMMEND
     from serving.server.servable import Servable
 
-    asked, found = False, {}
+    there, found = list[str](), {}
 
-    def once() -> None:
-        nonlocal asked
-        if not asked:
+    def wait_for(stage: str) -> None:
+        if stage not in there:
             ready()
-        asked = True
+        there.append(stage)
 
     def observe(servable: Servable) -> None:
         found["latency_ms"] = latency_ms(servable, [str(user) for user in dataset.users["user_id"][1 : MEASURED + 1]])
 
     while True:
         made = export_stage(
-            dataset, folder, config, store=store, search=True, first=version, previous=previous, ready=once, observe=observe
-        )
+            dataset, folder, config, store=store, search=True, first=version, previous=previous, observe=observe,
+            wait_for=wait_for,
+        )  # fmt: skip
         if made["version"] == version:
             if not found:  # it was published before a kill, and is asked now; made once more, names in its graphs would differ
                 observe(Servable(RECOMMEND, version, folder / "releases" / str(version) / RECOMMEND / str(version)))

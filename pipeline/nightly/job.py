@@ -205,8 +205,8 @@ def work(
     if checked.manifest["counts"]["decision"] == STOP:
         why = "; ".join(checked.manifest["counts"]["stopped_by"])
         return lineage | {"outcome": STOPPED, "why": why, "release": None, "seconds": seconds_of(folder), **kept(out)}
-    for stage in (run.begin_linear, run.begin_judging, run.train_retrieval, run.train_linear, run.train_search, run.index,
-                  run.begin_export, run.train_ranking, run.choose_policy, run.judge, run.export):  # fmt: skip
+    for stage in (run.begin_linear, run.begin_judging, run.train_retrieval, run.train_linear, run.train_search,
+                  run.begin_export, run.index, run.train_ranking, run.choose_policy, run.judge, run.export):  # fmt: skip
         step(stage)
     decided: StageResult = step(run.decide)
     if not decided.manifest["counts"]["publish"]:

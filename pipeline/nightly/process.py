@@ -38,7 +38,7 @@ class JobProcess:
     def __init__(self, work: Callable[..., Any], method: Literal["spawn", "fork"] = "spawn"):
         self.work, self.method = work, method
         self._process: BaseProcess | None = None
-        self._begun = self._told = False
+        self._begun, self._told = False, set[str]()
 
     def start(self) -> Self:
         """Begin the process; `order` does where nobody has before."""
@@ -57,10 +57,10 @@ class JobProcess:
             self.start()
             self._send(order)
 
-    def go_on(self) -> None:
-        """Let it go on where it waits for that; only the first time counts, and only where it was asked for anything."""
-        if self._begun and not self._told:
-            self._told = True
+    def go_on(self, there: str = "") -> None:
+        """Let it go on where it waits; of what is there now the first time counts, and only where it was asked for anything."""
+        if self._begun and there not in self._told:
+            self._told.add(there)
             self._send(True)
 
     def answer(self) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
+from pipeline.nightly.export import INDEX, POLICY
 from pipeline.nightly.grow_vocabulary import ingest_newest
 from pipeline.nightly.record import released_folder
 from pipeline.nightly.training import JobTraining
@@ -81,7 +82,7 @@ class JobRun(JobTraining):
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             from pipeline.nightly.gate_figures import judge_job
 
-            self.exporter.go_on()  # neither knows of the other
+            self.exporter.go_on(POLICY)  # neither knows of the other
             with progress_bar("judge", single=True) as progress:
                 return judge_job(self.dataset(), self.folder, self.parent, out, self.config, progress, self.told_of_current)
 
@@ -92,8 +93,14 @@ class JobRun(JobTraining):
         )
         return self.run("judge", work, {"masked": self.config.evaluation.mask_splits}, {**inputs, "code": code})
 
+    def index(self) -> StageResult:
+        """As in training, and the exporter goes on with it."""
+        made = super().index()
+        self.exporter.go_on(INDEX)
+        return made
+
     def begin_export(self) -> None:
-        """Let what the candidate needs beside a ranker be read while that one trains, and what is known be reported."""
+        """Let what the candidate needs beside index and ranker be read while these are made, and what is known be reported."""
         if read_manifest(self.folder / "export") is None:
             self.exporter.begin(*self._to_export())
         if self.reporter is not None:
@@ -108,7 +115,8 @@ class JobRun(JobTraining):
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             self.exporter.begin(*self._to_export())
-            self.exporter.go_on()
+            self.exporter.go_on(INDEX)
+            self.exporter.go_on(POLICY)
             return self.exporter.finish()
 
         inputs = {

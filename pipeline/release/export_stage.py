@@ -109,7 +109,7 @@ def export_stage(
     first: int = 1,
     releases: Path | None = None,
     previous: Path | None = None,
-    ready: Callable[[], Any] | None = None,
+    wait_for: Callable[[str], Any] | None = None,
     observe: Callable[[Servable], Any] | None = None,
 ) -> dict[str, Any]:
     """Publish the next version under `<run>/releases`, unless the newest one already holds exactly these models.
@@ -123,23 +123,25 @@ def export_stage(
         first: number of the first release of the folder.
         releases: another folder to publish in than the run's own.
         previous: an earlier release, whose graphs of raw content are taken over where they would be the same.
-        ready: called once everything is written that follows from towers and index alone, and returns when ranker and policy
-            are there: a job that still trains them begins here.
+        wait_for: called with "index" once everything is read that follows from towers alone, and with "policy" once everything
+            is written that follows from these two; returns when that stage is there: a job that still makes them begins here.
         observe: see `serving.export.release.export_release`; not called where nothing is published.
     """
     releases = releases or run / "releases"
     # As long as a ranker may still be trained, the one that lies there may be another one.
-    if ready is None and (before := published_before(releases, made_from(run, config, store, search))) is not None:
+    if wait_for is None and (before := published_before(releases, made_from(run, config, store, search))) is not None:
         return told(before)
     served, versions = load_served(run), list_releases(releases) if releases.is_dir() else []
     ensemble, two_tower = served.ensemble, served.two_tower
     tables, raw, graphs, details = prepare(dataset, run, config, served, store, search, previous)
+    if wait_for is not None:
+        wait_for("index")
 
     def ranked() -> tuple[RankingServingForm, RecommendSettings]:
-        if ready is not None:
-            ready()
+        if wait_for is not None:
+            wait_for("policy")
         details["made_from"] = made_from(run, config, store, search)
-        if ready is not None and (before := published_before(releases, details["made_from"])) is not None:
+        if wait_for is not None and (before := published_before(releases, details["made_from"])) is not None:
             raise PublishedBeforeError(before)
         settings = RecommendSettings(
             policy_tables(dataset, config.policy, EVERYTHING),

@@ -38,6 +38,8 @@ ITEM_ENCODER, SEARCH, CONTENT_SEARCH = "item_encoder", "search", "content_search
 MODELS = (RETRIEVAL, RETRIEVAL_SCANN, RANKING, RECOMMEND, ITEM_ENCODER, SEARCH, CONTENT_SEARCH)
 Models = dict[str, tuple[Callable[[], Any], list[dict[str, np.ndarray]]]]
 """What makes each model, and the requests that warm it."""
+REHEARSED = "rehearsed"
+"""Folder of a model that is written to be loaded and removed, among those that are released."""
 WARM_UP_SIZES = (1, 8)
 """Batch sizes that the records warm; a graph has no static shapes, so others run at the same speed."""
 
@@ -156,8 +158,10 @@ def export_release(
 
         for name, made in models.items():
             write(name, *made)
-        beside, settings = ranked_models()
         with ReferenceBeside(staging / RECOMMEND / str(version), version) as reference:
+            if ranked is not None and graphs.previous is not None:
+                reference.rehearse(graphs.previous, tables.user_ids, tables.item_ids, staging / REHEARSED)
+            beside, settings = ranked_models()
             for name, made in beside.items():
                 write(name, *made)
                 if settings is not None and name == RECOMMEND:

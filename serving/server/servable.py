@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import importlib
 import logging
 import os
@@ -35,6 +36,12 @@ def _missing_operations(meta_graph: meta_graph_pb2.MetaGraphDef) -> set[str]:
     used = {node.op for node in meta_graph.graph_def.node}
     used.update(node.op for function in library.function for node in function.node_def)
     return {name for name in used - functions if op_def_registry.get(name) is None}
+
+
+def graph_digest(folder: Path) -> str:
+    """What tells the graph of a SavedModel from any other."""
+    with (folder / "saved_model.pb").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def register_custom_operations(meta_graph: meta_graph_pb2.MetaGraphDef) -> None:
@@ -109,6 +116,7 @@ class Servable:
         self._retired = False
         self._idle = threading.Condition()
         meta_graph = read_meta_graph(folder)
+        self._graph, self._saver = graph_digest(folder), meta_graph.saver_def
         register_custom_operations(meta_graph)
         graph = tf.Graph()
         # Requests run beside each other; splitting one's small operations over threads costs more than it saves (a page of
@@ -146,6 +154,20 @@ class Servable:
             raise failed_precondition(
                 f"Loading servable {{name: {name} version: {version}}} failed: {error}"
             ) from error
+
+    def read_variables(self, folder: Path) -> None:
+        """Take the variables of another SavedModel with this one's graph, vocabularies included, to the byte.
+
+        To load a graph and to optimise it before its first answer takes a thousand times as long as an answer.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION where its graph is another; then nothing has changed.
+        """
+        if graph_digest(folder) != self._graph:
+            raise failed_precondition(f"{folder} has another graph than {self.folder}; load it")
+        prefix = str(folder / "variables" / "variables")
+        self._session.run(self._saver.restore_op_name, {self._saver.filename_tensor_name: prefix})
+        self.folder = folder
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
         """Runs the graph.

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipeline.nightly.beside import report_again
-from pipeline.nightly.export import Exporter
+from pipeline.nightly.export import INDEX, Exporter
 from pipeline.nightly.gate_judge import judge_current
 from pipeline.nightly.process import JobProcess
 from pipeline.nightly.training import fit_linear_tower
@@ -19,7 +19,7 @@ def test_an_export_that_fails_says_why(tmp_path):
     exporter = Exporter("fork")
     exporter.begin(tmp_path, tmp_path / "job", Config(), 1, None)
     process = exporter._process
-    exporter.go_on()
+    exporter.go_on(INDEX)
     with pytest.raises(StageError, match=r"export: StageError: .*ingest is not there yet"):
         exporter.finish()
     assert process.exitcode == 1
@@ -28,7 +28,7 @@ def test_an_export_that_fails_says_why(tmp_path):
 def test_nobody_waits_for_one_that_was_not_asked():
     with Exporter("fork").start() as exporter:
         process = exporter._process
-        exporter.go_on()  # says nothing to one that has not begun
+        exporter.go_on(INDEX)  # says nothing to one that has not begun
         assert process.is_alive()
     assert process.exitcode == 0
 

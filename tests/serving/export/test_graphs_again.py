@@ -13,15 +13,20 @@ from tensorflow.core.protobuf import saved_model_pb2
 from ranking.calibration import calibration_table
 from ranking.config import HEADS
 from ranking.policy import Policy
+from serving.client.recommend_requests import recommend_inputs
 from serving.export.graphs_again import TRACED_FROM, GraphsAgain, module_variables, save_again
 from serving.export.ranking import RankingModule
 from serving.export.recommend import RecommendModule, RecommendSettings
 from serving.export.retrieval import RetrievalModule
+from serving.export.score_reference import ReferenceBeside
 from serving.graphs.policy_tables import PolicyTables
 from serving.index.index import ExactIndex
 from serving.index.partitioned_index import PartitionedIndex
 from serving.releases.manifest import Release
 from serving.saved_model import read_variables
+from serving.score_histogram import REFERENCE
+from serving.server.inference import predict_arrays
+from serving.server.servable import Servable
 from tests.serving.random_world import WORDS, World, random_world
 
 PLATT = {"kind": "platt", "slope": 0.5, "intercept": -0.25}
@@ -122,3 +127,33 @@ def test_a_domain_without_a_calibration_of_its_own_has_that_of_all():
     table = calibration_table({"kind": "by_domain", "otherwise": isotonic, "domains": {"2": {**isotonic, "y": [0, 0, 1]}}}, 4)
     np.testing.assert_allclose(table[[0, 1, 3]], np.float32([[0.1, 0, 1, 1, 2, 0.1, 0.4]] * 3))
     np.testing.assert_array_equal(table[2], np.float32([0, 0, 1, 1, 2, 0, 1]))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_model_that_was_rehearsed_answers_as_one_that_was_loaded(same: bool, nights: list[dict[str, Any]], tmp_path: Path):
+    """And where the graph turns out to be another, it is loaded; nothing of the rehearsal stays either way."""
+    nights[0]["recommend"].save(tmp_path / "1" / "recommend" / "1")
+    before = Release(tmp_path / "1", 1, "", {})
+    users, items = (tmp_path / name for name in ("users.txt", "items.txt"))
+    for file, table in ((users, nights[1]["recommend"].users), (items, nights[1]["recommend"].items)):
+        file.write_bytes(b"\n" + table.asset.read_bytes())
+    folder = tmp_path / "2" / "recommend" / "2"
+    if same:
+        save_again(nights[1]["recommend"], tmp_path / "1" / "recommend" / "1", folder)
+    else:
+        modules(random_world(tmp_path, 23, 90), nights[1]["recommend"].index, Policy(), {})["recommend"].save(folder)
+    loaded = Servable("recommend", 2, folder)
+    asked = recommend_inputs([b"u1", b"u23", b""], k=5, timestamps=[9, 9, 9], seeds=[1, 2, 3])
+    with ReferenceBeside(folder, 2) as reference:
+        assert reference.rehearse(before, users, items, tmp_path / "2" / "rehearsed")
+        rehearsed = reference._rehearsed
+        reference.begin(tmp_path / "2", users, 5, 9)
+        servable = reference.written()
+        assert (servable is rehearsed) == same and servable.folder == folder
+        answers = [predict_arrays(one, "", asked) for one in (servable, loaded)]
+        for name, answer in answers[1].items():
+            np.testing.assert_array_equal(answers[0][name], answer, err_msg=name)
+        assert answers[1]["item_ids"][0, 0] and (tmp_path / "2" / REFERENCE).is_file()
+    assert not (tmp_path / "2" / "rehearsed").exists()
+    assert not rehearsed.acquire()  # its session is closed
+    loaded.retire()
