@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.commands.exit_code import telling_failures
 from pipeline.progress import progress_bar
 from pipeline.stage import StageError
 
@@ -144,7 +145,8 @@ def promote(
 ) -> None:
     """Make a release the canary, or the canary stable: all its models at once, by one rewrite of releases/models.config.
 
-    The release is verified first. The one that was stable stays loaded beside it as `previous`, for `rollback`.
+    The release is verified first. The one that was stable stays loaded beside it as `previous`, for `rollback`. Ends with 13
+    where it cannot be done, by a server that does not answer for instance.
 
     Example: python -m pipeline release promote --to canary --out runs/demo
     Example: python -m pipeline release promote --server 10.0.0.7:8500 --server 10.0.0.8:8500
@@ -154,7 +156,7 @@ def promote(
     from serving.releases.release import latest_release
 
     releases = out / "releases"
-    with _told(), progress_bar("verify") as progress:
+    with telling_failures(), progress_bar("verify") as progress:
         newest = int(latest_release(releases).name)
         if if_new and (label := read_labels(releases).of(newest)):
             typer.echo(f"{releases}: the newest release, {newest}, is {label}; nothing was changed")
@@ -171,7 +173,7 @@ def rollback(out: RunOption = DEFAULT_RUN, server: ServerOption = None, timeout:
     """
     from serving.releases.promotion import roll_back
 
-    with _told(), progress_bar("verify") as progress:
+    with telling_failures(), progress_bar("verify") as progress:
         change = roll_back(out / "releases", servers=server or (), timeout=timeout, progress=progress)
     _say_change(out, change, server)
 

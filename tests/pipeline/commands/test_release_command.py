@@ -63,7 +63,11 @@ def test_verify_and_refusals(run: Path):
     (run / "releases" / "3" / "ranking" / "3" / "saved_model.pb").write_bytes(b"")
     assert "damaged: " in call(run, "verify", "3", code=1)
     assert call(run, "verify", "2", "4").count("whole") == 2
-    with pytest.raises(StageError, match=r"9: no manifest\.json"):
-        call(run, "promote", "9")
+    assert "9: no manifest.json" in call(run, "promote", "9", code=13)
     with pytest.raises(StageError, match="no release here"):
         call(run / "elsewhere", "verify")
+
+
+def test_a_server_that_is_silent_is_no_wrong_command_line(run: Path):
+    told = call(run, "promote", "1", "--server", "127.0.0.1:9", "--timeout", "0.1", code=13)
+    assert "127.0.0.1:9 does not answer as stable with release 1" in told
