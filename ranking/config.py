@@ -40,7 +40,8 @@ class RankingConfig:
         token_width: D, width of the projected space of each modality.
         id_width, side_width: widths of id embeddings, and of each profile, attribute or context embedding.
         item_embeddings: whether the retrieval embedding of an item counts as one more (frozen) modality, "behaviour".
-        popularity_half_lives: days after which an event counts half for an item's popularity; one feature each.
+        popularity_half_lives: days after which an event counts half for an item's popularity; one feature each, none = no
+            such feature.
         popularity_delay: days. Training sees popularity as of up to so long before a request, drawn at random, as a release
             that grows old does.
         interaction: how features meet: "dcn" (DCN-v2), "dlrm" (dot products of groups) or "finalmlp" (two streams).
@@ -48,7 +49,7 @@ class RankingConfig:
         stream_hidden, fusion_heads: of "finalmlp", widths of each stream and parts of the bilinear fusion.
         experts: what heads share: "shared" (one bottom), "mmoe" (gated experts) or "ple" (own and shared experts).
         expert_count: experts of "mmoe", or shared experts of a layer of "ple".
-        hidden: widths of the deep part, or of each expert.
+        hidden: widths of the deep part, or of each expert; in "ple" each width is a layer of extraction.
         domain_heads: whether every value of the item attribute `domain` has an additive head of its own.
         purchase_given_click: whether purchase is click times purchase given click, over the whole space (ESMM).
         dropout, id_dropout: rates; a dropped id becomes row 0, which so learns the average user or item.
@@ -58,12 +59,14 @@ class RankingConfig:
         list_loss, list_weight: "softmax", "lambdarank" or "none" over the clicks of a list, and its weight.
         category_weight, sentiment_weight: of telling an item's categories and reception by its content tokens.
         position_bias: whether places on the page, where a log has them, get a logit of their own in training.
-        positions: P, places told apart.
+        positions: P, places told apart; later ones count as the last.
         trees: at most so many boosted trees are fitted to the clicks beside the network, and their sum joins its click logit
             (`ranking.trees`); 0 = none.
         calibration: "platt", "isotonic" or "best" (whichever predicts other held-out users better).
         score_weights: head -> weight of the ranking score; empty = chosen on the held-out requests, with the blend.
         score_blend: weight of the standardised retrieval score beside given `score_weights`.
+        epochs, patience: epochs at most, and without a lower log loss of the held-out requests' clicks; the best one's weights
+            stay.
         catch_up_epochs, catch_up_rate: once all is chosen, so many epochs over all requests, the held-out ones included, at
             that share of the learning rate; see `pipeline.ranker.catch_up`.
         jit_compile: whether XLA compiles the training step; on a few CPU cores it takes longer than it saves.

@@ -24,11 +24,12 @@ class TowerConfig:
         fusion_weights: fixed coefficients of `weighted`, the id first, or one for all; empty = learned.
         bottleneck_tokens, fusion_layers: of `bottleneck`.
         domain_adapters: width of a residual adapter for each item domain, where items have one; 0 = none.
-        item_hidden: whether a residual hidden layer follows the fusion.
-        feature_noise, feature_dropout: of content vectors in training, see `FeatureNoise`.
-        history: how a user's recent items become one vector: `mean`, `attention`, `transformer`, or `sum`, which leaves
-            hidden layers out altogether; `none` = the user is their id and profile.
-        history_layers, history_block: layers of `transformer`, and how far back its lower ones look.
+        item_hidden: whether a residual hidden layer follows the fusion; without it and with `weighted`, items are linear.
+        feature_noise: noise on content vectors in training, as a share of their own deviation; feature_dropout: the share of
+            their components that is hidden. See `FeatureNoise`.
+        history: how a user's recent items become one vector: `mean`, `attention`, `transformer`, or `sum`, which has
+            no hidden layer and leaves the user's id to newcomers; `none` = the user is their id and profile.
+        history_layers, history_block: layers of `transformer`, and how many events its lower ones look back; the last sees all.
         attention_heads: of `transformer` and `bottleneck`; must divide the width.
         event_dropout: share of training steps in which a history's event kinds and times are hidden.
         seed: of the initial weights and of every dropout.

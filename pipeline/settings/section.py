@@ -6,6 +6,6 @@ import pydantic
 
 
 class Section(pydantic.BaseModel):
-    """Base of every section; a field's docstring is its help."""
+    """Base of every section; a docstring below a field is for readers of the source."""
 
-    model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="forbid")
