@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import IO
 
 from data.content_shard import SHARD_SUFFIX, StoredEncoder
-from data.durable_file import WRITING, ContentStoreError, write_durably
+from data.durable_file import WRITING, WriteError, write_durably
 
 DAMAGED = ".damaged-"
 """Start of the name of a shard that was set aside."""
 
 ENCODER_FILE = "encoder.json"
 LOCK_FILE = ".in-use"
+
+
+class ContentStoreError(WriteError):
+    """The content store cannot do what was asked; the message says why and what to do."""
 
 
 def register(root: Path, encoder: StoredEncoder) -> None:

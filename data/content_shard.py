@@ -147,7 +147,7 @@ def write_shard(folder: Path, encoder: StoredEncoder, keys: np.ndarray, vectors:
     """Write keys uint8 [R, 16] and vectors fp16 [R, F] as one shard: on disk and whole when this returns, or not there.
 
     Raises:
-        ContentStoreError: the disk is full or refuses to be written.
+        WriteError: the disk is full or refuses to be written.
     """
     high, low = key_halves(keys)
     order = np.lexsort((low, high))

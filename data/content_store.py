@@ -23,10 +23,9 @@ from data.content_folder import DAMAGED, hold, register, shard_names
 from data.content_index import KeyIndex
 from data.content_key import content_key, hashed_key, key_array
 from data.content_shard import Shard, ShardError, ShardMaps, StoredEncoder, by_shard, read_shard, write_shard
-from data.durable_file import ContentStoreError
 from data.half_precision import to_half
 
-__all__ = ["ContentStore", "ContentStoreError", "DamagedShardWarning", "content_key", "hashed_key"]
+__all__ = ["ContentStore", "DamagedShardWarning", "content_key", "hashed_key"]
 
 SHARD_ROWS = 1024
 FEW_SHARDS = 8
@@ -103,7 +102,7 @@ class ContentStore:
 
         Raises:
             ValueError: an encoder of this name and fingerprint, but of another width, wrote here.
-            ContentStoreError: the folder cannot be made.
+            data.content_folder.ContentStoreError: the folder cannot be made.
         """
         return cls(Path(folder), StoredEncoder(modality, encoder, fingerprint, width), verify, shard_rows)
 
@@ -193,7 +192,7 @@ class ContentStore:
 
         Raises:
             ValueError: shapes that do not fit.
-            ContentStoreError: the disk is full; what waits is kept, and `flush` may be tried again.
+            data.durable_file.WriteError: the disk is full; what waits is kept, and `flush` may be tried again.
         """
         wanted, vectors = key_array(keys), np.asarray(vectors)
         expected = (len(wanted), self.width)

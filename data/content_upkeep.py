@@ -132,7 +132,7 @@ def collect_garbage(
     Returns: what went, one for each folder.
 
     Raises:
-        ContentStoreError: a run is using the store, or the disk is full (nothing is lost then: old shards go last).
+        ContentStoreError: a run is using the store. WriteError: the disk is full (nothing is lost: old shards go last).
     """
     root = Path(root)
     folders = encoder_folders(root)

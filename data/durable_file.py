@@ -14,12 +14,16 @@ WRITING = ".writing-"
 """Start of the name of a file that is not finished: host, process and a random part follow."""
 
 
-class ContentStoreError(RuntimeError):
-    """The content store cannot do what was asked; the message says why and what to do."""
+class WriteError(RuntimeError):
+    """The disk refused to be written; the message says why and what to do."""
 
 
 def write_durably(final: Path, parts: Iterable[bytes]) -> None:
-    """Write beside, force to disk, rename: after a kill or a power cut the file is whole or not there."""
+    """Write beside, force to disk, rename: after a kill or a power cut the file is whole or not there.
+
+    Raises:
+        WriteError: the disk is full or refuses to be written; what stood there before still does.
+    """
     writing = final.with_name(f"{WRITING}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}")
     try:
         with open(writing, "xb") as file:
@@ -32,12 +36,9 @@ def write_durably(final: Path, parts: Iterable[bytes]) -> None:
     except OSError as error:
         writing.unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = (
-            "the disk is full: free space or choose another `encoders.store`" if full else "check the disk and the rights"
-        )
-        raise ContentStoreError(
-            f"{final.parent}: cannot write a file ({error.strerror}); {advice}, then run again: what was stored before "
-            f"is intact."
+        advice = f"the disk is full: free space in {final.parent}" if full else "check the disk and the rights"
+        raise WriteError(
+            f"{final}: cannot be written ({error.strerror}); {advice}, then run again: what was stored before is intact."
         ) from error
 
 

@@ -78,7 +78,7 @@ class KnownHashes:
         """Write what was found or remembered, where there is anything and it is another than what lies there.
 
         Raises:
-            data.durable_file.ContentStoreError: it cannot be written.
+            data.durable_file.WriteError: it cannot be written.
         """
         if not self._now or self._now == self._before:
             return

@@ -64,7 +64,7 @@ class KnownRefusals:
         """Write what was found or remembered, where it is another than what lies there.
 
         Raises:
-            data.durable_file.ContentStoreError: it cannot be written.
+            data.durable_file.WriteError: it cannot be written.
         """
         if self._now == self._before:
             return

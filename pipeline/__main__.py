@@ -245,7 +245,7 @@ def demo(
 def main() -> None:
     """Run the command line; what a user can mend is a message, not a traceback."""
     from data.dataset import DatasetError
-    from data.durable_file import ContentStoreError
+    from data.durable_file import WriteError
     from pipeline.allocation import collect_garbage_seldom, keep_freed_memory
     from pipeline.ranker.leak_checks import LeakError
     from pipeline.stage import StageError
@@ -256,7 +256,7 @@ def main() -> None:
     try:
         app()
     except (
-        ConfigError, StageError, DatasetError, LeakError, ReleaseError, ContentStoreError, FileNotFoundError, FileExistsError
+        ConfigError, StageError, DatasetError, LeakError, ReleaseError, WriteError, FileNotFoundError, FileExistsError
     ) as error:  # fmt: skip
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

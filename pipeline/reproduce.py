@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cores import share_cores
-from pipeline.reproduce_record import SETTINGS, MadeFrom, finished_record, made_from, stage_keys
+from pipeline.reproduce_record import SETTINGS, MadeFrom, differing, finished_record, made_from, stage_keys
 from pipeline.settings.config import Config, load_config
 from pipeline.settings.tracking import TrackingSection
 from pipeline.stage import MANIFEST, StageError, digest
@@ -72,14 +72,14 @@ def reproduce(
     record = finished_record(run)
     source = source or Path(record.source)
     now = made_from(source, record)
-    differing = [
+    changed = [
         f"{what}: {line}"
         for what, then, there in (("data", record.data, now.data), ("code", record.code, now.code))
         for line in changes(then, there)
     ]
-    if differing and not anyway:
+    if changed and not anyway:
         raise StageError(
-            f"{run} was made from other files:\n  " + "\n  ".join(differing) + "\nBring them back, or pass --anyway to see "
+            f"{run} was made from other files:\n  " + "\n  ".join(changed) + "\nBring them back, or pass --anyway to see "
             "what comes out with these."
         )
     config = load_config(run / SETTINGS)
@@ -93,7 +93,7 @@ def reproduce(
     )
     share_cores(again)
     walk(source, out, again)
-    return compare_runs(run, out, [*differing, *notes(run, record, now)])
+    return compare_runs(run, out, [*changed, *notes(run, record, now)])
 
 
 def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -103,10 +103,10 @@ def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         >>> changes({"a": "1", "b": "2"}, {"a": "3", "c": "4"})
         ['a has changed', 'b is missing', 'c is new']
     """
-    lines = []
-    for name in sorted(then.keys() | now.keys()):
-        if then.get(name) != now.get(name):
-            lines.append(f"{name} {'is new' if name not in then else 'is missing' if name not in now else 'has changed'}")
+    lines = [
+        f"{name} {'is new' if name not in then else 'is missing' if name not in now else 'has changed'}"
+        for name in differing(then, now)
+    ]
     return [*lines[:SHOWN], *([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])]
 
 
@@ -116,8 +116,7 @@ def notes(run: Path, record: MadeFrom, now: MadeFrom) -> list[str]:
     for then, there in ((record.machine, now.machine), (record.packages, now.packages)):
         found += [
             f"{name}: {then.get(name, 'none')} then, {there.get(name, 'none')} now"
-            for name in sorted(then.keys() | there.keys())
-            if then.get(name) != there.get(name)
+            for name in differing(then, there)
         ]
     if not (run / "retrieval" / "full" / "tensorboard").is_dir():
         found.append(
@@ -130,16 +129,12 @@ def notes(run: Path, record: MadeFrom, now: MadeFrom) -> list[str]:
 def compare_runs(old: Path, new: Path, notes: list[str]) -> Reproduction:
     """Every stage that both runs have, file by file, and their newest releases."""
     before, after = stage_keys(old), stage_keys(new)
-    stages = {}
-    for name in after:
-        if name in before:
-            then, there = stage_digests(old / name), stage_digests(new / name)
-            stages[name] = sorted(file for file in then.keys() | there.keys() if then.get(file) != there.get(file))
-    releases = [_release(run) for run in (old, new)]
-    then, there = (files for _, files in releases)
-    differing = sorted(file for file in then.keys() | there.keys() if then.get(file) != there.get(file))
+    stages = {
+        name: differing(stage_digests(old / name), stage_digests(new / name)) for name in after if name in before
+    }
+    (fingerprint, files), (another, others) = _release(old), _release(new)
     left_out = sorted(before.keys() - after.keys())
-    return Reproduction(notes, stages, left_out, differing, (releases[0][0], releases[1][0]))
+    return Reproduction(notes, stages, left_out, differing(files, others), (fingerprint, another))
 
 
 def stage_digests(folder: Path) -> dict[str, str]:
@@ -148,8 +143,8 @@ def stage_digests(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST and not name.startswith(MEASURED):
-            text = path.read_bytes()
-            found[name] = digest(without_times(json.loads(text))) if path.suffix == ".json" else _sha256(text)
+            text, told = path.read_bytes(), path.suffix == ".json"
+            found[name] = digest(without_times(json.loads(text))) if told else hashlib.sha256(text).hexdigest()
     return found
 
 
@@ -163,10 +158,6 @@ def without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_times(part) for name, part in value.items() if not name.endswith(TIMES)}
     return [without_times(part) for part in value] if isinstance(value, list) else value
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _release(run: Path) -> tuple[str, dict[str, str]]:

@@ -15,7 +15,7 @@ import tomli_w
 
 from data.durable_file import write_durably
 from pipeline.settings.config import Config
-from pipeline.stage import StageError, folder_fingerprint, read_manifest
+from pipeline.stage import StageError, folder_fingerprint, read_json, read_manifest
 
 SETTINGS, RECORD = "settings.toml", "made_from.json"
 ROOMS = ("data", "towers", "ranking", "serving", "pipeline")
@@ -104,6 +104,16 @@ def stage_keys(run: Path) -> dict[str, str]:
     return {manifest["stage"]: manifest["key"] for manifest in manifests if "stage" in manifest}
 
 
+def differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What only one of two mappings has, or both with other values.
+
+    Example:
+        >>> differing({"a": "1", "b": "2", "d": "5"}, {"a": "3", "c": "4", "d": "5"})
+        ['a', 'b', 'c']
+    """
+    return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+
+
 def write_settings(run: Path, config: Config) -> None:
     """Puts `settings.toml` into a run folder, or a job's."""
     # TOML has no null; a setting that is None is None by default, so leaving it out says the same.
@@ -119,8 +129,8 @@ def write_made_from(run: Path, config: Config, record: MadeFrom) -> None:
 
 def read_made_from(run: Path) -> MadeFrom | None:
     """The record of a run; None where it has none."""
-    path = run / RECORD
-    return MadeFrom(**json.loads(path.read_text())) if path.is_file() else None
+    told = read_json(run / RECORD)
+    return None if told is None else MadeFrom(**told)
 
 
 def finished_record(run: Path) -> MadeFrom:
@@ -135,8 +145,7 @@ def finished_record(run: Path) -> MadeFrom:
             f"{run}: there is no {RECORD}. Give the folder of a run that `python -m pipeline run` has finished; for an older "
             "one, run it again with its settings: what is unchanged is skipped, and the record is written."
         )
-    now = stage_keys(run)
-    changed = sorted(name for name in record.stages.keys() | now.keys() if record.stages.get(name) != now.get(name))
+    changed = differing(record.stages, stage_keys(run))
     if changed:
         raise StageError(
             f"{run}: {', '.join(changed)} changed after the run had ended, so {SETTINGS} does not tell how they were made. "

@@ -91,17 +91,25 @@ def code_fingerprint(*places: str) -> str:
     return digest([(path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
 
 
+def read_json(path: Path, default: Any = None) -> Any:
+    """What a stage left in a file; `default` where there is no such file.
+
+    Raises:
+        StageError: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+    except ValueError as error:
+        raise StageError(f"{path}: must be JSON, received {error}; run its stage again") from error
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished stage, or None where there is none.
 
     Raises:
         StageError: it is no JSON.
     """
-    path = folder / MANIFEST
-    try:
-        return json.loads(path.read_text()) if path.is_file() else None
-    except ValueError as error:
-        raise StageError(f"{path}: must be JSON, received {error}; run its stage again") from error
+    return read_json(folder / MANIFEST)
 
 
 def stage_seconds(run: Path, spent: str = WALL) -> dict[str, float]:
@@ -131,8 +139,7 @@ def run_stage(
 
     `out` is a fresh folder beside the final one; it is renamed into place, manifest inside, only after `work` returned.
     `checkpoints` outlives a kill and is removed after success, so that long training resumes where it was. The stage's
-    key
-    is the digest of its name, its config and the keys of its inputs.
+    key is the digest of its name, its config and the keys of its inputs.
 
     Args:
         run: the run folder. name: may contain slashes (`retrieval/full`).
@@ -189,8 +196,7 @@ def publish(written: Path, final: Path) -> None:
     """Put a finished folder in its place. A reader sees the old one or the new one, never a mixture.
 
     A folder cannot be renamed over another, so the old one steps aside first; a kill in between leaves no final
-    folder, and
-    the stage is simply run again.
+    folder, and the stage is simply run again.
     """
     aside = final.with_name(f".old-{final.name}")
     shutil.rmtree(aside, ignore_errors=True)

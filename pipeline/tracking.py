@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.reproduce_record import stage_keys
 from pipeline.settings.config import Config
 from pipeline.settings.tracking import TrackingSection
-from pipeline.stage import StageError, digest
+from pipeline.stage import StageError, digest, read_json
 
 TRACKED = "tracked.json"
 AT_ONCE = 100
@@ -46,8 +46,8 @@ def tracked(run: Path, config: Config, report: Mapping[str, Any]) -> Tracked:
     from pipeline.report.page import histories
 
     curves: dict[str, list[dict[str, Any]]] = {f"retrieval/{name}": rows for name, rows in histories(run).items()}
-    if (run / "ranking" / "history.json").is_file():
-        curves["ranking"] = json.loads((run / "ranking" / "history.json").read_text())
+    if ranking := read_json(run / "ranking" / "history.json"):
+        curves["ranking"] = ranking
     epochs: dict[int, dict[str, float]] = collections.defaultdict(dict)
     for model, rows in curves.items():
         for place, row in enumerate(rows, start=1):
@@ -111,11 +111,10 @@ def check_tracking(section: TrackingSection) -> None:
 
 def track(run: Path, config: Config, report: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
     """Tells of a finished run wherever the settings ask for it; what was told of the same stages is not told twice."""
-    section, told = config.tracking, {}
+    section = config.tracking
     if not (section.mlflow or section.wandb):
         return
-    if (run / TRACKED).is_file():
-        told = json.loads((run / TRACKED).read_text())
+    told = read_json(run / TRACKED, {})
     key, content = digest(stage_keys(run)), tracked(run, config, report)
     for package, tell in (("mlflow", tell_mlflow), ("wandb", tell_wandb)):
         setting = getattr(section, package)

@@ -20,7 +20,7 @@ def telling_failures() -> Iterator[None]:
     Raises:
         typer.Exit: with the code. typer.BadParameter, ConfigError: as they came; they end with 2.
     """
-    from data.durable_file import ContentStoreError
+    from data.durable_file import WriteError
     from data.validation import DatasetError
     from pipeline.nightly.lock import LockedError
     from pipeline.settings.config import ConfigError
@@ -35,7 +35,7 @@ def telling_failures() -> Iterator[None]:
     except LockedError as error:
         typer.echo(f"locked: {error}", err=True)
         raise typer.Exit(LOCKED) from None
-    except (StageError, DatasetError, ReleaseError, ContentStoreError, KafkaSourceError, FileNotFoundError) as error:
+    except (StageError, DatasetError, ReleaseError, WriteError, KafkaSourceError, FileNotFoundError) as error:
         typer.echo(f"failed: {error}", err=True)
         raise typer.Exit(FAILED) from None
     except Exception:

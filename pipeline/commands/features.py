@@ -186,9 +186,9 @@ def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 @contextmanager
 def _told() -> Iterator[None]:
     """What the store refuses is a message of the command line, not a traceback."""
-    from data.durable_file import ContentStoreError
+    from data.durable_file import WriteError
 
     try:
         yield
-    except ContentStoreError as error:
+    except WriteError as error:
         raise StageError(str(error)) from error

@@ -24,7 +24,7 @@ def add_feedback(state: StateOption = Path("runs/demo/gateway"), data: DataOptio
     Example: python -m pipeline add-feedback --state runs/demo/gateway --data runs/world
     """
     from data.catalogue import FILE
-    from data.durable_file import ContentStoreError
+    from data.durable_file import WriteError
     from serving.catalogue.live_items_dataset import add_items
     from serving.feedback.compact import add_feedback as add_events
 
@@ -35,6 +35,6 @@ def add_feedback(state: StateOption = Path("runs/demo/gateway"), data: DataOptio
             typer.echo(f"items: {items['changed']:,} changed, {items['added']:,} added, {items['after']:,} in all")
         events = add_events(state / "feedback", data)
         typer.echo(f"events: {events['added']:,} added, {events['after']:,} in all")
-    except (ContentStoreError, OSError) as error:
+    except (WriteError, OSError) as error:
         typer.echo(f"failed: {error}", err=True)
         raise typer.Exit(FAILED) from None

@@ -89,16 +89,9 @@ def fingerprints(dataset: Dataset) -> dict[str, str]:
     """What two runs must share to have been asked the same questions; short SHA-256 of each part."""
     events = dataset.events
     parts = {
-        "users": ["\n".join(dataset.users["user_id"]).encode()],
-        "items": ["\n".join(dataset.items["item_id"]).encode()],
-        "events": [events[name].to_numpy().tobytes() for name in ("user", "item", "timestamp", "event", "positive")],
-        "splits": [events["split"].to_numpy().tobytes()],
+        "users": "\n".join(dataset.users["user_id"]).encode(),
+        "items": "\n".join(dataset.items["item_id"]).encode(),
+        "events": b"".join(events[name].to_numpy().tobytes() for name in ("user", "item", "timestamp", "event", "positive")),
+        "splits": events["split"].to_numpy().tobytes(),
     }
-    return {name: _digest(chunks) for name, chunks in parts.items()}
-
-
-def _digest(chunks: list[bytes]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()[:16]
+    return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in parts.items()}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data.durable_file import ContentStoreError, write_durably
+from data.durable_file import WriteError, write_durably
 from pipeline.stage import StageError
 
 LOCK_FILE, GUARD_FILE = ".job-lock.json", ".job-lock.guard"
@@ -53,7 +53,7 @@ class JobLock:
         try:
             if self._is_mine(owner := read_owner(self.folder)) and (time.time() < self.expires or self.renew()):
                 return
-        except (OSError, ContentStoreError) as error:
+        except (OSError, WriteError) as error:
             if time.time() < self.expires:  # until then nobody else takes it
                 return
             raise StageError(
@@ -69,7 +69,7 @@ class JobLock:
         """Hold it for `seconds` from now. Returns: False once another has it; nothing is done then.
 
         Raises:
-            OSError, ContentStoreError: the disk refused.
+            OSError, WriteError: the disk refused.
         """
         with _guarded(self.folder):
             owner = read_owner(self.folder)
@@ -88,7 +88,7 @@ class JobLock:
             try:
                 self.renew()
                 pause = every
-            except (OSError, ContentStoreError):
+            except (OSError, WriteError):
                 pause = min(every, RETRY_SECONDS)
 
     def _is_mine(self, owner: dict[str, Any] | None) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.durable_file import write_durably
-from pipeline.stage import read_manifest
+from pipeline.stage import read_json, read_manifest
 
 JOBS, RECORD, OUTCOME = "jobs", "job.json", "outcome.json"
 PUBLISHED, KEPT, STOPPED, SUPERSEDED = "published", "kept", "stopped", "superseded"
@@ -48,8 +48,8 @@ class JobRecord:
 
     @classmethod
     def read(cls, folder: Path) -> JobRecord | None:
-        file = folder / RECORD
-        return cls(**json.loads(file.read_text())) if file.is_file() else None
+        told = read_json(folder / RECORD)
+        return None if told is None else cls(**told)
 
 
 def jobs_of(out: Path) -> list[Path]:
@@ -59,8 +59,7 @@ def jobs_of(out: Path) -> list[Path]:
 
 def outcome_of(folder: Path) -> dict[str, Any] | None:
     """What became of a job; None while it is not finished."""
-    file = folder / OUTCOME
-    return json.loads(file.read_text()) if file.is_file() else None
+    return read_json(folder / OUTCOME)
 
 
 def write_outcome(folder: Path, outcome: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from pipeline.ranker.visits import HELD_OUT, Visits
 from pipeline.retrieval.served import load_served
 from pipeline.settings.config import Config
 from pipeline.settings.policy import PolicySection
+from pipeline.stage import read_json
 from ranking.policy import Policy
 from ranking.serving_form import RankingServingForm
 
@@ -86,9 +87,7 @@ def judge_policies(
     """
     facts, tokens = policy_tables(dataset, config.policy, config.evaluation.mask_splits), tokens_of(run, form)
     ranked, asked_once = (RankedVisits(part, facts, tokens) for part in (visits, people))
-    chosen: dict[str, Any] = {}
-    if (run / "policy" / REPORT).is_file():
-        chosen = json.loads((run / "policy" / REPORT).read_text())
+    chosen = read_json(run / "policy" / REPORT, {})
     policy = load_policy(run, config.policy)
     diversity = judge_diversity(ranked, policy, chosen.get("dpp_strength", 0.0), vectors, seed, asked_once)
     if chosen:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.ranker.tree_examples import BLOCK_LISTS, TreeExamples, tree_features
+from pipeline.stage import read_json
 from ranking.config import RankingConfig
 from ranking.serving_form import RankingServingForm
 
@@ -102,8 +103,7 @@ def load_boosted_trees(folder: Path) -> lightgbm.Booster | None:
 
 def boosted_trees_report(folder: Path) -> dict[str, Any]:
     """What `fit_boosted_trees` told of its fit, or why there was none."""
-    written = folder / REPORT
-    return json.loads(written.read_text()) if written.is_file() else {"skipped": "the ranking stage fitted none"}
+    return read_json(folder / REPORT, {"skipped": "the ranking stage fitted none"})
 
 
 def score_candidates(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from pipeline.ranker.lists import RankingFold
 from pipeline.ranker.rank_requests import answer_fold
 from pipeline.ranker.request_quality import wanted_items
 from pipeline.ranker.tree_examples import BLOCK_LISTS, TreeExamples
+from pipeline.stage import read_json
 from ranking.config import RankingConfig
 from ranking.requests import Requests
 from ranking.serving_form import RankingServingForm
@@ -55,8 +55,7 @@ class ClickTrees(NamedTuple):
     @classmethod
     def load(cls, ranking: Path) -> ClickTrees | None:
         """Those of an earlier ranking stage; None where it has none."""
-        written = ranking / REPORT
-        told = json.loads(written.read_text()) if written.is_file() else {}
+        told = read_json(ranking / REPORT, {})
         form = RankingServingForm.load(ranking / "serving_form") if told.get("rounds") else None
         if form is None or form.trees is None:
             return None

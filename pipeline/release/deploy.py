@@ -9,13 +9,15 @@ from typing import Any
 
 import jinja2
 
+from data.durable_file import write_durably
 from pipeline.content.store_encoders import content_store, weights_folder
 from pipeline.reproduce_record import SETTINGS
 from pipeline.settings.config import Config, load_config
 from serving.catalogue.released_run import ingested_folder
+from serving.releases.gc import folder_bytes
 from serving.releases.labels import read_labels
-from serving.releases.manifest import Release, ReleaseError, read_release
-from serving.releases.release import list_releases
+from serving.releases.manifest import Release, read_release
+from serving.releases.release import latest_release
 from serving.releases.view import release_models
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
@@ -100,16 +102,14 @@ def measure_run(run: Path, dataset: Path | None = None, keep: int | None = None)
         ReleaseError: no release, or one whose manifest cannot be read.
     """
     releases = run / "releases"
-    numbers, labels = list_releases(releases), read_labels(releases)
-    if not numbers:
-        raise ReleaseError(f"{releases}: no release here; run the export stage first")
-    used = sorted({numbers[-1], *labels.versions})
+    newest, labels = int(latest_release(releases).name), read_labels(releases)
+    used = sorted({newest, *labels.versions})
     served = {version: _served_bytes(read_release(releases / str(version)), releases) for version in used}
     version = max(used, key=lambda number: served[number])
     release = read_release(releases / str(version))
     models = math.ceil(served[version] / MIB)
-    ingested = max(_folder_bytes(ingested_folder(run, number)) for number in used)
-    data = _folder_bytes(dataset) if dataset is not None else 0
+    ingested = max(folder_bytes(ingested_folder(run, number)) for number in used)
+    data = folder_bytes(dataset) if dataset is not None else 0
     return {
         "version": version,
         "fingerprint": release.fingerprint,
@@ -131,13 +131,13 @@ def _volume(run: Path, release: Release, keep: int | None) -> dict[str, int]:
     settings = ingested_folder(run, release.version).parent / SETTINGS
     config = load_config(settings) if settings.is_file() else Config()
     stores = (run / STORE, content_store(config.encoders, run))
-    inside, elsewhere = (_folder_bytes(store) + _folder_bytes(weights_folder(store)) for store in stores)
+    inside, elsewhere = (folder_bytes(store) + folder_bytes(weights_folder(store)) for store in stores)
     stored = max(inside, elsewhere)
-    rest = _folder_bytes(run) - _folder_bytes(run / "releases") - _folder_bytes(run / JOBS) - inside
+    rest = folder_bytes(run) - folder_bytes(run / "releases") - folder_bytes(run / JOBS) - inside
     # Before the first job: it does what the run has done.
-    stages = rest - sum(_folder_bytes(run / name) for name in NO_STAGES)
+    stages = rest - sum(folder_bytes(run / name) for name in NO_STAGES)
     jobs = (run / JOBS).glob("[0-9]*")
-    job = max((_folder_bytes(folder) - _folder_bytes(folder / "releases") for folder in jobs), default=stages)
+    job = max((folder_bytes(folder) - folder_bytes(folder / "releases") for folder in jobs), default=stages)
     job += release.bytes  # one that was kept back has its release still
     kept = (config.job.keep if keep is None else keep) + VERSIONS_LOADED + 1  # the labelled ones, and that of this night
     return {
@@ -179,16 +179,10 @@ def write_manifests(
     manifests = render_manifests(figures, options)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in manifests.items():
-        temporary = out / f".{name}"
-        temporary.write_text(text)
-        temporary.replace(out / name)
+        write_durably(out / name, [text.encode()])
     return figures
 
 
 def _served_bytes(release: Release, releases: Path) -> int:
     """Of the models that the stock server loads."""
     return sum(release.model_bytes[name] for name in release_models(releases, release.version))
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())

@@ -14,6 +14,7 @@ from data.dataset import Dataset
 from data.schema import SPLIT_CODES
 from pipeline.metrics.examples import interactions
 from pipeline.metrics.interactions import Interactions
+from pipeline.stage import read_json
 
 RECORDS = "trained_on.json"
 
@@ -65,5 +66,4 @@ def write_records(folder: Path, records: list[dict[str, Any]]) -> None:
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """The records of a folder; none where nobody wrote any."""
-    path = folder / RECORDS
-    return json.loads(path.read_text()) if path.is_file() else []
+    return read_json(folder / RECORDS, [])

@@ -79,26 +79,12 @@ def best_toml(study: optuna.Study, config: Config, space: tuple[Setting, ...]) -
     """The whole config with the best trial's settings in it, ready for `--config`; its head says where it is from."""
     best = study.best_trial
     settings = settings_of(best, space)
-    tree = json.loads(apply_values(config, settings).model_dump_json())
+    tree = apply_values(config, settings).model_dump(mode="json", exclude_none=True)  # TOML has no null
     found = "\n".join(f"#   {name} = {json.dumps(value)}" for name, value in settings.items())
     return (
         f"# Found by `python -m pipeline tune`: trial {best.number} of {len(study.trials)}, validation NDCG@20 "
-        f"{best.value:.4f}.\n# Searched:\n{found}\n\n{tomli_w.dumps(without_none(tree))}"
+        f"{best.value:.4f}.\n# Searched:\n{found}\n\n{tomli_w.dumps(tree)}"
     )
-
-
-def without_none(tree: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null; a setting that is None is left out, which means the same.
-
-    Example:
-        >>> without_none({"data": {"min_value": None, "k_core": 0}})
-        {'data': {'k_core': 0}}
-    """
-    return {
-        key: without_none(value) if isinstance(value, dict) else value
-        for key, value in tree.items()
-        if value is not None
-    }
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

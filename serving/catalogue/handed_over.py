@@ -31,7 +31,7 @@ class HandedOver:
         """The dataset folder has the changes of so many bytes, on disk when it returns.
 
         Raises:
-            ContentStoreError: the disk refused; they are handed over again then.
+            WriteError: the disk refused; they are handed over again then.
         """
         marks = {**self._marks(), self._source: {"bytes": size, "sha256": self._digest(size)}}
         write_durably(self._file, [json.dumps(marks, indent=2, sort_keys=True).encode()])

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from data.durable_file import ContentStoreError, sync
+from data.durable_file import WriteError, sync
 from serving.feedback.partitions import EVENTS, WRITTEN, kept_event_ids, read_written, roll
 
 logger = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ def _roll_file(path: Path, folder: Path) -> int:
         roll(events, folder / EVENTS, path.stem)
         path.unlink(missing_ok=True)
         sync(path.parent)
-    except (OSError, ContentStoreError) as error:
+    except (OSError, WriteError) as error:
         logger.error("feedback could not be rolled, and stays in its log (%s)", type(error).__name__)
         return 0
     return len(events)

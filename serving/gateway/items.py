@@ -11,7 +11,7 @@ from fastapi import FastAPI, HTTPException, Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.cleaning import clean_text
-from data.durable_file import ContentStoreError
+from data.durable_file import WriteError
 from data.media import MediaError
 from serving.catalogue.live_items import TooManyItemsError
 from serving.catalogue.live_items_content import media_suffix
@@ -132,7 +132,7 @@ def _put(
         if error.code == grpc.StatusCode.INVALID_ARGUMENT:
             raise HTTPException(422, "the release's item encoder does not take items of raw content alone") from None
         raise HTTPException(503, f"the item encoder did not answer ({error.code.name}); send the item again") from None
-    except (OSError, ContentStoreError) as error:
+    except (OSError, WriteError) as error:
         raise _refused_by_disk(error) from None
     return _reply(parts, item_id, change, vector.embedding is not None, vector.version, started)
 

@@ -67,7 +67,7 @@ def plan_removals(releases: Path, newest: int = 3) -> list[Removal]:
     old = [
         (releases / str(number), f"no label, older than the newest {newest}") for number in numbers if number not in kept
     ]
-    return [Removal(path, reason, _bytes(path)) for path, reason in [*leftovers, *old]]
+    return [Removal(path, reason, folder_bytes(path)) for path, reason in [*leftovers, *old]]
 
 
 def remove(releases: Path, newest: int = 3, progress: Progress | None = None) -> list[Removal]:
@@ -101,7 +101,8 @@ def remove(releases: Path, newest: int = 3, progress: Progress | None = None) ->
     return removals
 
 
-def _bytes(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
+    """Of all files below a folder, links as links."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 

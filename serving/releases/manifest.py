@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.durable_file import write_durably
+
 MANIFEST = "manifest.json"
-CHUNK = 1 << 20
 
 Progress = Callable[[str, int, int], None]
 """`progress(what, done, total)`, as `pipeline.progress` draws it."""
@@ -72,19 +72,12 @@ def hash_files(folder: Path, progress: Progress | None = None) -> dict[str, dict
     sizes = {name: path.stat().st_size for name, path in named.items() if name != MANIFEST}
     files, total, done = {}, sum(sizes.values()), 0
     for name, size in sizes.items():
-        files[name] = {"sha256": _digest(named[name]), "bytes": size}
+        with named[name].open("rb") as stream:
+            files[name] = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": size}
         done += size
         if progress is not None:
             progress("bytes", done, total)
     return files
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def compute_fingerprint(files: Mapping[str, Mapping[str, Any]], version: int) -> str:
@@ -126,13 +119,7 @@ def write_manifest(
         "details": dict(details or {}),
         "files": files,
     }
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    with temporary.open("w") as stream:
-        json.dump(manifest, stream, indent=2, sort_keys=True)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(folder / MANIFEST)
+    write_durably(folder / MANIFEST, [json.dumps(manifest, indent=2, sort_keys=True).encode(), b"\n"])
     return Release(folder, version, str(manifest["fingerprint"]), manifest)
 
 

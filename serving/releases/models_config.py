@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from data.durable_file import sync
+from data.durable_file import write_durably
 
 CONTAINER_ROOT = PurePosixPath("/models")
 """Where a release folder is mounted in TF Serving's image. Files of a release name this place and not the folder it
@@ -101,11 +100,9 @@ def write_batching_parameters(
     return _replace(path, "".join(f"{name} {{ value: {value} }}\n" for name, value in lines.items()))
 
 
-def write_monitoring_config(path: Path, metrics_path: str = PROMETHEUS_PATH) -> Path:
+def write_monitoring_config(path: Path) -> Path:
     """Writes a monitoring config that switches the Prometheus page on."""
-    if not re.fullmatch(r"/[\w/.-]+", metrics_path):
-        raise ValueError(f'metrics_path: must be an absolute URL path, got {metrics_path!r}; use "{PROMETHEUS_PATH}"')
-    return _replace(path, f'prometheus_config {{\n  enable: true\n  path: "{metrics_path}"\n}}\n')
+    return _replace(path, f'prometheus_config {{\n  enable: true\n  path: "{PROMETHEUS_PATH}"\n}}\n')
 
 
 def read_monitoring_config(path: Path) -> str | None:
@@ -165,11 +162,5 @@ def resolve_base_path(base_path: str, config_folder: Path) -> Path:
 
 def _replace(path: Path, text: str) -> Path:
     """Servers poll these files: a reader sees the old text or the new one, never half, after a power cut too."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync(path.parent)
+    write_durably(path, [text.encode()])
     return path

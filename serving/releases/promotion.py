@@ -9,8 +9,8 @@ from typing import Literal
 
 from serving.releases.labels import CANARY, STABLE, ReleaseLabels, read_labels
 from serving.releases.lock import alone
-from serving.releases.manifest import Progress, ReleaseError
-from serving.releases.release import list_releases, verify_release
+from serving.releases.manifest import Progress
+from serving.releases.release import latest_release, verify_release
 from serving.releases.view import put_in_force, release_models
 
 SERVER_SECONDS = 300.0
@@ -54,10 +54,7 @@ def promote(
     with alone(releases, "release promote"):
         before = read_labels(releases)
         if version is None and (to == CANARY or before.stable is None):
-            numbers = list_releases(releases)
-            if not numbers:
-                raise ReleaseError(f"{releases}: no release here; run the export stage first")
-            version = numbers[-1]
+            version = int(latest_release(releases).name)
         after = before.to_canary(version) if to == CANARY and version is not None else before.to_stable(version)
         moved = after.stable if after.stable != before.stable else after.canary
         assert moved is not None

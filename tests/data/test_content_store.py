@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from data import content_shard, content_store
-from data.content_folder import DAMAGED, UnlockedStoreWarning, leftovers, shard_names
+from data.content_folder import DAMAGED, ContentStoreError, UnlockedStoreWarning, leftovers, shard_names
 from data.content_index import KeyIndex
 from data.content_key import content_hash, content_key, hashed_key, key_array, read_content_keys, write_content_keys
 from data.content_shard import ShardError, StoredEncoder, read_shard, write_shard
 from data.content_store import ContentStore, DamagedShardWarning
 from data.content_upkeep import collect_garbage, store_stats, verify_store
-from data.durable_file import WRITING, ContentStoreError
+from data.durable_file import WRITING, WriteError
 from tests.nfs_locks import nfs_flock
 
 WIDTH = 6
@@ -237,7 +237,7 @@ def test_a_full_disk_breaks_nothing(tmp_path, monkeypatch, number):
         fill(store, range(4, 6))
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", refuse)
-            with pytest.raises(ContentStoreError, match=os.strerror(number)) as caught:
+            with pytest.raises(WriteError, match=os.strerror(number)) as caught:
                 store.flush()
         assert ("disk is full" in str(caught.value)) == (number == errno.ENOSPC)
         assert leftovers(store.folder) == ([], []) and len(shards_of(tmp_path)) == 1
@@ -390,7 +390,7 @@ def test_a_full_disk_while_collecting_loses_nothing(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
-        with pytest.raises(ContentStoreError, match="disk is full"):
+        with pytest.raises(WriteError, match="disk is full"):
             collect_garbage(tmp_path, key_array([make_key(n) for n in range(10)]))
     assert found_numbers(open_store(tmp_path), range(20)) == set(range(20))
 

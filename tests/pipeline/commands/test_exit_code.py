@@ -9,7 +9,7 @@ import pytest
 import typer
 
 import pipeline.__main__ as command_line
-from data.durable_file import ContentStoreError
+from data.durable_file import WriteError
 from data.validation import DatasetError
 from pipeline.commands.exit_code import telling_failures
 from pipeline.nightly.lock import LockedError
@@ -19,7 +19,7 @@ from serving.feedback.kafka_source import KafkaSourceError
 from serving.releases.manifest import ReleaseError
 
 
-@pytest.mark.parametrize("known", [StageError, DatasetError, ReleaseError, ContentStoreError, KafkaSourceError])
+@pytest.mark.parametrize("known", [StageError, DatasetError, ReleaseError, WriteError, KafkaSourceError])
 def test_what_may_pass_is_13_and_a_line(known, capsys):
     with pytest.raises(typer.Exit) as ended, telling_failures():
         raise known("the disk is full")
