@@ -67,9 +67,16 @@ def colour_of(key: str, place: int = 0) -> str:
     return COLOURS.get(key, OTHERS[place % len(OTHERS)])
 
 
-def read_metric(metrics: Any, key: str) -> float | None:
-    value = metrics.get(key) if isinstance(metrics, Mapping) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def read_metric(figures: Any, *path: str) -> float | None:
+    """The number at a path of keys; None where there is none.
+
+    Example:
+        >>> read_metric({"test": {"mrr": 0.5}}, "test", "mrr"), read_metric({}, "test", "mrr")
+        (0.5, None)
+    """
+    for key in path:
+        figures = figures.get(key) if isinstance(figures, Mapping) else None
+    return float(figures) if isinstance(figures, int | float) and not isinstance(figures, bool) else None
 
 
 def render_plot(

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.figure import name_of
-from pipeline.report.table import ReportTable, interval_text
+from pipeline.report.table import ReportTable, format_number, interval_text
 
 CUTOFF = "ndcg@10"
 """The one that segments are shown by; `report.json` has the others."""
 
 
-def order_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
+def order_tables(ranking: Mapping[str, Any]) -> list[ReportTable]:
     """By task and cutoff, and one more a task by segment."""
     order, visits = ranking.get("order") or {}, ranking.get("by_request") or {}
     tasks = {task: figures["all"]["all"] for task, figures in order.items() if figures.get("all", {}).get("all")}
     cutoffs = list(dict.fromkeys(name for figures in tasks.values() for name in figures if name.startswith("ndcg@")))
     rows = [
-        [task, cutoff.upper(), number(figures["users"]), *_triples(figures.get(cutoff))]
+        [task, cutoff.upper(), format_number(figures["users"]), *_triples(figures.get(cutoff))]
         for task, figures in tasks.items()
         for cutoff in cutoffs
     ]
     if visits:
         triples = [interval_text(visits.get(name)) for name in ("retrieval", "ranked", "ranked_less_retrieval")]
-        rows.insert(0, ["click, visit by visit", f"NDCG@{visits['k']}", number(visits["requests"]), *triples])
+        rows.insert(0, ["click, visit by visit", f"NDCG@{visits['k']}", format_number(visits["requests"]), *triples])
     columns = ("wanted", "metric", "users", "retrieval order", "ranked", "gain")
     caption = (
         "Means over users with 95 % intervals; the gain's is of the pairs, and so is tighter than the two beside it."
@@ -35,7 +35,7 @@ def order_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> li
         for dimension, groups in figures.items():
             for place, (group, values) in enumerate(groups.items()):
                 if dimension != "all" and values.get(CUTOFF):
-                    cells = [name_of(dimension) if place == 0 else "", group, number(values["users"])]
+                    cells = [name_of(dimension) if place == 0 else "", group, format_number(values["users"])]
                     rows.append([*cells, *_triples(values[CUTOFF]), _verdict(values[CUTOFF])])
         tables.append(
             ReportTable(
@@ -53,17 +53,17 @@ def order_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> li
     return tables
 
 
-def trees_table(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable | None:
+def trees_table(ranking: Mapping[str, Any]) -> ReportTable | None:
     """Retrieval order, trees and ranker; why there are no trees where there are none; None where nothing was judged."""
     trees = ranking.get("lightgbm") or {}
     if "skipped" in trees:
         return ReportTable("trees", "Boosted trees on the same features", ("not fitted",), [[str(trees["skipped"])]])
     if trees.get("ndcg@10") is None:
         return None
-    rows = [["retrieval order", number(ranking.get("retrieval_order_ndcg@10")), ""]]
-    rows += [["LightGBM, lambdarank", number(trees["ndcg@10"]), f"{trees.get('rounds')} trees"]]
+    rows = [["retrieval order", format_number(ranking.get("retrieval_order_ndcg@10")), ""]]
+    rows += [["LightGBM, lambdarank", format_number(trees["ndcg@10"]), f"{trees.get('rounds')} trees"]]
     gain = interval_text(trees.get("ranker_less_trees"))
-    rows += [["Triptych", number(ranking.get("ndcg@10")), f"{gain} against the trees"]]
+    rows += [["Triptych", format_number(ranking.get("ndcg@10")), f"{gain} against the trees"]]
     caption = (
         "Trees see the features of the ranker that mean something each alone (no coordinates of vectors), are stopped on the "
         "same held-out requests, and are then fitted to these too, as the ranker is. The ranker has trees of its own, fitted "
@@ -72,7 +72,7 @@ def trees_table(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> Rep
     return ReportTable("trees", "Boosted trees on the same features", ("model", "NDCG@10", ""), rows, caption)
 
 
-def modality_table(judged: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+def modality_table(judged: Mapping[str, Any]) -> ReportTable:
     """What is left of the ranked order without each modality; see `pipeline.evaluation.modality_quality`."""
     rows = [["nothing", interval_text(judged.get(CUTOFF)), "", "", ""]] if judged else []
     for name, parts in (judged.get("without") or {}).items():
@@ -80,9 +80,9 @@ def modality_table(judged: Mapping[str, Any], number: Callable[[Any], str]) -> R
                  for figure in (CUTOFF, "difference")]  # fmt: skip
         rows.append([name_of(name), *cells])
     caption = (
-        f"{number(judged.get('visits'))} visits, with 95 % intervals; changes are of the pairs. Hidden from the ranker, the "
-        "candidates and their retrieval scores stay; hidden from retrieval too, they are those of the model that was trained "
-        "without it."
+        f"{format_number(judged.get('visits'))} visits, with 95 % intervals; changes are of the pairs. Hidden from the ranker, "
+        "the candidates and their retrieval scores stay; hidden from retrieval too, they are those of the model that was "
+        "trained without it."
     )
     columns = ("without", "hidden from the ranker: NDCG@10", "change", "from retrieval too: NDCG@10", "change")
     return ReportTable("modalities", "What each modality is worth to the order", columns, rows, caption)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 from markupsafe import Markup
 
+from data.durable_file import write_durably
 from pipeline.report import plots as report_plots
 from pipeline.report import ranking_plots as report_ranking_plots
 from pipeline.report.examples import make_examples
@@ -28,15 +28,12 @@ from pipeline.report.retrieval_tables import index_table, metric_table
 from pipeline.report.robustness import plot_robustness, robustness_tables, robustness_words
 from pipeline.report.table import format_number
 from pipeline.report.words import headline_figures, summarise
-from pipeline.stage import stage_seconds
+from pipeline.stage import read_json, read_manifest, stage_seconds
 from serving.catalogue.catalogue import Catalogue, media_folder
+from serving.releases.release import list_releases
 
 TEMPLATE = "report.html.j2"
 VARIANTS = ("full", "ids_only", "without_text", "without_image", "without_audio")
-
-
-class ReportError(ValueError):
-    """A stage output that cannot be read; the message names the file."""
 
 
 def write_report(run: Path, source: Path | None) -> dict[str, Any]:
@@ -51,16 +48,17 @@ def write_report(run: Path, source: Path | None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no stage has finished in `run`.
-        ReportError, StageError: a stage output, or its manifest, that is not the JSON it should be.
+        StageError: a stage output, or its manifest, that is not the JSON it should be. WriteError: the disk refused.
     """
     run = Path(run)
     report = assemble(run)
-    examples = _read(run / "evaluate" / "examples.json") or []
+    examples = read_json(run / "evaluate" / "examples.json") or []
     catalogue = None
     if examples and (run / "ingest" / "items.parquet").is_file():
         catalogue = Catalogue(run / "ingest", media_folder(source))
-    _replace(run / "report.json", json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    _replace(run / "report.html", render(report, histories(run), examples, catalogue))
+    told = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_durably(run / "report.json", [told.encode()])
+    write_durably(run / "report.html", [render(report, histories(run), examples, catalogue).encode()])
     return report
 
 
@@ -69,9 +67,9 @@ def assemble(run: Path) -> dict[str, Any]:
     seconds = stage_seconds(run)
     if not seconds:
         raise FileNotFoundError(f"run: no stage has finished in {str(run)!r}; start one with `python -m pipeline run`")
-    retrieval = _read(run / "evaluate" / "retrieval.json")
-    index = _read(run / "index" / "report.json")
-    outcome = _read(run / "outcome.json")
+    retrieval = read_json(run / "evaluate" / "retrieval.json")
+    index = read_json(run / "index" / "report.json")
+    outcome = read_json(run / "outcome.json")
     # A job's own folder has candidates, which may never have been published; what became of one, its outcome says.
     release = latest_release_manifest(run) if outcome is None else outcome.get("release")
     parts: dict[str, Any] = {
@@ -79,12 +77,12 @@ def assemble(run: Path) -> dict[str, Any]:
         "retrieval": retrieval,
         "privacy": privacy_account(run),
         "index": index,
-        "ranking": ranking_figures(run, _read),
-        "robustness": _read(run / "robustness" / "robustness.json"),
+        "ranking": ranking_figures(run),
+        "robustness": read_json(run / "robustness" / "robustness.json"),
         "job": outcome and job_account(outcome),
-        "judged": (_read(run / "judge" / "figures.json") or {}).get("metrics"),
-        "checks": _read(run / "checks" / "checks.json"),
-        "gate": _read(run / "gate" / "decision.json"),
+        "judged": (read_json(run / "judge" / "figures.json") or {}).get("metrics"),
+        "checks": read_json(run / "checks" / "checks.json"),
+        "gate": read_json(run / "gate" / "decision.json"),
         "seconds": seconds,
         "release": {"version": release["version"], "counts": release.get("counts")} if release else None,
         "fingerprint": release["fingerprint"] if release else None,
@@ -94,7 +92,7 @@ def assemble(run: Path) -> dict[str, Any]:
 
 def data_counts(run: Path) -> dict[str, Any]:
     """Users, items and events as ingested; `quarantined` counts what ingestion and encoding set aside."""
-    counts = (_read(run / "ingest" / "manifest.json") or {}).get("counts") or {}
+    counts = (read_json(run / "ingest" / "manifest.json") or {}).get("counts") or {}
     data: dict[str, Any] = {name: counts[name] for name in ("users", "items", "events") if name in counts}
     by_file: dict[str, int] = {}
     found = False
@@ -114,18 +112,14 @@ def data_counts(run: Path) -> dict[str, Any]:
 
 def latest_release_manifest(run: Path) -> dict[str, Any] | None:
     """The manifest of the release with the highest version; None when nothing was released."""
-    folders = [
-        folder
-        for folder in (run / "releases").glob("*")
-        if folder.name.isdecimal() and (folder / "manifest.json").is_file()
-    ]
-    return _read(max(folders, key=lambda folder: int(folder.name)) / "manifest.json") if folders else None
+    numbers = list_releases(run / "releases")
+    return read_manifest(run / "releases" / str(numbers[-1])) if numbers else None
 
 
 def histories(run: Path) -> dict[str, list[dict[str, Any]]]:
     """The learning curve of each trained variant, the full model first."""
     found = {
-        file.parent.name: finite(_read(file))
+        file.parent.name: finite(read_json(file))
         for file in run.glob("retrieval/*/history.json")
         if not file.parent.name.startswith(".")
     }
@@ -175,8 +169,8 @@ def render(
             if plot is not None
         },
         table=metric_table(retrieval),
-        ranking_tables=ranking_tables(ranking, format_number),
-        robustness_tables=robustness_tables(robustness, format_number),
+        ranking_tables=ranking_tables(ranking),
+        robustness_tables=robustness_tables(robustness),
         job_tables=job_tables(*job),
         index_table=index_table(index),
         examples=make_examples(examples, catalogue) if catalogue is not None else [],
@@ -197,18 +191,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _read(file: Path) -> Any:
-    if not file.is_file():
-        return None
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{file}: must be JSON, received {error}; run its stage again") from error
-
-
-def _replace(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)

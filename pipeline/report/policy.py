@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.figure import name_of
-from pipeline.report.table import ReportTable, interval_text
+from pipeline.report.table import ReportTable, format_number, interval_text
 
 KINDS = {"default": "as released", "dpp": "determinantal (DPP)", "mmr": "marginal relevance (MMR)"}
 
 
-def policy_report_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
+def policy_report_tables(ranking: Mapping[str, Any]) -> list[ReportTable]:
     """The tables of `ranking.diversity` and `ranking.fairness`, see `pipeline.policy.judge`."""
     diversity, fairness = ranking.get("diversity") or {}, ranking.get("fairness") or {}
     return [
-        _diversity_table(diversity, number),
-        _trade_off_table(diversity.get("validation") or {}, number),
-        _fairness_table(fairness, number),
-        _user_groups_table(fairness.get("users") or {}, number),
+        _diversity_table(diversity),
+        _trade_off_table(diversity.get("validation") or {}),
+        _fairness_table(fairness),
+        _user_groups_table(fairness.get("users") or {}),
     ]
 
 
-def _diversity_table(diversity: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+def _diversity_table(diversity: Mapping[str, Any]) -> ReportTable:
     rows = []
     for kind in ("default", "dpp"):
         figures = diversity.get(kind) or {}
@@ -30,8 +30,8 @@ def _diversity_table(diversity: Mapping[str, Any], number: Callable[[Any], str])
             quality, *distances = (figures.get(name) or {} for name in ("ndcg@10", "distance", "content_distance"))
             people = (figures.get("by_user") or {}).get("ndcg@10") or {}
             change = interval_text(figures.get("ndcg_difference"))
-            told = [_before_after(measure, number) for measure in (*distances, people)]
-            rows.append([KINDS[kind], _before_after(quality, number), change, *told])
+            told = [_before_after(measure) for measure in (*distances, people)]
+            rows.append([KINDS[kind], _before_after(quality), change, *told])
     columns = (
         "policy", "NDCG@10", "change", "distance by served tokens", "distance by content", "NDCG@10, user by user"
     )  # fmt: skip
@@ -43,11 +43,11 @@ def _diversity_table(diversity: Mapping[str, Any], number: Callable[[Any], str])
     return ReportTable("diversity", f"Diversity of the first {diversity.get('k', 10)}", columns, rows, caption)
 
 
-def _trade_off_table(validation: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+def _trade_off_table(validation: Mapping[str, Any]) -> ReportTable:
     plain = validation.get("plain") or {}
-    rows = [["none", "", number(plain.get("ndcg@10")), number(plain.get("distance")), ""]] if plain else []
+    rows = [["none", "", format_number(plain.get("ndcg@10")), format_number(plain.get("distance")), ""]] if plain else []
     rows += [
-        [KINDS[kind], *(number(point.get(name)) for name in ("weight", "ndcg@10", "distance", "cost"))]
+        [KINDS[kind], *(format_number(point.get(name)) for name in ("weight", "ndcg@10", "distance", "cost"))]
         for kind in ("mmr", "dpp")
         for point in validation.get(kind) or []
     ]
@@ -56,14 +56,14 @@ def _trade_off_table(validation: Mapping[str, Any], number: Callable[[Any], str]
     return ReportTable("trade-off", "What diversity costs (held-out visits)", columns, rows, caption, folded=True)
 
 
-def _fairness_table(fairness: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+def _fairness_table(fairness: Mapping[str, Any]) -> ReportTable:
     rows = [
-        [name_of(name), *(number(figures.get(key)) for key in ("ndcg@10", "cost", "exposure_share", "disparity"))]
+        [name_of(name), *(format_number(figures.get(key)) for key in ("ndcg@10", "cost", "exposure_share", "disparity"))]
         for name, figures in (fairness.get("policies") or {}).items()
     ]
     caption = ""
     if rows:
-        shares = [number(fairness.get(f"share_of_{name}")) for name in ("catalogue", "choices")]
+        shares = [format_number(fairness.get(f"share_of_{name}")) for name in ("catalogue", "choices")]
         caption = (
             f"{name_of(str(fairness.get('protected', 'protected items'))).capitalize()}: {shares[0]} of the catalogue, "
             f"{shares[1]} of what people chose. A disparity of 1 shows them as much as people choose them; the cost is the "
@@ -73,10 +73,10 @@ def _fairness_table(fairness: Mapping[str, Any], number: Callable[[Any], str]) -
     return ReportTable("fairness", "Exposure of a protected group of items", columns, rows, caption)
 
 
-def _user_groups_table(users: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+def _user_groups_table(users: Mapping[str, Any]) -> ReportTable:
     def line(name: str, figures: Mapping[str, Any]) -> Sequence[str]:
-        pairs = [_arrow(figures.get(key), number) for key in ("ndcg@10", "protected_share")]
-        return [name, number(figures["users"]) if "users" in figures else "", *pairs]
+        pairs = [_arrow(figures.get(key)) for key in ("ndcg@10", "protected_share")]
+        return [name, format_number(figures["users"]) if "users" in figures else "", *pairs]
 
     rows = [line(name, figures) for name, figures in (users.get("groups") or {}).items()]
     if rows:
@@ -86,9 +86,9 @@ def _user_groups_table(users: Mapping[str, Any], number: Callable[[Any], str]) -
     return ReportTable("user-groups", "How groups of users are served", columns, rows, caption)
 
 
-def _before_after(figures: Mapping[str, Any], number: Callable[[Any], str]) -> str:
-    return _arrow([figures.get("before"), figures.get("after")], number) if figures else "–"
+def _before_after(figures: Mapping[str, Any]) -> str:
+    return _arrow([figures.get("before"), figures.get("after")]) if figures else "–"
 
 
-def _arrow(pair: Sequence[Any] | None, number: Callable[[Any], str]) -> str:
-    return f"{number(pair[0])} → {number(pair[1])}" if pair else "–"
+def _arrow(pair: Sequence[Any] | None) -> str:
+    return f"{format_number(pair[0])} → {format_number(pair[1])}" if pair else "–"

@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.report.figure import name_of
 from pipeline.report.orders import modality_table, order_tables, trees_table
 from pipeline.report.policy import policy_report_tables
-from pipeline.report.table import ReportTable, interval_text, short_number
-
-PARTS = {"deletion_test": "deletion.json"}
-"""Figures of the evaluate stage that may have a file of their own: name in `report.json` -> file."""
+from pipeline.report.table import ReportTable, format_number, interval_text, short_number
+from pipeline.stage import read_json
 
 
-def ranking_figures(run: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
-    """What the ranking and the evaluate stage left, with the parts that have a file of their own.
-
-    Args:
-        read: a file's JSON, None where there is none.
-    """
-    figures = {**(read(run / "ranking" / "report.json") or {}), **(read(run / "evaluate" / "ranking.json") or {})}
-    parts = {name: read(run / "evaluate" / file) for name, file in PARTS.items()}
-    return figures | {name: part for name, part in parts.items() if part}
+def ranking_figures(run: Path) -> dict[str, Any]:
+    """What the ranking and the evaluate stage left, with the deletion test, which has a file of its own."""
+    figures = read_json(run / "ranking" / "report.json", {}) | read_json(run / "evaluate" / "ranking.json", {})
+    deletion = read_json(run / "evaluate" / "deletion.json")
+    return figures | ({"deletion_test": deletion} if deletion else {})
 
 
-def ranking_tables(ranking: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
-    """Every table of the ranking part that has figures.
-
-    Args:
-        number: a figure as people read it, a dash for None.
-    """
+def ranking_tables(ranking: Mapping[str, Any]) -> list[ReportTable]:
+    """Every table of the ranking part that has figures."""
     made = [
-        *order_tables(ranking, number),
-        trees_table(ranking, number),
-        modality_table(ranking.get("without_modality") or {}, number),
-        _heads_table(ranking.get("heads") or {}, number),
-        _heads_by_segment(ranking.get("heads") or {}, number),
-        *_exposure_tables(ranking.get("exposure") or {}, number),
-        _off_policy_table(ranking.get("off_policy") or {}, number),
-        *policy_report_tables(ranking, number),
-        _nested_table("deletion_test", "Deletion test of explanations", ranking.get("deletion_test"), number),
+        *order_tables(ranking),
+        trees_table(ranking),
+        modality_table(ranking.get("without_modality") or {}),
+        _heads_table(ranking.get("heads") or {}),
+        _heads_by_segment(ranking.get("heads") or {}),
+        *_exposure_tables(ranking.get("exposure") or {}),
+        _off_policy_table(ranking.get("off_policy") or {}),
+        *policy_report_tables(ranking),
+        _nested_table("deletion_test", "Deletion test of explanations", ranking.get("deletion_test")),
     ]
     return [table for table in made if table is not None and table.rows]
 
 
-def _heads_table(heads: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+def _heads_table(heads: Mapping[str, Any]) -> ReportTable:
     rows = [
         [
             head,
             *(
-                number(figures.get(name))
+                format_number(figures.get(name))
                 for name in ("examples", "positives", "auc", "logloss", "ece", "rmse", "spread")
             ),
         ]
@@ -66,9 +56,9 @@ def _heads_table(heads: Mapping[str, Any], number: Callable[[Any], str]) -> Repo
     return ReportTable("heads", "Predictions by head", columns, rows, caption)
 
 
-def _heads_by_segment(heads: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable:
+def _heads_by_segment(heads: Mapping[str, Any]) -> ReportTable:
     rows = [
-        [head, name_of(dimension), group, *(number(figures[name]) for name in ("examples", "auc", "logloss", "ece"))]
+        [head, name_of(dimension), group, *(format_number(figures[name]) for name in ("examples", "auc", "logloss", "ece"))]
         for head, of_head in heads.items()
         for dimension, groups in (of_head.get("segments") or {}).items()
         for group, figures in groups.items()
@@ -77,7 +67,7 @@ def _heads_by_segment(heads: Mapping[str, Any], number: Callable[[Any], str]) ->
     return ReportTable("heads-segments", "Predictions by head and segment", columns, rows, words=3, folded=True)
 
 
-def _exposure_tables(exposure: Mapping[str, Any], number: Callable[[Any], str]) -> list[ReportTable]:
+def _exposure_tables(exposure: Mapping[str, Any]) -> list[ReportTable]:
     if not exposure:
         return []
     columns = {**exposure["orders"], "chosen": exposure["chosen"]}
@@ -90,7 +80,7 @@ def _exposure_tables(exposure: Mapping[str, Any], number: Callable[[Any], str]) 
         "intra_list_diversity": "difference in content within a list",
     }
     rows = [
-        [name, *(number(values.get(key)) for values in columns.values())]
+        [name, *(format_number(values.get(key)) for values in columns.values())]
         for key, name in names.items()
         if any(values.get(key) is not None for values in columns.values())
     ]
@@ -99,7 +89,7 @@ def _exposure_tables(exposure: Mapping[str, Any], number: Callable[[Any], str]) 
         ReportTable("exposure", heading, ("", *map(name_of, columns)), rows, "Means over users, or over all lists.")
     ]
     shares = [
-        [name_of(dimension) if place == 0 else "", group, *(number(values[name]) for name in values)]
+        [name_of(dimension) if place == 0 else "", group, *(format_number(values[name]) for name in values)]
         for dimension, groups in exposure["groups"].items()
         for place, (group, values) in enumerate(groups.items())
     ]
@@ -113,14 +103,14 @@ def _exposure_tables(exposure: Mapping[str, Any], number: Callable[[Any], str]) 
     return tables
 
 
-def _off_policy_table(found: Mapping[str, Any], number: Callable[[Any], str]) -> ReportTable | None:
+def _off_policy_table(found: Mapping[str, Any]) -> ReportTable | None:
     if not found:
         return None
     rows = [["the log's own pages", "mean", short_number(found["logged"]), "", ""]]
     for policy, kinds in found["policies"].items():
         for kind, figures in kinds.items():
             triple = interval_text([figures[key] for key in ("value", "low", "high")])
-            told = (f"{figures['weight']:.2f}", number(round(figures["effective_actions"])))
+            told = (f"{figures['weight']:.2f}", format_number(round(figures["effective_actions"])))
             rows.append([name_of(policy), kind.upper(), triple, *told])
     for kind, (gap, low, high) in found["difference"].items():
         name = " less ".join(map(name_of, found["policies"]))
@@ -143,11 +133,9 @@ def _off_policy_table(found: Mapping[str, Any], number: Callable[[Any], str]) ->
     )
 
 
-def _nested_table(
-    name: str, heading: str, figures: Mapping[str, Any] | None, number: Callable[[Any], str]
-) -> ReportTable | None:
+def _nested_table(name: str, heading: str, figures: Mapping[str, Any] | None) -> ReportTable | None:
     """Figures whose shape is their stage's own affair: one line a value, named by its path."""
-    rows = [[" · ".join(map(name_of, path)), _told(value, number)] for path, value in _leaves(figures or {})]
+    rows = [[" · ".join(map(name_of, path)), _told(value)] for path, value in _leaves(figures or {})]
     return ReportTable(name.replace("_", "-"), heading, ("", "value"), rows, folded=len(rows) > 12)
 
 
@@ -157,11 +145,8 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...
     return [leaf for key, part in value.items() for leaf in _leaves(part, (*path, str(key)))]
 
 
-def _told(value: Any, number: Callable[[Any], str]) -> str:
+def _told(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(_told(part, number) for part in value)
-    return (
-        number(value)
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        else str(value)
-    )
+        return ", ".join(_told(part) for part in value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return format_number(value) if value is None or is_number else str(value)

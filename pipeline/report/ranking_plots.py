@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report.figure import COLOURS, INK, Plot, colour_of, name_of, read_metric, render_plot
+from pipeline.report.orders import CUTOFF
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,14 +46,14 @@ def plot_calibration(ranking: Mapping[str, Any]) -> Plot | None:
     return dataclasses.replace(plot, alt=" ".join(alt))
 
 
-def plot_gains(ranking: Mapping[str, Any], task: str = "click", metric: str = "ndcg@10") -> Plot | None:
-    """What ranking gains over the retrieval order in every segment, with intervals."""
-    dimensions = (ranking.get("order") or {}).get(task) or {}
+def plot_gains(ranking: Mapping[str, Any]) -> Plot | None:
+    """What ranking gains over the retrieval order of clicks in every segment, with intervals."""
+    dimensions = (ranking.get("order") or {}).get("click") or {}
     lines = [
-        (f"{name_of(dimension)}: {group}" if dimension != "all" else "everyone", values[metric]["difference"])
+        (f"{name_of(dimension)}: {group}" if dimension != "all" else "everyone", values[CUTOFF]["difference"])
         for dimension, groups in dimensions.items()
         for group, values in groups.items()
-        if None not in (values.get(metric) or {}).get("difference", [None])
+        if None not in (values.get(CUTOFF) or {}).get("difference", [None])
     ]
     if len(lines) < 2:
         return None
@@ -66,7 +67,7 @@ def plot_gains(ranking: Mapping[str, Any], task: str = "click", metric: str = "n
             axis.plot([mean], [place], marker="o", ms=6, color=colour)
         axis.axvline(0, color=INK, lw=1, ls="--")
         axis.set_yticks(range(len(lines)), [name for name, _ in reversed(lines)])
-        axis.set(xlabel=f"{metric.upper()} of the ranked order less that of the retrieval order")
+        axis.set(xlabel=f"{CUTOFF.upper()} of the ranked order less that of the retrieval order")
         axis.grid(axis="y", visible=False)
 
     told = "; ".join(f"{name} {mean:+.3f} [{low:+.3f}, {high:+.3f}]" for name, (mean, low, high) in lines)

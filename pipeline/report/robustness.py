@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report.figure import INK, OTHERS, Plot, name_of, render_plot
-from pipeline.report.table import ReportTable, interval_text
+from pipeline.report.table import ReportTable, format_number, interval_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,25 +24,24 @@ AIMS = {"": "", "retrieval": "against retrieval", "ranker": "through the ranker"
 LISTS = {"retrieval": "retrieved", "final": "ranked"}
 CAUGHT = {"recall": "fake users found", "precision": "precision", "honest": "honest users flagged"}
 Line = Mapping[str, Any]
-Number = Callable[[Any], str]
 
 
-def robustness_tables(found: Mapping[str, Any], number: Number) -> list[ReportTable]:
+def robustness_tables(found: Mapping[str, Any]) -> list[ReportTable]:
     """Every table that has figures; none where the stage has not run.
 
     Args:
-        found: the content of `robustness.json`. number: a figure as people read it.
+        found: the content of `robustness.json`.
     """
     if not found:
         return []
     shilling = found.get("shilling") or {}
     tables = [
-        _content_table(found, number),
-        _ranker_table(found, number),
-        _media_table(found.get("media") or {}, number),
-        _media_cost_table(found, number),
-        _shilling_table(found, shilling.get("closed_form") or {}, number),
-        _updated_table(found, shilling.get("updated") or {}, number),
+        _content_table(found),
+        _ranker_table(found),
+        _media_table(found.get("media") or {}),
+        _media_cost_table(found),
+        _shilling_table(found, shilling.get("closed_form") or {}),
+        _updated_table(found, shilling.get("updated") or {}),
     ]
     return [table for table in tables if table.rows]
 
@@ -110,12 +109,12 @@ def _main_lines(lines: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> l
     return [line for line in same if line["method"] in methods]
 
 
-def _content_table(found: Mapping[str, Any], number: Number) -> ReportTable:
+def _content_table(found: Mapping[str, Any]) -> ReportTable:
     def cells(line: Line) -> list[str]:
         norm = line["norm"].replace("l2", "").replace("linf", "L∞")
-        return [", ".join(line["content"]), f"{METHODS[line['method']]} {norm}".strip(), number(line["epsilon"])]
+        return [", ".join(line["content"]), f"{METHODS[line['method']]} {norm}".strip(), format_number(line["epsilon"])]
 
-    rows = _attack_rows(found.get("content") or {}, cells, number)
+    rows = _attack_rows(found.get("content") or {}, cells)
     columns = ("items", "defence", "content", "attack", "epsilon", *_columns(found))
     caption = (
         "Each item is attacked alone, by someone who knows the model and every query. Epsilon: the change as a share of "
@@ -124,7 +123,7 @@ def _content_table(found: Mapping[str, Any], number: Number) -> ReportTable:
     return ReportTable("content-attacks", "Content made to deceive", columns, rows, caption, words=4, folded=True)
 
 
-def _media_table(media: Mapping[str, Any], number: Number) -> ReportTable:
+def _media_table(media: Mapping[str, Any]) -> ReportTable:
     rows = []
     for modality, lines in media.items():
         if isinstance(lines, Mapping):
@@ -132,7 +131,7 @@ def _media_table(media: Mapping[str, Any], number: Number) -> ReportTable:
             continue
         for line in lines:
             size = f"{line['epsilon']:g} {line['norm']}" if line["epsilon"] else ""
-            cells = (interval_text(line["reach"]), number(line["rank"][0]), number(line["cosine"]))
+            cells = (interval_text(line["reach"]), format_number(line["rank"][0]), format_number(line["cosine"]))
             rows.append([modality, DEFENCES[line["defence"]], METHODS[line["method"]], size, *cells])
     columns = ("file", "defence", "attack", "change at most", "reach", "mean rank", "cosine of the vectors")
     caption = (
@@ -142,9 +141,9 @@ def _media_table(media: Mapping[str, Any], number: Number) -> ReportTable:
     return ReportTable("media-attacks", "Files made to deceive", columns, rows, caption, words=4)
 
 
-def _media_cost_table(found: Mapping[str, Any], number: Number) -> ReportTable:
+def _media_cost_table(found: Mapping[str, Any]) -> ReportTable:
     rows = [
-        [modality, DEFENCES[defence], number(line["ndcg"]), number(line["ndcg_new"]), number(1000 * line["seconds"])]
+        [modality, DEFENCES[defence], *map(format_number, (line["ndcg"], line["ndcg_new"], 1000 * line["seconds"]))]
         for modality, lines in (found.get("media_cost") or {}).items()
         for defence, line in lines.items()
     ]
@@ -153,10 +152,10 @@ def _media_cost_table(found: Mapping[str, Any], number: Number) -> ReportTable:
     return ReportTable("media-cost", "What noisy views cost", columns, rows, caption, words=2)
 
 
-def _shilling_table(found: Mapping[str, Any], closed: Mapping[str, Any], number: Number) -> ReportTable:
+def _shilling_table(found: Mapping[str, Any], closed: Mapping[str, Any]) -> ReportTable:
     rows = [
-        [kind, DEFENCES.get(defence, defence), *_figures(line, number),
-         *(number(line.get(name)) for name in CAUGHT)]
+        [kind, DEFENCES.get(defence, defence), *_figures(line),
+         *(format_number(line.get(name)) for name in CAUGHT)]
         for kind, lines in {"none": closed.get("clean") or {}, **(closed.get("attacks") or {})}.items()
         for defence, line in lines.items()
     ]  # fmt: skip
@@ -172,13 +171,13 @@ def _shilling_table(found: Mapping[str, Any], closed: Mapping[str, Any], number:
     return ReportTable("shilling", "Fake users (shilling)", columns, rows, caption, words=2)
 
 
-def _ranker_table(found: Mapping[str, Any], number: Number) -> ReportTable:
+def _ranker_table(found: Mapping[str, Any]) -> ReportTable:
     def cells(line: Line) -> list[str]:
         attack = f"{METHODS[line['method']]} {AIMS[line['aim']]}".strip()
-        return [attack, number(line["epsilon"]), interval_text(line["retrieved"])]
+        return [attack, format_number(line["epsilon"]), interval_text(line["retrieved"])]
 
     ranker = found.get("ranker") or {}
-    rows = _attack_rows(ranker.get("lines") or {}, cells, number)
+    rows = _attack_rows(ranker.get("lines") or {}, cells)
     columns = ("items", "defence", "attack", "epsilon", "retrieved", *_columns(found))
     caption = (
         f"Final lists of {ranker.get('users')} users: retrieved, ranked and cut. All modalities are changed, along the "
@@ -192,11 +191,11 @@ def _ranker_table(found: Mapping[str, Any], number: Number) -> ReportTable:
     )
 
 
-def _updated_table(found: Mapping[str, Any], updated: Mapping[str, Any], number: Number) -> ReportTable:
+def _updated_table(found: Mapping[str, Any], updated: Mapping[str, Any]) -> ReportTable:
     names = {"clean": "no attack", "none": "attacked", "quarantine": "attacked, suspects set aside"}
     rows = [
-        [names[name], LISTS[part], *_figures(line[part], number),
-         *(number(line.get(figure)) for figure in CAUGHT)]
+        [names[name], LISTS[part], *_figures(line[part]),
+         *(format_number(line.get(figure)) for figure in CAUGHT)]
         for name, line in (updated.get("lines") or {}).items()
         for part in LISTS
     ]  # fmt: skip
@@ -211,11 +210,11 @@ def _updated_table(found: Mapping[str, Any], updated: Mapping[str, Any], number:
 
 
 def _attack_rows(
-    lines_of: Mapping[str, Mapping[str, Sequence[Line]]], cells: Callable[[Line], list[str]], number: Number
+    lines_of: Mapping[str, Mapping[str, Sequence[Line]]], cells: Callable[[Line], list[str]]
 ) -> list[list[str]]:
     """A row an attack on items of a kind under a defence: what was attacked, `cells` of its own, what came of it."""
     return [
-        [KINDS.get(kind, kind), DEFENCES.get(defence, defence), *cells(line), *_figures(line, number)]
+        [KINDS.get(kind, kind), DEFENCES.get(defence, defence), *cells(line), *_figures(line)]
         for defence, kinds in lines_of.items()
         for kind, lines in kinds.items()
         for line in lines
@@ -226,9 +225,9 @@ def _columns(found: Mapping[str, Any]) -> tuple[str, ...]:
     return f"reach (first {found.get('k')})", "exposure", "mean rank", f"NDCG@{found.get('k')} of everybody"
 
 
-def _figures(line: Mapping[str, Any], number: Number) -> list[str]:
+def _figures(line: Mapping[str, Any]) -> list[str]:
     texts = [interval_text(line["reach"]), interval_text(line["exposure"])]
-    return [*texts, number(round(line["rank"][0])), number(line["ndcg"][0])]
+    return [*texts, format_number(round(line["rank"][0])), format_number(line["ndcg"][0])]
 
 
 def robustness_words(found: Mapping[str, Any]) -> str:

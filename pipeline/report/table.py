@@ -9,8 +9,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class ReportTable:
-    """A table: `words` leading columns are text, of which column `prose` (0 = none) may take several lines, the others numbers;
-    `folded` ones open when asked."""
+    """A table.
+
+    Attributes:
+        name: prefix of its id on the page. heading, columns, rows, caption: what is shown.
+        words: how many of the leading columns are text; the others are numbers.
+        prose: number of the text column that may take several lines; 0 = none.
+        folded: whether it opens only when asked.
+    """
 
     name: str
     heading: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.figure import name_of
+from pipeline.report.figure import name_of, read_metric
 
 TRUSTED_ERROR, TRUSTED_SHARE = 0.03, 0.25
 """Expected calibration error up to which probabilities are called trustworthy, by itself and as a share of the observed rate:
@@ -36,22 +36,22 @@ def headline_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("test", "recall@20", "Recall@20"),
         ("cold_items", "recall@100", "Recall@100, never-seen items"),
     ):
-        value = _at(report, "retrieval", segment, key)
+        value = read_metric(report, "retrieval", segment, key)
         if value is not None:
             figures.append((name, f"{value:.3f}", _beside(report, segment, key)))
     for key, name in JUDGED.items():
-        candidate, current = (_at(report, "judged", key, side) for side in ("candidate", "current"))
+        candidate, current = (read_metric(report, "judged", key, side) for side in ("candidate", "current"))
         if candidate is not None:
             figures.append((name, f"{candidate:.3f}", f"current release {current:.3f}" if current is not None else ""))
-    ranked, before = _at(report, "ranking", "ndcg@10"), _at(report, "ranking", "retrieval_order_ndcg@10")
+    ranked, before = read_metric(report, "ranking", "ndcg@10"), read_metric(report, "ranking", "retrieval_order_ndcg@10")
     if ranked is not None:
         figures.append(
             ("Ranking NDCG@10", f"{ranked:.3f}", f"retrieval order {before:.3f}" if before is not None else "")
         )
-    error, area = _at(report, "ranking", "ece"), _at(report, "ranking", "auc")
+    error, area = read_metric(report, "ranking", "ece"), read_metric(report, "ranking", "auc")
     if error is not None:
         figures.append(("Calibration error", f"{error:.4f}", f"AUC {area:.3f}" if area is not None else ""))
-    recall, speed = _at(report, "index", "recall@100_vs_exact"), _at(report, "index", "p50_ms")
+    recall, speed = read_metric(report, "index", "recall@100_vs_exact"), read_metric(report, "index", "p50_ms")
     if recall is not None:
         figures.append(
             (
@@ -78,26 +78,26 @@ def _data_words(report: Mapping[str, Any]) -> list[str]:
 
 def _retrieval_words(report: Mapping[str, Any]) -> list[str]:
     sentences = []
-    found, best = (_at(report, "retrieval", *who, "test", "recall@20") for who in ((), ("oracle",)))
+    found, best = (read_metric(report, "retrieval", *who, "test", "recall@20") for who in ((), ("oracle",)))
     if found is not None:
         text = f"Of what users went on to choose, {percent(found)} is among the first 20 suggestions"
         words = {"popularity": "suggesting what is popular", "item_knn": "item-kNN"}
-        others = {name: _at(report, "retrieval", "baselines", key, "test", "recall@20") for key, name in words.items()}
+        others = {name: read_metric(report, "retrieval", "baselines", key, "test", "recall@20") for key, name in words.items()}
         parts = [f"{name} finds {percent(value)}" for name, value in others.items() if value is not None]
         text += f" ({', '.join(parts)})." if parts else "."
         if best:
             text += f" Someone who knew every taste exactly would find {percent(best)}, "
             text += f"so the model reaches {percent(found / best)} of what can be reached."
         sentences.append(text)
-    cold = _at(report, "retrieval", "cold_items", "recall@100")
-    ids = _at(report, "retrieval", "baselines", "ids_only", "cold_items", "recall@100")
+    cold = read_metric(report, "retrieval", "cold_items", "recall@100")
+    ids = read_metric(report, "retrieval", "baselines", "ids_only", "cold_items", "recall@100")
     if cold is not None:
         text = f"Of new items that nobody had touched before, {percent(cold)} is found among the first 100"
         text += f"; a model that knows only ids, not content, finds {percent(ids)}" if ids is not None else ""
         sentences.append(f"{text}.")
     full, place = (found, ("test", "recall@20")) if cold is None else (cold, ("cold_items", "recall@100"))
     ablation = (report.get("retrieval") or {}).get("ablation") or {}
-    without = {name: _at(report, "retrieval", "ablation", name, *place) for name in ablation}
+    without = {name: read_metric(report, "retrieval", "ablation", name, *place) for name in ablation}
     costs = {name: 1 - value / full for name, value in without.items() if full and value is not None}
     if costs:
         ordered = sorted(costs.items(), key=lambda pair: -pair[1])
@@ -109,14 +109,14 @@ def _retrieval_words(report: Mapping[str, Any]) -> list[str]:
 
 def _ranking_words(report: Mapping[str, Any]) -> list[str]:
     ranking = report.get("ranking") or {}
-    ranked, before, error = (_at(report, "ranking", key) for key in ("ndcg@10", "retrieval_order_ndcg@10", "ece"))
+    ranked, before, error = (read_metric(report, "ranking", key) for key in ("ndcg@10", "retrieval_order_ndcg@10", "ece"))
     sentences = []
     if ranked is not None and before is not None:
         text = f"Ranking orders the first ten at NDCG {ranked:.3f}, where retrieval's own order has {before:.3f}"
         if before:
             text += f": {percent(abs(ranked / before - 1))} {'better' if ranked >= before else 'worse'}"
         sentences.append(f"{text}.")
-    trees, gap = _at(report, "ranking", "lightgbm_ndcg@10"), (ranking.get("lightgbm") or {}).get("ranker_less_trees")
+    trees, gap = read_metric(report, "ranking", "lightgbm_ndcg@10"), (ranking.get("lightgbm") or {}).get("ranker_less_trees")
     if trees is not None and gap and None not in gap:
         better = "better than" if gap[1] > 0 else "worse than" if gap[2] < 0 else "not shown to differ from"
         sentences.append(f"It is {better} boosted trees on the same features, which reach {trees:.3f}.")
@@ -131,12 +131,12 @@ def _ranking_words(report: Mapping[str, Any]) -> list[str]:
 
 def _click_rate(ranking: Mapping[str, Any]) -> float | None:
     """The share of positives among the examples that the calibration error of clicks is over; None where it is not told."""
-    examples, positives = (_at(ranking, "heads", "click", key) for key in ("examples", "positives"))
+    examples, positives = (read_metric(ranking, "heads", "click", key) for key in ("examples", "positives"))
     return positives / examples if examples and positives is not None else None
 
 
 def _index_words(report: Mapping[str, Any]) -> list[str]:
-    recall, speed, size = (_at(report, "index", key) for key in ("recall@100_vs_exact", "p50_ms", "bytes"))
+    recall, speed, size = (read_metric(report, "index", key) for key in ("recall@100_vs_exact", "p50_ms", "bytes"))
     if recall is None or speed is None:
         return []
     kind = name_of(str(report["index"].get("kind", "candidate")))
@@ -147,17 +147,10 @@ def _index_words(report: Mapping[str, Any]) -> list[str]:
 
 
 def _beside(report: Mapping[str, Any], segment: str, key: str) -> str:
-    oracle = _at(report, "retrieval", "oracle", segment, key)
-    popularity = _at(report, "retrieval", "baselines", "popularity", segment, key)
+    oracle = read_metric(report, "retrieval", "oracle", segment, key)
+    popularity = read_metric(report, "retrieval", "baselines", "popularity", segment, key)
     parts = [f"oracle {oracle:.3f}"] if oracle is not None else []
     return ", ".join(parts + ([f"popularity {popularity:.3f}"] if popularity is not None else []))
-
-
-def _at(report: Mapping[str, Any], *path: str) -> float | None:
-    value: Any = report
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def percent(share: float) -> str:

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from pipeline.report.figure import inline_svg
-from pipeline.report.page import ReportError, write_report
+from pipeline.report.page import write_report
 from pipeline.report.plots import plot_ablation, plot_index, plot_seconds, plot_segments
 from pipeline.report.ranking_plots import plot_calibration
 from pipeline.report.words import headline_figures, summarise
+from pipeline.stage import StageError
 
 PLOTS = ("learning", "segments", "ablation", "index", "calibration", "seconds")
 EVIL = '<script>alert("x")</script>'
@@ -315,7 +316,7 @@ def test_bars_of_seconds_are_as_long_as_they_took() -> None:
 
 def test_a_broken_stage_output_is_named(run: Path) -> None:
     (run / "evaluate" / "retrieval.json").write_text("{")
-    with pytest.raises(ReportError, match=r"retrieval\.json: must be JSON"):
+    with pytest.raises(StageError, match=r"retrieval\.json: must be JSON"):
         write_report(run, None)
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.report.page import format_number, render
+from pipeline.report.page import render
 from pipeline.report.ranking import ranking_figures, ranking_tables
 from pipeline.report.ranking_plots import plot_calibration, plot_gains
 from pipeline.report.words import summarise
@@ -87,7 +87,7 @@ RANKING = {
 
 @pytest.fixture(scope="module")
 def tables():
-    return {table.name: table for table in ranking_tables(RANKING, format_number)}
+    return {table.name: table for table in ranking_tables(RANKING)}
 
 
 def test_every_part_has_its_table_and_every_line_a_cell_a_column(tables):
@@ -152,20 +152,20 @@ def test_probabilities_are_trusted_where_their_error_is_small_beside_the_rate(er
 def test_what_a_table_does_not_judge_is_said(tables):
     assert all(name in tables["diversity"].caption for name in ("epsilon", "thompson", "user_floors"))
     judged = {**RANKING["off_policy"], "later_impressions": 1234}
-    (table,) = ranking_tables({"off_policy": judged}, format_number)
+    (table,) = ranking_tables({"off_policy": judged})
     assert "1,234 impressions of later pages" in table.caption and "later pages" not in tables["off-policy"].caption
 
 
 def test_trees_that_could_not_be_fitted_say_why():
-    (table,) = ranking_tables({"lightgbm": {"skipped": "libgomp.so.1 is missing"}}, format_number)
+    (table,) = ranking_tables({"lightgbm": {"skipped": "libgomp.so.1 is missing"}})
     assert table.rows == [["libgomp.so.1 is missing"]]
-    assert ranking_tables({}, format_number) == []
+    assert ranking_tables({}) == []
 
 
 def test_the_page_shows_them_escaped_and_with_headings():
     page = render({"ranking": RANKING, "seconds": {"ingest": 1.0}}, {}, [], None)
     assert EVIL not in page and "&lt;b&gt;young&lt;/b&gt;" in page
-    for table in ranking_tables(RANKING, format_number):
+    for table in ranking_tables(RANKING):
         assert page.count(f'id="table-{table.name}"') == 1
     assert page.count("<tr>") == page.count("</tr>") > 30
     assert 'id="plot-gains"' in page and 'id="plot-calibration"' in page
@@ -195,5 +195,4 @@ def test_figures_of_an_own_file_join_the_others(tmp_path):
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate" / "ranking.json").write_text(json.dumps({"auc": 0.7, "diversity": {"k": 10}}))
     (tmp_path / "evaluate" / "deletion.json").write_text(json.dumps({"share": 0.8}))
-    read = lambda file: json.loads(file.read_text()) if file.is_file() else None  # noqa: E731
-    assert ranking_figures(tmp_path, read) == {"auc": 0.7, "diversity": {"k": 10}, "deletion_test": {"share": 0.8}}
+    assert ranking_figures(tmp_path) == {"auc": 0.7, "diversity": {"k": 10}, "deletion_test": {"share": 0.8}}

@@ -15,7 +15,6 @@ from data.suspects import Suspects
 from pipeline.metrics.interactions import Interactions
 from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
 from pipeline.metrics.top_k import top_k
-from pipeline.report.page import format_number
 from pipeline.report.robustness import plot_robustness, robustness_tables, robustness_words
 from pipeline.retrieval.linear_judge import LinearJudge
 from pipeline.retrieval.linear_stage import fit_linear
@@ -228,7 +227,7 @@ def test_the_stage_measures_everything_and_the_report_shows_it(run, tmp_path):
     file = {**line, "defence": "noised", "norm": "of 255", "method": "pgd_guessed", "epsilon": 2.0, "cosine": 0.9}
     found["media"] = {"image": [file], "audio": {"skipped": "no clips"}}
     found["media_cost"] = {"image": {"noised": {"ndcg": 0.1, "ndcg_new": 0.05, "seconds": 0.02}}}
-    tables = {table.name: table for table in robustness_tables(found, format_number)}
+    tables = {table.name: table for table in robustness_tables(found)}
     assert set(tables) == {
         "content-attacks", "ranker-attacks", "media-attacks", "media-cost", "shilling", "shilling-updated"
     }  # fmt: skip
@@ -239,4 +238,4 @@ def test_the_stage_measures_everything_and_the_report_shows_it(run, tmp_path):
     plot = plot_robustness(found)
     assert plot is not None and plot.svg.count("<svg") == 2 and "random shilling" in plot.alt
     assert robustness_words(found).startswith("6 fake users (random) carry an item to")
-    assert robustness_tables({}, format_number) == [] and plot_robustness({}) is None
+    assert robustness_tables({}) == [] and plot_robustness({}) is None
