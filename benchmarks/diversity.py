@@ -36,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.evaluation.exposure_quality import content_vectors
 from pipeline.metrics.list_metrics import intra_list_distance
 from pipeline.metrics.metrics import ndcg_at_k
@@ -68,7 +67,7 @@ def spaces_of(run: Path) -> dict[str, np.ndarray]:
     store, served = FeatureStore.open(run / "encode"), load_served(run)
     form = RankingServingForm.load(run / "ranking" / "serving_form")
     tables = {name: np.asarray(store.pooled(name), np.float32) for name in store.modalities}
-    present = {name: np.asarray(store.present)[:, MODALITIES.index(name)] for name in tables}
+    present = {name: store.present_of(name) for name in tables}
     tokens, content = served_tokens(form, served.items), content_vectors(tables, present)
     spaces = {"tokens": tokens, "tokens_mean": unit(tokens.reshape(len(tokens), -1))}
     if content is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ class FeatureStore:
         if modality not in self.tables:
             raise KeyError(f"modality: must be among the stored {self.modalities}, received {modality!r}")
         return self.tables[modality]
+
+    def present_of(self, modality: str | Iterable[str]) -> np.ndarray:
+        """Which items have a modality, bool [N+1]; of several, [N+1, modalities]."""
+        several = not isinstance(modality, str)
+        return np.asarray(self.present)[:, [*map(MODALITIES.index, modality)] if several else MODALITIES.index(modality)]
 
     def gather(self, modality: str, rows: np.ndarray) -> np.ndarray:
         """float32 [B, F_m]: the vectors of some item rows [B]; absent ones are zeros."""

@@ -10,7 +10,6 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.metrics.interactions import Interactions
 from pipeline.metrics.top_k import select_top_k
 from pipeline.retrieval.baselines import to_sparse
@@ -36,7 +35,7 @@ def join_content(store: FeatureStore, weights: Mapping[str, float]) -> NDArray[n
         )
     parts = []
     for name, weight in chosen.items():
-        present = store.present[:, MODALITIES.index(name)]
+        present = store.present_of(name)
         vectors = np.asarray(store.pooled(name), np.float32)
         vectors = np.where(present[:, None], vectors - vectors[present].mean(axis=0), 0.0)
         parts.append(np.sqrt(weight) * _unit(vectors))

@@ -11,7 +11,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.item_labels import item_labels
-from data.schema import MODALITIES, SPLIT_CODES, TRAIN
+from data.schema import SPLIT_CODES, TRAIN
 from pipeline.ranker.lists import RankingFold
 from pipeline.training.epoch_steps import NonFiniteLossError
 from ranking.config import HEADS, RankerSpec, RankingConfig
@@ -124,7 +124,7 @@ def build_ranker(
         reference_time=reference,
         popularity=popularity,
     )
-    present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in store.modalities]]
+    present = store.present_of(store.modalities)
     if config.item_embeddings:
         tables["behaviour"] = item_embeddings
         present = np.concatenate([present, np.abs(item_embeddings).sum(axis=1, keepdims=True) > 0], axis=1)

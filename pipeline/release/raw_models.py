@@ -153,7 +153,7 @@ def gone_of(run: Path) -> np.ndarray:
 
 def table_of(tower: SearchTower, embeddings: np.ndarray, store: FeatureStore) -> np.ndarray:
     """The items' side of a search tower over a run's texts. f32 [N + 1, E]"""
-    return search_table(tower, embeddings, store.table("text"), np.asarray(store.present)[:, MODALITIES.index("text")])
+    return search_table(tower, embeddings, store.table("text"), store.present_of("text"))
 
 
 def make_content_search(

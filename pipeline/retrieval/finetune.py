@@ -19,7 +19,6 @@ from data.batches import RetrievalBatches
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.loss_columns import LossColumns
-from data.schema import MODALITIES
 from pipeline.metrics.examples import positive_histories
 from pipeline.retrieval.finetune_batches import EncoderInputs, FinetuneBatches
 from pipeline.retrieval.finetune_loop import run_epochs
@@ -76,7 +75,7 @@ def finetune(
         name: EncoderInputs(
             encoder.encoder,
             dataset.items,
-            np.asarray(store.present)[:, MODALITIES.index(name)],
+            store.present_of(name),
             Path(source) / "media",
             section.text_tokens,
         )

@@ -16,7 +16,6 @@ from data.durable_file import write_durably
 from data.features import FeatureStore
 from data.history_batches import FEWEST_ITEMS
 from data.item_traits import item_traits
-from data.schema import MODALITIES
 from pipeline.metrics.examples import interactions
 from pipeline.metrics.interactions import Interactions
 from pipeline.retrieval.baselines import to_sparse
@@ -46,7 +45,7 @@ def content_of(store: FeatureStore, modalities: tuple[str, ...]) -> Features:
         table = np.asarray(store.table(name), np.float32)
         if name in store.frames:
             table = table.reshape(len(table), store.frames[name], -1).mean(axis=1)
-        content[name] = (table, np.asarray(store.present)[:, MODALITIES.index(name)])
+        content[name] = (table, store.present_of(name))
     return content
 
 

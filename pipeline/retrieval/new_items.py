@@ -9,7 +9,6 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.metrics.metrics import ndcg_at_k
 from pipeline.metrics.segments import MINIMUM_USERS
 from pipeline.retrieval.linear_judge import K, LinearJudge
@@ -23,7 +22,7 @@ def with_new_items(
     """Give `unknown` items (bool [N + 1]) the vectors that their content suggests, as the item encoder would."""
     if not modalities:
         return tower, None
-    present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in modalities]]
+    present = store.present_of(modalities)
     tables = {name: store.table(name) for name in modalities}
     warm = np.flatnonzero(~unknown & present.any(axis=1))
     targets = np.concatenate([tower.history, tower.items], axis=1)

@@ -15,7 +15,7 @@ from data.batches import RetrievalBatches
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.loss_columns import LossColumns
-from data.schema import MODALITIES, Schema
+from data.schema import Schema
 from data.validation import DatasetError
 from pipeline.metrics.examples import Requests, make_requests, positive_histories
 from pipeline.metrics.interactions import Interactions
@@ -72,7 +72,7 @@ def task_tables(dataset: Dataset, store: FeatureStore, two_tower: TwoTower) -> d
     modalities = two_tower.schema.modalities
     return {
         "features": {name: np.asarray(store.table(name)) for name in modalities},
-        "present": np.asarray(store.present)[:, [MODALITIES.index(name) for name in modalities]],
+        "present": store.present_of(modalities),
         "profile": dataset.profile,
         "counts": dataset.counts,
     }

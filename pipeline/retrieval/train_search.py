@@ -13,7 +13,6 @@ import pandas as pd
 from data.content_key import content_key, write_content_keys
 from data.content_store import ContentStore
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.retrieval.search_questions import Questions, make_questions, sample, split
 from pipeline.settings.search import SearchSection
 from pipeline.training.checkpoint import put_back, snapshot
@@ -63,7 +62,7 @@ def train_search(
         `held_out` is 0, and `reason` takes the place of the recalls.
     """
     vectors = np.asarray(store.table("text"), np.float32)
-    present = np.asarray(store.present)[:, MODALITIES.index("text")]
+    present = store.present_of("text")
     questions = make_questions(items)
     reachable = present[questions.rows] & (np.linalg.norm(embeddings, axis=1)[questions.rows] > 0)
     questions = sample(questions.take(np.flatnonzero(reachable)), config.max_questions, config.seed)
@@ -194,5 +193,5 @@ def joint_pictures(store: FeatureStore, allowed: np.ndarray) -> tuple[np.ndarray
     joint = names[0].startswith("keras_hub:") and names[0] == names[1] and store.widths.get("image") == width
     if not joint:
         return np.zeros((0, width), np.float32), np.zeros(0, np.int32)
-    rows = np.flatnonzero(allowed & np.asarray(store.present)[:, MODALITIES.index("image")])
+    rows = np.flatnonzero(allowed & store.present_of("image"))
     return np.asarray(store.table("image"))[rows].astype(np.float32), rows

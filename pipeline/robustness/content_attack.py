@@ -11,7 +11,6 @@ from keras import ops
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.metrics.bootstrap import bootstrap_means
 from pipeline.retrieval.served import Served
 from pipeline.robustness.target_exposure import TargetExposure
@@ -42,7 +41,7 @@ class AttackedItems:
     def of(cls, dataset: Dataset, store: FeatureStore, served: Served, rows: np.ndarray) -> AttackedItems:
         """Items all new, or all known from training."""
         names = tuple(served.two_tower.schema.modalities)
-        present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in names]][rows]
+        present = store.present_of(names)[rows]
         features = {name: store.gather(name, rows) for name in names}
         return cls(served, rows, features, present, bool((dataset.counts[rows] == 0).all()))
 

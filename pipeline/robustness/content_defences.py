@@ -11,7 +11,6 @@ from keras import ops
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.retrieval.served import Served
 from pipeline.retrieval.train_retrieval import train_retrieval
 from pipeline.settings.retrieval import RetrievalConfig
@@ -40,7 +39,7 @@ def denoised(served: Served, dataset: Dataset, store: FeatureStore, rank: int) -
     layer = ContentMap(old.widths, old.outputs, old.frames)
     layer.set_weights(old.get_weights())
     names = tuple(old.widths)
-    present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in names]]
+    present = store.present_of(names)
     for place, name in enumerate(names):
         warm = np.flatnonzero((dataset.counts > 0) & present[:, place])
         vectors = np.asarray(store.pooled(name)[warm], np.float32)

@@ -12,7 +12,6 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.content.store_encoders import store_encoders
 from pipeline.metrics.examples import Requests, make_requests
 from pipeline.ranker.warm import LEARNED
@@ -113,7 +112,7 @@ def choose_targets(
     names = served.two_tower.schema.modalities
     if not names:
         return {}
-    content = np.asarray(store.present)[:, [MODALITIES.index(name) for name in names]].min(axis=1, initial=True)
+    content = store.present_of(names).min(axis=1, initial=True)
     content = content & (np.arange(len(content)) > 0)
     counts, rng = dataset.counts, np.random.default_rng(seed)
     half = np.median(counts[counts > 0])
@@ -174,7 +173,7 @@ def media_lines(
                 seed=section.seed,
             )  # fmt: skip
             if defended is not None:
-                present = np.asarray(store.present)[:, MODALITIES.index(modality)]
+                present = store.present_of(modality)
                 new = AttackedItems.of(dataset, store, served, np.flatnonzero(present & (dataset.counts == 0)))
                 readers = {"none": encoder, "noised": defended}
                 cost[modality] = cost_of_encoders(new, dataset, source, readers, judge, queries)

@@ -10,7 +10,6 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.features import FeatureStore
-from data.schema import MODALITIES
 from pipeline.ranker.leak_checks import check_context, check_retrieval, check_split_order
 from pipeline.ranker.lists import search_released
 from pipeline.ranker.retrieval_side import RetrievalSide
@@ -155,6 +154,5 @@ def evaluate_ranking_stage(
 
 def _content(store: FeatureStore) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The store's vectors [N + 1, F] and the items that have them, by modality."""
-    present = np.asarray(store.present)
     tables = {name: np.asarray(store.pooled(name)) for name in store.modalities}
-    return tables, {name: present[:, MODALITIES.index(name)] for name in tables}
+    return tables, {name: store.present_of(name) for name in tables}

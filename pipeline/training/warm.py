@@ -13,7 +13,6 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.histories import Histories
-from data.schema import MODALITIES
 from pipeline.settings.config import RetrievalConfig
 from pipeline.settings.job import JobSection
 from pipeline.stage import StageError
@@ -170,7 +169,7 @@ def content_guess(
     guess = np.repeat(mean[None], len(wanted), axis=0)
     if not modalities or not len(known):
         return guess
-    present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in modalities]]
+    present = store.present_of(modalities)
     tables = {name: store.table(name) for name in modalities}
     frames = {name: count for name, count in store.frames.items() if name in modalities}
     learned = known[present[known].any(axis=1)]

@@ -18,7 +18,6 @@ from data.dataset import Dataset
 from data.features import FeatureStore
 from data.ingest import IngestOptions, ingest
 from data.media import read_media
-from data.schema import MODALITIES
 from data.world import WorldConfig, generate_world
 from pipeline.content.encode import encode
 from serving.client.recommender import NewItem
@@ -65,8 +64,7 @@ class RawStack:
 
     @property
     def present(self) -> np.ndarray:
-        columns = [MODALITIES.index(name) for name in self.store.modalities]
-        return np.asarray(self.store.present)[1:, columns]
+        return self.store.present_of(self.store.modalities)[1:]
 
 
 @functools.cache
@@ -84,7 +82,7 @@ def raw_stack() -> RawStack:
     store = encode(world, dataset, folder / "encode", specs(), folder / "store", **options)
     keras.utils.set_random_seed(3)
     two_tower = TwoTower(dataset.schema.with_modalities(store.widths), TowerConfig(width=WIDTH))
-    present = np.asarray(store.present)[:, [MODALITIES.index(name) for name in store.modalities]]
+    present = store.present_of(store.modalities)
     tables = {name: np.asarray(store.table(name), np.float32) for name in store.modalities}
     for column, name in enumerate(store.modalities):
         two_tower.item_tower.projections[name].adapt(tables[name], present[:, column])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from data.histories import Histories
-from data.schema import MODALITIES
 from pipeline.settings.job import JobSection
 from pipeline.stage import StageError
 from pipeline.training.warm import WarmTowers, content_guess, copy_variables
@@ -38,11 +37,10 @@ def test_four_weeks_of_nights_come_back_to_every_event_whatever_its_age():
 
 def test_a_guess_by_content_reads_the_known_rows_and_those_asked_for():
     rng = np.random.default_rng(0)
-    values, present = rng.normal(size=(500, 3)).astype(np.float16), np.zeros((500, len(MODALITIES)), bool)
-    present[:, MODALITIES.index("text")] = True
+    values = rng.normal(size=(500, 3)).astype(np.float16)
     vectors = (values.astype(np.float64) @ rng.normal(size=(3, 2))).astype(np.float32)
     table = Table(values)
-    store = SimpleNamespace(present=present, table={"text": table}.get, frames={})
+    store = SimpleNamespace(present_of=lambda names: np.ones((500, 1), bool), table={"text": table}.get, frames={})
     wanted = np.array([7, 450, 8])
     guess = content_guess(vectors, np.arange(100, 400), wanted, store, ("text",))
     assert table.read == 300 + 3
