@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from data.columns import BAD_ID_CHARACTERS, MAX_ID_BYTES
-from data.schema import UNKNOWN_ROW
 from data.validation import DatasetError
 
 
@@ -24,8 +23,8 @@ class Vocabulary:
 
     Example:
         >>> vocabulary = Vocabulary(["b", "a"])
-        >>> vocabulary.rows(["a", "never seen"]).tolist(), vocabulary.id_of(1), len(vocabulary)
-        ([2, 0], 'b', 3)
+        >>> vocabulary.rows(["a", "never seen"]).tolist(), len(vocabulary)
+        ([2, 0], 3)
     """
 
     def __init__(self, ids: Sequence[str] | np.ndarray) -> None:
@@ -56,10 +55,6 @@ class Vocabulary:
         """int32 [B]: the row of each id, 0 for an unknown one."""
         wanted = pd.Index(np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=object), dtype=object)
         return (self._index.get_indexer(wanted) + 1).astype(np.int32)
-
-    def id_of(self, row: int) -> str:
-        """The id of one row; "" for row 0."""
-        return "" if row == UNKNOWN_ROW else str(self._index[row - 1])
 
     def to_array(self) -> np.ndarray:
         """Ids of all rows, dtype object [N+1]; row 0 is ""."""

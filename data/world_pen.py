@@ -86,18 +86,18 @@ class Pen:
         return [(float(x), float(y)) for x, y in np.asarray(points) @ self._matrix + self._centre]
 
 
-def draw_palette(rng: np.random.Generator, count: int = 7) -> list[Colour]:
-    """Colours of any hue; the first two, paper and ink, differ in lightness by at least 0.35 of the range.
+def draw_palette(rng: np.random.Generator) -> list[Colour]:
+    """Seven colours of any hue; the first two, paper and ink, differ in lightness by at least 0.35 of the range.
 
     Example:
         >>> len(draw_palette(np.random.default_rng(0)))
         7
     """
-    lights = rng.uniform(0.1, 0.9, count)
+    lights = rng.uniform(0.1, 0.9, 7)
     if abs(lights[INK] - lights[PAPER]) < 0.35:
         lights[INK] = (lights[PAPER] + 0.5) % 1
-    hues = (rng.random() + rng.choice([0.08, 0.5, 1.0]) * rng.random(count)) % 1
-    tints = rng.uniform(0.05, 1.0, count) * rng.choice([0.4, 1.0])
+    hues = (rng.random() + rng.choice([0.08, 0.5, 1.0]) * rng.random(7)) % 1
+    tints = rng.uniform(0.05, 1.0, 7) * rng.choice([0.4, 1.0])
     colours = []
     for hue, light, tint in zip(hues, lights, tints, strict=True):
         red, green, blue = colorsys.hls_to_rgb(hue, light, tint)

@@ -8,7 +8,6 @@ VIRTUES = ("lasting", "comfort", "lightness", "easy care", "gift", "nature")
 """What a good is praised or blamed for: the factor that only reviews and the material tell."""
 MATERIALS = ("steel", "wool", "nylon", "silicone", "velvet", "bamboo")
 """The material that goes with each virtue more often than not."""
-MOODS = ("disappointed", "so-so", "happy")
 
 _GOOD = (
     (
@@ -126,5 +125,5 @@ def write_review(virtue: int, stars: int, chinese: bool, rng: np.random.Generato
 
 
 def mood_of(stars: int) -> int:
-    """Index in `MOODS`: 1 and 2 stars disappoint, 3 is so-so, 4 and 5 make happy."""
+    """0 = disappointed, by 1 and 2 stars; 1 = so-so, by 3; 2 = happy, by 4 and 5."""
     return 0 if stars <= 2 else 1 if stars == 3 else 2

@@ -38,8 +38,8 @@ def freshness(age_days: Any, dated: Any, days: Any, *, ops: Any = keras_ops) -> 
     return ops.exp(-ops.maximum(age_days, 0.0) / days) * ops.cast(dated, "float32")
 
 
-def popularity_buckets(counts: np.ndarray, head: float = HEAD_SHARE, tail: float = TAIL_SHARE) -> np.ndarray:
-    """Each item's bucket: the most popular items that make up `head` of all events, the rarest that make up `tail`.
+def popularity_buckets(counts: np.ndarray) -> np.ndarray:
+    """Each item's bucket: the most popular items that make up a fifth of all events, the rarest that make up another.
 
     Abdollahpouri et al. (2019), https://arxiv.org/abs/1907.13286.
 
@@ -59,7 +59,7 @@ def popularity_buckets(counts: np.ndarray, head: float = HEAD_SHARE, tail: float
     total = max(counts.sum(), 1.0)
     bucket = np.empty(len(counts), np.int32)
     # By the events before an item, so that the most popular one is popular however much it has.
-    bucket[order] = np.where(before < head * total, 0, np.where(before < (1 - tail) * total, 1, 2))
+    bucket[order] = np.where(before < HEAD_SHARE * total, 0, np.where(before < (1 - TAIL_SHARE) * total, 1, 2))
     return np.where(counts > 0, bucket, BUCKETS - 1).astype(np.int32)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from keras import ops
 
 METHODS = ("leave_one_out", "integrated_gradients")
+STEPS = 4
+"""P, of the path from the reference to the features as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +27,13 @@ class AttributionPlan:
     weights: np.ndarray
 
 
-def attribution_plan(method: str, groups: int, steps: int = 4) -> AttributionPlan:
+def attribution_plan(method: str, groups: int) -> AttributionPlan:
     """The plan of one method. With f(m) the score under a mask m, 1 all groups as they are, and e_g one group alone:
 
         leave_one_out:         c_g = f(1) - f(1 - e_g)                                        G + 1 masks
         integrated_gradients:  c_g = integral over a in [0, 1] of df/dm_g at m = a 1          2 G P masks
 
-    The integral is taken by the midpoint rule over P steps, the derivative by a central difference half a step wide, so
+    The integral is taken by the midpoint rule over P = 4 steps, the derivative by a central difference half a step wide, so
     that no gradient is needed inside a served graph. Its contributions sum to f(1) - f(0) up to the error of the rule.
     Where f is additive over groups, both give each group's own term, exactly.
 
@@ -40,10 +42,10 @@ def attribution_plan(method: str, groups: int, steps: int = 4) -> AttributionPla
     of groups it is the same integral, summed a group at a time).
 
     Args:
-        method: one of `METHODS`. groups: G, at least 1. steps: P.
+        method: one of `METHODS`. groups: G, at least 1.
 
     Raises:
-        ValueError: for another method, no group or no step.
+        ValueError: for another method, or no group.
 
     Example:
         >>> plan = attribution_plan("leave_one_out", 2)
@@ -52,8 +54,8 @@ def attribution_plan(method: str, groups: int, steps: int = 4) -> AttributionPla
         >>> (plan.weights @ np.array([5.0, 2.0, 4.0])).tolist()  # f(1) = 5, without the first 2, without the second 4
         [3.0, 1.0]
     """
-    if groups < 1 or steps < 1:
-        raise ValueError(f"groups and steps must be at least 1, received {groups} and {steps}")
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1, received {groups}")
     one = np.eye(groups, dtype=np.float32)
     if method == "leave_one_out":
         return AttributionPlan(
@@ -61,9 +63,9 @@ def attribution_plan(method: str, groups: int, steps: int = 4) -> AttributionPla
             np.concatenate([np.ones((groups, 1), np.float32), -one], axis=1),
         )
     if method == "integrated_gradients":
-        middles = (np.arange(steps, dtype=np.float32) + 0.5) / steps
-        signs = np.broadcast_to(np.stack([one, -one]), (steps, 2, groups, groups))
-        masks = middles[:, None, None, None] + signs * np.float32(0.5 / steps)
+        middles = (np.arange(STEPS, dtype=np.float32) + 0.5) / STEPS
+        signs = np.broadcast_to(np.stack([one, -one]), (STEPS, 2, groups, groups))
+        masks = middles[:, None, None, None] + signs * np.float32(0.5 / STEPS)
         # The mean over P steps of differences over a width of 1 / P: their plain sum.
         return AttributionPlan(masks.reshape(-1, groups), np.ascontiguousarray(signs.reshape(-1, groups).T))
     raise ValueError(f"method must be one of {METHODS}, received {method!r}")

@@ -67,7 +67,7 @@ def best_kind(logits: np.ndarray, labels: np.ndarray, users: np.ndarray) -> str:
     return min(KINDS, key=lambda kind: losses[kind])
 
 
-def fit_platt(logits: np.ndarray, labels: np.ndarray, iterations: int = 50) -> dict:
+def fit_platt(logits: np.ndarray, labels: np.ndarray) -> dict:
     """Maximum likelihood of p = sigmoid(a s + b) by Newton's method, with a >= `MINIMUM_SLOPE` so that order is kept.
 
     Labels are smoothed to (P + 1) / (P + 2) and 1 / (Q + 2) for P positives and Q negatives, so that one class alone
@@ -84,7 +84,7 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, iterations: int = 50) -> d
 
     slope, intercept = 1.0, 0.0
     value = negative_log_likelihood(slope, intercept)
-    for _ in range(iterations):
+    for _ in range(50):
         probability = 0.5 * (1 + np.tanh((slope * logits + intercept) / 2))
         weight = probability * (1 - probability)
         error = probability - smoothed

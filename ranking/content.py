@@ -11,19 +11,22 @@ from keras import ops
 from ranking.config import RankerSpec, RankingConfig
 from ranking.tables import ContentTable
 
+SAMPLE = 20_000
+"""Rows of a table by which it is centred and whitened."""
 
-def sampled_mean(table: np.ndarray, present: np.ndarray, seed: int, sample: int = 20_000):
+
+def sampled_mean(table: np.ndarray, present: np.ndarray, seed: int):
     """Some rows of a content table, and their mean, by which they are centred.
 
     Args:
-        table: [N + 1, F]. present: bool [N + 1]. seed: of the sample. sample: rows looked at.
+        table: [N + 1, F]. present: bool [N + 1]. seed: of the sample.
 
     Returns:
         rows f64 [R, F], mean f64 [F]; zeros where fewer than two rows are present.
     """
     rows = np.flatnonzero(present)
-    if len(rows) > sample:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
+    if len(rows) > SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, SAMPLE, replace=False))
     values = np.asarray(table[rows], np.float32).astype(np.float64)
     return values, values.mean(axis=0) if len(rows) > 1 else np.zeros(table.shape[1])
 

@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 from keras import ops as keras_ops
 
+from ranking.adjustments import score_range
+from ranking.array_ops import numpy_ops
+
 STEPS = 40
 """Of a bisection; the boost is then known to 1e-12 of its range."""
+GREATEST_BOOST = 10.0
+"""Boosts looked at, in units of each request's range of scores."""
+FLOOR_STEPS = 8
+"""Of a bisection of floors."""
 
 
 def discounts(k: int) -> np.ndarray:
@@ -51,7 +58,7 @@ def least_protected(share: Any, significance: Any, k: Any, *, ops: Any = keras_o
 
 
 def find_group_boost(
-    scores: np.ndarray, kept: np.ndarray, protected: np.ndarray, share: float, k: int, greatest: float = 10.0
+    scores: np.ndarray, kept: np.ndarray, protected: np.ndarray, share: float, k: int
 ) -> float:
     """The least boost at which a group gets a share of the exposure of all first k places together.
 
@@ -62,9 +69,8 @@ def find_group_boost(
 
     Args:
         scores: [Q, K]. kept: bool [Q, K]. protected: bool [Q, K]. share: in [0, 1]. k: places of a page.
-        greatest: boosts looked at, in units of each request's range of scores.
 
-    Returns: the boost, in units of a request's range of scores; `greatest` where even that is not enough.
+    Returns: the boost, in units of a request's range of scores; `GREATEST_BOOST` where even that is not enough.
 
     Raises:
         ValueError: share out of bounds.
@@ -73,7 +79,7 @@ def find_group_boost(
         raise ValueError(f"share: must lie in [0, 1], received {share}; it is a share of the exposure")
     if exposure_share(scores, kept, protected, k, 0.0) >= share:
         return 0.0
-    low, high = 0.0, greatest
+    low, high = 0.0, GREATEST_BOOST
     for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (low, middle) if exposure_share(scores, kept, protected, k, middle) >= share else (middle, high)
@@ -82,19 +88,14 @@ def find_group_boost(
 
 def exposure_share(scores: np.ndarray, kept: np.ndarray, protected: np.ndarray, k: int, boost: float) -> float:
     """Share of the exposure of all first k places that a group gets when it is boosted; NaN where nothing is shown."""
-    best, worst = (
-        np.where(kept, scores, -np.inf).max(axis=1, keepdims=True),
-        np.where(kept, scores, np.inf).min(axis=1, keepdims=True),
-    )
-    spread = np.where(kept.any(axis=1, keepdims=True), best - worst, 0.0)
-    boosted = np.where(kept, scores + boost * spread * protected, -np.inf)
+    boosted = np.where(kept, scores + boost * score_range(scores, kept, ops=numpy_ops) * protected, -np.inf)
     order = np.argsort(-boosted, axis=1, kind="stable")[:, :k]
     shown = np.take_along_axis(kept, order, axis=1) * discounts(order.shape[1])
     total = shown.sum()
     return float((shown * np.take_along_axis(protected, order, axis=1)).sum() / total) if total else float("nan")
 
 
-def find_floor(share_at: Callable[[float], float], target: float, steps: int = 8) -> float:
+def find_floor(share_at: Callable[[float], float], target: float) -> float:
     """The floor whose share of exposure comes nearest to a target, 0 where there is enough without one.
 
     A floor lifts the pages below it and leaves the others as they are, so the share of all pages together rises above the
@@ -102,7 +103,6 @@ def find_floor(share_at: Callable[[float], float], target: float, steps: int = 8
 
     Args:
         share_at: the share that pages have under a floor (`group_share`), rising with it. target: in [0, 1].
-        steps: of a bisection.
 
     Example:
         >>> find_floor(lambda floor: max(0.3, 0.2 + floor / 2), target=0.4)
@@ -112,7 +112,7 @@ def find_floor(share_at: Callable[[float], float], target: float, steps: int = 8
     if not before < target:
         return 0.0
     low, high, shares = 0.0, 1.0, {0.0: before, 1.0: share_at(1.0)}
-    for _ in range(steps):
+    for _ in range(FLOOR_STEPS):
         middle = (low + high) / 2
         shares[middle] = share_at(middle)
         low, high = (low, middle) if shares[middle] >= target else (middle, high)

@@ -38,7 +38,6 @@ class LocalServer:
         monitoring_config: a monitoring config; without one there is no metrics page.
         poll_seconds: how often base paths are scanned for new versions.
         watch_config: also put the models.config in force again when the file changes.
-        threads: requests answered at the same time on each port; None = four a core.
 
     Attributes:
         grpc_port: the gRPC port, known after `start`.
@@ -61,14 +60,12 @@ class LocalServer:
         monitoring_config: Path | None = None,
         poll_seconds: float = 1.0,
         watch_config: bool = False,
-        threads: int | None = None,
     ) -> None:
         self.host = host
         self.grpc_port = grpc_port
         self.rest_port = rest_port
         self.manager = ModelManager(Path(models_config), poll_seconds=poll_seconds, watch_config=watch_config)
         self._monitoring_config = monitoring_config
-        self._threads = threads or 4 * (os.cpu_count() or 1)
 
     @property
     def target(self) -> str:
@@ -84,12 +81,13 @@ class LocalServer:
         """Loads the models, then opens both ports."""
         metrics_path = read_monitoring_config(self._monitoring_config) if self._monitoring_config else None
         metrics = ServerMetrics() if metrics_path else None
+        threads = 4 * (os.cpu_count() or 1)  # requests answered at the same time on each port
         try:
             self.manager.start()
-            self._grpc, self.grpc_port = start_grpc(self.manager, self.host, self.grpc_port, metrics, self._threads)
+            self._grpc, self.grpc_port = start_grpc(self.manager, self.host, self.grpc_port, metrics, threads)
             try:
                 api = RestApi(self.manager, metrics, metrics_path)
-                self._rest = RestServer(api, self.host, self.rest_port, self._threads)
+                self._rest = RestServer(api, self.host, self.rest_port, threads)
                 self._rest.start()
             except BaseException:
                 self._grpc.stop(None)
@@ -116,30 +114,8 @@ class LocalServer:
         self.stop()
 
 
-def serve(
-    models_config: Path,
-    grpc_port: int = GRPC_PORT,
-    rest_port: int = REST_PORT,
-    host: str = "127.0.0.1",
-    *,
-    monitoring_config: Path | None = None,
-    watch_config: bool = True,
-) -> None:
-    """Serves until SIGINT or SIGTERM. Must be called in the main thread."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with LocalServer(
-        models_config, grpc_port, rest_port, host, monitoring_config=monitoring_config, watch_config=watch_config
-    ) as server:
-        print(
-            f"Serving {', '.join(server.manager.names)}: gRPC {server.target}, REST {server.url}/v1/models", flush=True
-        )
-        stop.wait()
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses the command line and serves."""
+    """Parses the command line and serves until SIGINT or SIGTERM. Must be called in the main thread."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.local", description="Serve a models.config over gRPC and REST."
     )
@@ -152,13 +128,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--monitoring-config", type=Path, help="monitoring config; switches the metrics page on")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    serve(
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with LocalServer(
         options.models_config,
         options.port,
         options.rest_port,
         options.host,
         monitoring_config=options.monitoring_config,
-    )
+        watch_config=True,
+    ) as server:
+        names = ", ".join(server.manager.names)
+        print(f"Serving {names}: gRPC {server.target}, REST {server.url}/v1/models", flush=True)
+        stop.wait()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ class AudioEmbedderEncoder:
     Args:
         preset: keras-hub preset name or folder (`whisper_tiny_multi`, `moonshine_tiny_en`); options may follow it, as in
             `whisper_base_multi?seconds=30`. Whisper was trained on windows of 30 s; shorter ones cost less in proportion.
-        name: what a configuration calls it; `keras_hub:<preset>` by default.
 
     Attributes:
         model: Keras model over `tensors`. converter: the preset's own samples to features.
@@ -45,9 +44,9 @@ class AudioEmbedderEncoder:
 
     modality = "audio"
 
-    def __init__(self, preset: str, *, name: str | None = None) -> None:
+    def __init__(self, preset: str) -> None:
         folder, seconds, kind, settings = _read(preset)
-        self.name, self.fingerprint = name or f"keras_hub:{preset}", _digest(folder, seconds)
+        self.name, self.fingerprint = f"keras_hub:{preset}", _digest(folder, seconds)
         self.size, self.width = seconds * RATE, int(settings["hidden_dim"])
         self._whisper = kind == "WhisperBackbone"
         try:

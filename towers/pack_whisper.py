@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from towers.log_mel import RATE, mel_matrix, power_frames, real_length
-from towers.model_batches import compiled, predict
+from towers.model_batches import compiled
 from towers.pack import PackEncoder
 from towers.pack_cache import Arrays, converted_weights
 from towers.pack_ct2_file import read_ct2_file
@@ -75,10 +75,6 @@ class WhisperEncoder(PackEncoder):
         starts = np.arange(0, self.size, STATE, dtype=np.int32)
         real = ops.cast(starts < real_length(samples)[:, None], "float32")
         return {"encoder_features": (ops.maximum(level, loudest - 8.0) + 4.0) / 4.0, "real": real}
-
-    def encode(self, batch: np.ndarray) -> np.ndarray:
-        """float32 [B, 80000] -> float32 [B, 384]."""
-        return predict(self.model, self.tensors(batch), self.batch_size)
 
 
 def _convert(path: Path) -> Arrays:

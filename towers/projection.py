@@ -8,6 +8,9 @@ from keras import ops
 
 from towers.augmentation import FeatureNoise
 
+SAMPLE = 50_000
+"""Rows of a table by which it is whitened."""
+
 
 @keras.saving.register_keras_serializable("triptych")
 class ModalityProjection(keras.layers.Layer):
@@ -112,7 +115,7 @@ def standardisation(rows, rank: int):
     return values.mean(axis=0), scale.astype(np.float32)
 
 
-def principal_whitening(rows, rank: int, *, sample: int = 50_000, seed: int = 0):
+def principal_whitening(rows, rank: int):
     """Mean and projection to the leading principal components, each with the same variance, 1 in all together.
 
     Formula: with `cov(x) = V diag(v) V'`, largest first, `P = V_R diag(1 / sqrt(R (v_r + eps)))`, eps a thousandth of
@@ -121,7 +124,7 @@ def principal_whitening(rows, rank: int, *, sample: int = 50_000, seed: int = 0)
     leading components a linear projection generalises to items that it has not seen.
 
     Args:
-        rows: [N, F], the present ones only. rank: R, at most F. sample: rows looked at; seed: of the sample.
+        rows: [N, F], the present ones only. rank: R, at most F.
 
     Returns: mean [F], projection [F, R], float32 NumPy; components that the rows do not have are zeros.
 
@@ -131,8 +134,8 @@ def principal_whitening(rows, rank: int, *, sample: int = 50_000, seed: int = 0)
         ([1.0, 2.0], [[1.0], [0.0]])
     """
     width = rows.shape[1]
-    if len(rows) > sample:
-        rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), sample, replace=False))]
+    if len(rows) > SAMPLE:
+        rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False))]
     if not len(rows):
         return np.zeros(width, np.float32), np.eye(width, rank, dtype=np.float32)
     values = np.asarray(rows, np.float64)

@@ -16,6 +16,9 @@ from towers.side_step import side_loss
 from towers.sparse_rows import LARGE_TABLE, SparseRows, train_rows, train_rows_of_state
 from towers.two_tower import TwoTower
 
+BLOCK = 8192
+"""Items embedded at a time."""
+
 
 class RetrievalTask(keras.Model):
     """Two towers plus the tables that a batch of integers is looked up in.
@@ -182,12 +185,12 @@ class RetrievalTask(keras.Model):
             # A settings' seed times what keeps runs apart passes 32 bits from 42,949 on.
             generator.state.assign(np.array([seed % 2**32, number], dtype="uint32"))
 
-    def all_item_embeddings(self, block: int = 8192) -> np.ndarray:
+    def all_item_embeddings(self) -> np.ndarray:
         """Embeddings of the whole catalogue, row 0 zeros. [N + 1, D] float32."""
         rows = np.arange(self.two_tower.schema.item_rows, dtype=np.int32)
         parts = [
-            ops.convert_to_numpy(self.embed_items(ops.convert_to_tensor(rows[start : start + block])))
-            for start in range(0, len(rows), block)
+            ops.convert_to_numpy(self.embed_items(ops.convert_to_tensor(rows[start : start + BLOCK])))
+            for start in range(0, len(rows), BLOCK)
         ]
         embeddings = np.concatenate(parts).astype(np.float32)
         embeddings[0] = 0.0

@@ -38,11 +38,7 @@ class TextEmbedderEncoder:
         preset: keras-hub preset name, or a folder in its or in the Hugging Face format; options may follow it, as in
             `multilingual_e5_small?tokens=128&pooling=mean&prefix=passage: `. Without `prefix`, names of the E5 and
             EmbeddingGemma families bring theirs.
-        name: what a configuration calls it; `keras_hub:<preset>` by default.
-        sequence_length: tokens kept of a text, unless the options say; joint backbones keep their own number.
         batch_size: texts of one forward pass.
-        jit_compile: compile by XLA. Measured on two cores with MiniLM: 15 to 20 % faster, but 2 to 3 s a length to
-            compile, which pays off beyond about 7,000 texts a length; so off by default.
 
     Attributes:
         model: Keras model over `tensors`. preprocessor: strings to tokens. prefix: put before every text.
@@ -56,21 +52,13 @@ class TextEmbedderEncoder:
 
     modality = "text"
 
-    def __init__(
-        self,
-        preset: str,
-        *,
-        name: str | None = None,
-        sequence_length: int = TOKENS,
-        batch_size: int = 64,
-        jit_compile: bool = False,
-    ) -> None:
+    def __init__(self, preset: str, *, batch_size: int = 64) -> None:
         folder, options, self.prefix = _read(preset)
-        self.name, self.batch_size = name or f"keras_hub:{preset}", batch_size
-        self.fingerprint = _digest(folder, options, self.prefix, sequence_length)
+        self.name, self.batch_size = f"keras_hub:{preset}", batch_size
+        self.fingerprint = _digest(folder, options, self.prefix)
         kind, _ = preset_kind(folder)
         self._trim = not is_joint(kind)
-        length = whole_number(options, "tokens", sequence_length, 8, 8192)
+        length = whole_number(options, "tokens", TOKENS, 8, 8192)
         pooling = one_of(options, "pooling", POOLINGS)
         try:
             if is_joint(kind):
@@ -84,7 +72,8 @@ class TextEmbedderEncoder:
                 f"preset: must hold a text backbone and its tokenizer, {preset!r} holds {kind} "
                 f"({why(error)})"
             ) from error
-        self.model.compile(jit_compile=jit_compile)
+        # By XLA MiniLM is 15 to 20 % faster on two cores, but every length takes 2 to 3 s to compile, as long as 7,000 texts.
+        self.model.compile(jit_compile=False)
         self.width = int(self.model.output_shape[-1])
         self.size = 20 * length  # characters: more than the tokens can use in spaced scripts
 
@@ -93,7 +82,7 @@ class TextEmbedderEncoder:
         """The encoder's facts without building it, except for the width of a backbone whose config has none."""
         folder, options, prefix = _read(preset)
         kind, settings = preset_kind(folder)
-        digest = _digest(folder, options, prefix, TOKENS)
+        digest = _digest(folder, options, prefix)
         width, length = _width(kind, settings), whole_number(options, "tokens", TOKENS, 8, 8192)
         if width is None or is_joint(kind):
 
@@ -131,8 +120,8 @@ def _read(preset: str) -> tuple[Path, dict[str, str], str]:
     return folder, options, options.get("prefix", known)
 
 
-def _digest(folder: Path, options: dict[str, str], prefix: str, length: int) -> str:
-    tokens, pooling = whole_number(options, "tokens", length, 8, 8192), one_of(options, "pooling", POOLINGS)
+def _digest(folder: Path, options: dict[str, str], prefix: str) -> str:
+    tokens, pooling = whole_number(options, "tokens", TOKENS, 8, 8192), one_of(options, "pooling", POOLINGS)
     return fingerprint("text", VERSION, tokens, pooling, prefix, files=preset_files(folder))
 
 

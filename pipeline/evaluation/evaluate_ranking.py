@@ -74,7 +74,7 @@ def evaluate_ranking(
     if (domains := domain_groups(dataset)) is not None:
         groups["domain"] = domains
     segments = find_segments(dataset, requests.users, known_splits, groups)
-    targets = task_targets(dataset, requests, "test")
+    targets = task_targets(dataset, requests)
     fold = retrieve_fold(
         dataset, "test", query_fn, search_fn, config, known_splits=known_splits, query_history=query_history
     )

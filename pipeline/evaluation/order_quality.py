@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import Dataset
-from data.schema import SPLIT_CODES
+from data.schema import TEST
 from pipeline.metrics.bootstrap import bootstrap_means
 from pipeline.metrics.examples import Requests
 from pipeline.metrics.interactions import Interactions
@@ -22,13 +22,13 @@ TASKS = ("click", "like", "purchase")
 """Heads whose positive label says that somebody wanted the item."""
 
 
-def task_targets(dataset: Dataset, requests: Requests, split: str) -> dict[str, Interactions]:
-    """What the users of the requests wanted, by task: everything held out for `click`, and that of each kind.
+def task_targets(dataset: Dataset, requests: Requests) -> dict[str, Interactions]:
+    """What the users of requests of the test split wanted, by task: everything held out for `click`, and that of each kind.
 
     A task that fewer than `MINIMUM_USERS` have targets of is left out.
     """
     relevant, width = requests.relevant, dataset.schema.item_rows
-    found, inside = {"click": relevant}, dataset.events["split"].to_numpy() == SPLIT_CODES[split]
+    found, inside = {"click": relevant}, dataset.events["split"].to_numpy() == TEST
     user, item = (dataset.events[name].to_numpy() for name in ("user", "item"))
     for task, label in event_labels(dataset).items():
         if task not in TASKS or task in found:

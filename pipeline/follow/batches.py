@@ -25,7 +25,6 @@ class EventBatches:
 
     Args:
         batch: events. max_staleness, look: seconds; between two looks at the log at most `look`.
-        known: ids of events that were taken before.
 
     Example:
         >>> batches = EventBatches(batch=2, max_staleness=30.0, look=1.0)
@@ -37,14 +36,14 @@ class EventBatches:
         (['a'], False)
     """
 
-    def __init__(self, batch: int, max_staleness: float, look: float = 1.0, known: Iterable[str] = ()) -> None:
+    def __init__(self, batch: int, max_staleness: float, look: float = 1.0) -> None:
         if batch < 1 or max_staleness <= 3 * look:
             raise ValueError(
                 f"batch, max_staleness: must be at least 1, and more than three looks of {look:g} s; received {batch} and "
                 f"{max_staleness:g}"
             )
         self.batch, self.max_staleness, self.look = batch, max_staleness, look
-        self.known = set(known)
+        self.known: set[str] = set()
         self.waiting: list[Event] = []
         self.late = 0
         self._took: collections.deque[float] = collections.deque([FIRST_GUESS], maxlen=REMEMBERED)

@@ -36,9 +36,9 @@ class Followed:
         out: run folder. servers: "host:port" of gRPC ports that are waited for, see `serving.releases.promotion`.
     """
 
-    def __init__(self, out: Path, servers: Sequence[str] = (), timeout: float = SERVER_SECONDS) -> None:
+    def __init__(self, out: Path, servers: Sequence[str] = ()) -> None:
         self.releases, self.folder = out / "releases", out / FOLLOWED
-        self._servers, self._timeout = list(servers), timeout
+        self._servers = list(servers)
 
     def publish(self, base: Base, update: int, values: Mapping[str, np.ndarray], events: str) -> int:
         """Publishes an update, and makes it stable; update 0 without values is the release itself. Returns: its number.
@@ -95,9 +95,9 @@ class Followed:
 
         models = release_models(self.folder, version)
         if label:
-            wait_until_loaded(self._servers, models, version, self._timeout)
+            wait_until_loaded(self._servers, models, version, SERVER_SECONDS)
         else:
-            wait_until_labelled(self._servers, models, "stable", version, self._timeout)
+            wait_until_labelled(self._servers, models, "stable", version, SERVER_SECONDS)
 
     def clear_up(self) -> None:
         """Removes followed releases that are neither labelled nor among the newest."""

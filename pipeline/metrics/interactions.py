@@ -116,17 +116,6 @@ class Interactions:
         offsets = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)[self.offsets]
         return Interactions(offsets, self.rows[mask])
 
-    def union(self, other: Interactions) -> Interactions:
-        """Per user, the items of either: for instance train and validation, masked together at test.
-
-        >>> Interactions.from_lists([[3], [2]]).union(Interactions.from_lists([[1, 3], []])).rows.tolist()
-        [1, 3, 2]
-        """
-        if len(self) != len(other):
-            raise ValueError(f"other: must cover the same {len(self)} user rows, received {len(other)}")
-        users, rows = np.concatenate([self.users, other.users]), np.concatenate([self.rows, other.rows])
-        return Interactions.from_pairs(users, rows, len(self))
-
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

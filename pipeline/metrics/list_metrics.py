@@ -100,8 +100,8 @@ def intra_list_diversity(ranked: ArrayLike, vectors: ArrayLike, k: int | None = 
     return np.concatenate(parts)
 
 
-def intra_list_distance(ranked: ArrayLike, tokens: ArrayLike, k: int | None = None) -> NDArray[np.float64]:
-    """Mean over all pairs of a user's first k of 1 − the cosine of the modality in which the two are most alike.
+def intra_list_distance(ranked: ArrayLike, tokens: ArrayLike) -> NDArray[np.float64]:
+    """Mean over all pairs of a user's items of 1 − the cosine of the modality in which the two are most alike.
 
     Ten covers that look the same are one thing shown ten times, whatever their titles say. A modality that an item lacks
     counts as unlike; items without any are left out, and a list with fewer than two others is NaN.
@@ -113,7 +113,7 @@ def intra_list_distance(ranked: ArrayLike, tokens: ArrayLike, k: int | None = No
         >>> intra_list_distance([[1, 2]], [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[1, 0], [0, 1]]]).tolist()
         [0.0]
     """
-    rows, table = np.asarray(ranked, dtype=np.int64)[:, :k], np.asarray(tokens, dtype=np.float32)
+    rows, table = np.asarray(ranked, dtype=np.int64), np.asarray(tokens, dtype=np.float32)
     parts = [np.zeros(0)]
     for start in range(0, len(rows), BLOCK_USERS):
         block = rows[start : start + BLOCK_USERS]

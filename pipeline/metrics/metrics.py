@@ -170,6 +170,11 @@ def mean_over_users(values: ArrayLike) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
+def mean_or_none(values: ArrayLike) -> float | None:
+    """Mean of the defined values for a report; None when there are none."""
+    return None if np.isnan(values).all() else mean_over_users(values)
+
+
 def _first_k(ranked: ArrayLike, relevant: Relevant, k: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Hits in the first k [B, k] and the number of relevant items [B]."""
     depth = np.shape(ranked)[1]

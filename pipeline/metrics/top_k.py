@@ -7,7 +7,7 @@ masked, row 0 is never returned, and equal scores are ordered by row, so the sam
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -74,21 +74,6 @@ def top_k(
 
     for_each_block(work, _blocks(len(user_rows), block, k), threads)
     return rows, scores
-
-
-def stream_top_k(
-    score_block: ScoreBlock,
-    users: ArrayLike,
-    seen: Interactions | None,
-    k: int,
-    *,
-    block: int = BLOCK,
-    allowed: NDArray[np.bool_] | None = None,
-) -> Iterator[tuple[slice, NDArray[np.int32], NDArray[np.float32]]]:
-    """`top_k` one block at a time, for outputs too large to keep: yields (slice into users, rows [b, k], scores [b, k])."""
-    user_rows = np.asarray(users, dtype=np.int64)
-    for part in _blocks(len(user_rows), block, k):
-        yield part, *select_top_k(masked_scores(score_block, part, user_rows, seen, allowed), k)
 
 
 def for_each_block(work: Callable[[slice], None], parts: list[slice], threads: int | None = None) -> None:

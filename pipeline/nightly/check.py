@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-GO, WARN, STOP = "go", "warn", "stop"
+WARN, STOP = "warn", "stop"
 Verdict = Literal["go", "warn", "stop"]
 
 

@@ -43,7 +43,7 @@ def chance_stability(expected: ArrayLike, actual: ArrayLike, deviations: float =
     return float((freedom + deviations * np.sqrt(2 * freedom)) * scale)
 
 
-def counts_of(expected: ArrayLike, actual: ArrayLike, bins: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def counts_of(expected: ArrayLike, actual: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Counts of two samples of numbers in the deciles of the first; NaN has a bin of its own, the last.
 
     Example:
@@ -53,7 +53,7 @@ def counts_of(expected: ArrayLike, actual: ArrayLike, bins: int = 10) -> tuple[n
     """
     one, other = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
     known = one[~np.isnan(one)]
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1])) if known.size else np.zeros(0)
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, 11)[1:-1])) if known.size else np.zeros(0)
     found = []
     for values in (one, other):
         there = ~np.isnan(values)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data.dataset import Dataset
 from pipeline.metrics.bootstrap import bootstrap_means
+from pipeline.metrics.metrics import mean_or_none
 from pipeline.metrics.segments import MINIMUM_USERS
 from pipeline.nightly.gate_contestants import candidate_of, current_of
 from pipeline.nightly.gate_judge import judge, rows_shared
@@ -33,7 +34,7 @@ def judge_job(
     out: Path,
     config: Config,
     progress: Progress,
-    told: Callable[[], dict[str, Any] | None] = lambda: None,
+    current_figures: Callable[[], dict[str, Any] | None] = lambda: None,
 ) -> dict[str, Any]:
     """Ask both the same and write `figures.json` into `out`.
 
@@ -47,7 +48,7 @@ def judge_job(
 
     Args:
         parent: run folder of the current release; None = there is none, and its figures are left out.
-        told: what `judge` says of the current release, where somebody has asked it already; else None.
+        current_figures: what `judge` says of the current release, where somebody has asked it already; else None.
     """
     check_retrieval(dataset, read_records(served_folder(run)), "test")
     shared = rows_shared(dataset, parent)
@@ -55,7 +56,7 @@ def judge_job(
     found = {CANDIDATE: judge(dataset, candidate_of(dataset, run, config.index.kind), config, shared)}
     progress(CURRENT, 1, 2)
     if parent is not None:
-        found[CURRENT] = told() or judge(dataset, current_of(dataset, parent), config, shared)
+        found[CURRENT] = current_figures() or judge(dataset, current_of(dataset, parent), config, shared)
     progress(CURRENT, 2, 2)
     users = found[CANDIDATE]["users"]
     column = comparable_column(dataset, users)
@@ -84,9 +85,9 @@ def paired(found: Mapping[str, Mapping[str, Any]], part: str, seed: int) -> dict
         users = int((~np.isnan(values)).sum())
         if users < MINIMUM_USERS and part == "segments":
             continue
-        lines[name] = {CANDIDATE: mean(values), "users": users}
+        lines[name] = {CANDIDATE: mean_or_none(values), "users": users}
         if name in others:
-            lines[name] |= {CURRENT: mean(others[name]), "difference": mean(values - others[name])}
+            lines[name] |= {CURRENT: mean_or_none(others[name]), "difference": mean_or_none(values - others[name])}
     both = [name for name in lines if name in others]
     if both:
         table = np.stack([mine[name] - others[name] for name in both], axis=1)
@@ -105,16 +106,14 @@ def gap_of(segments: Mapping[str, NDArray], column: str) -> float | None:
         >>> gap_of({"age: a": np.array([0.25, np.nan]), "age: b": np.array([np.nan, 0.75]), "items: head": np.ones(2)}, "age")
         1.0
     """
-    told = [mean(values) for name, values in segments.items() if column and name.startswith(f"{column}: ")]
+    told = [mean_or_none(values) for name, values in segments.items() if column and name.startswith(f"{column}: ")]
     means = [value for value in told if value is not None]
     return (max(means) - min(means)) / max(float(np.mean(means)), 1e-12) if len(means) > 1 else None
 
 
-def gap_growth(
-    found: Mapping[str, Mapping[str, NDArray]], column: str, seed: int, resamples: int = 1000
-) -> float | None:
-    """The low end of the 95 % interval of the candidate's gap less the current one's, over resamples of the users; None where
-    there are not both. The gap of a dozen small groups moves by half on a day by chance.
+def gap_growth(found: Mapping[str, Mapping[str, NDArray]], column: str, seed: int) -> float | None:
+    """The low end of the 95 % interval of the candidate's gap less the current one's, over a thousand resamples of the users;
+    None where there are not both. The gap of a dozen small groups moves by half on a day by chance.
 
     Args:
         found: {contestant: {segment: [Q]}}.
@@ -124,15 +123,10 @@ def gap_growth(
         return None
     rng, gaps = np.random.default_rng(seed), []
     users = len(found[CANDIDATE][names[0]])
-    weights = rng.multinomial(users, np.full(users, 1 / users), size=resamples).astype(np.float64)
+    weights = rng.multinomial(users, np.full(users, 1 / users), size=1000).astype(np.float64)
     for contestant in (CANDIDATE, CURRENT):
         table = np.stack([found[contestant][name] for name in names], axis=1)
         defined = ~np.isnan(table)
         means = (weights @ np.where(defined, table, 0.0)) / np.maximum(weights @ defined, 1.0)
         gaps.append((means.max(axis=1) - means.min(axis=1)) / np.maximum(means.mean(axis=1), 1e-12))
     return float(np.quantile(gaps[0] - gaps[1], 0.025))
-
-
-def mean(values: NDArray) -> float | None:
-    """Over the users with a value; None without any."""
-    return None if np.isnan(values).all() else float(np.nanmean(values))

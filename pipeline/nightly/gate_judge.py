@@ -49,7 +49,7 @@ def judge(dataset: Dataset, contestant: Contestant, config: Config, shared: int)
     given = (requests.users, requests.history, retrieved, scores, requests.timestamps)
     told = answer(contestant.form, *given, context=requests.context)
     ranked = order_by(retrieved, told["score"])
-    targets = task_targets(dataset, requests, "test")
+    targets = task_targets(dataset, requests)
     metrics: dict[str, NDArray] = {}
     for order, rows in (("retrieval", retrieved), ("ranked", ranked)):
         metrics |= {

@@ -107,7 +107,7 @@ class Estimate:
         return {name: getattr(self, name) for name in names}
 
 
-def inverse_propensity(log: LoggedActions, *, clip: float | None = None, level: float = 0.95) -> Estimate:
+def inverse_propensity(log: LoggedActions, *, clip: float | None = None) -> Estimate:
     """IPS: V = 1/R Σ_e w_e r_e. Unbiased without clipping, of high variance where w is large.
 
     Horvitz & Thompson (1952), https://doi.org/10.1080/01621459.1952.10483446.
@@ -119,12 +119,10 @@ def inverse_propensity(log: LoggedActions, *, clip: float | None = None, level: 
     """
     weights, removed = _weights(log, clip)
     gained = np.bincount(log.decision, weights * log.reward, minlength=len(log.group))
-    return _ratio(log, gained, np.ones(len(log.group)), weights, removed, level)
+    return _ratio(log, gained, np.ones(len(log.group)), weights, removed)
 
 
-def self_normalised(
-    log: LoggedActions, *, actions: float = 1.0, clip: float | None = None, level: float = 0.95
-) -> Estimate:
+def self_normalised(log: LoggedActions, *, actions: float = 1.0, clip: float | None = None) -> Estimate:
     """SNIPS: V = actions · Σ_e w_e r_e / Σ_e w_e. Slightly biased, of less variance, and never beyond the rewards seen.
 
     Swaminathan & Joachims (2015), https://papers.nips.cc/paper/5748-the-self-normalized-estimator-for-counterfactual-learning.
@@ -135,10 +133,10 @@ def self_normalised(
     weights, removed = _weights(log, clip)
     gained = np.bincount(log.decision, weights * log.reward * actions, minlength=len(log.group))
     total = np.bincount(log.decision, weights, minlength=len(log.group))
-    return _ratio(log, gained, total, weights, removed, level)
+    return _ratio(log, gained, total, weights, removed)
 
 
-def doubly_robust(log: LoggedActions, *, clip: float | None = None, level: float = 0.95) -> Estimate:
+def doubly_robust(log: LoggedActions, *, clip: float | None = None) -> Estimate:
     """DR: V = 1/R Σ_x [Σ_a π(a) q(x, a) + Σ_e w_e (r_e − q_e)]. Unbiased where either p or q is right.
 
     Dudík, Langford & Li (2011), https://arxiv.org/abs/1103.4601. A weight that is clipped leaves that action more to q.
@@ -152,10 +150,10 @@ def doubly_robust(log: LoggedActions, *, clip: float | None = None, level: float
         )
     weights, removed = _weights(log, clip)
     missed = np.bincount(log.decision, weights * (log.reward - log.predicted), minlength=len(log.group))
-    return _ratio(log, log.expected + missed, np.ones(len(log.group)), weights, removed, level)
+    return _ratio(log, log.expected + missed, np.ones(len(log.group)), weights, removed)
 
 
-def difference(first: Estimate, second: Estimate, *, level: float = 0.95) -> tuple[float, float, float]:
+def difference(first: Estimate, second: Estimate) -> tuple[float, float, float]:
     """first − second with its interval: two policies on the same log err together, and the pairs know it.
 
     Returns: difference, low, high.
@@ -165,7 +163,7 @@ def difference(first: Estimate, second: Estimate, *, level: float = 0.95) -> tup
             f"first, second: must be of the same groups, received {first.influence.size} and {second.influence.size}"
         )
     gap = first.value - second.value
-    half = _half_width(first.influence - second.influence, level)
+    half = _half_width(first.influence - second.influence)
     return gap, gap - half, gap + half
 
 
@@ -224,9 +222,7 @@ def _weights(log: LoggedActions, clip: float | None) -> tuple[NDArray[np.float64
     return weights, float(1 - weights.sum() / whole.sum()) if whole.sum() > 0 else 0.0
 
 
-def _ratio(
-    log: LoggedActions, above: NDArray, below: NDArray, weights: NDArray, removed: float, level: float
-) -> Estimate:
+def _ratio(log: LoggedActions, above: NDArray, below: NDArray, weights: NDArray, removed: float) -> Estimate:
     _, owner = np.unique(log.group, return_inverse=True)
     gained, total = np.bincount(owner, above), np.bincount(owner, below)
     squares, mean = float(np.square(weights).sum()), float(weights.sum() / max(len(log.group), 1))
@@ -236,11 +232,10 @@ def _ratio(
         return Estimate(nothing, nothing, nothing, mean, effective, removed, np.full(len(total), nothing))
     value = float(gained.sum() / total.sum())
     influence = (gained - value * total) / total.sum()
-    half = _half_width(influence, level)
+    half = _half_width(influence)
     return Estimate(value, value - half, value + half, mean, effective, removed, influence)
 
 
-def _half_width(influence: NDArray, level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"level: must lie in (0, 1), received {level}; 0.95 is usual")
-    return NormalDist().inv_cdf((1 + level) / 2) * float(np.sqrt(np.square(influence).sum()))
+def _half_width(influence: NDArray) -> float:
+    """Of the 95 % interval."""
+    return NormalDist().inv_cdf(0.975) * float(np.sqrt(np.square(influence).sum()))

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from data.dataset import Dataset
-from data.schema import SPLIT_CODES
+from data.schema import SPLIT_CODES, TRAIN, VALID
 from pipeline.ranker.event_labels import event_labels
 from pipeline.training.record import splits_of
 
 TELLING = 0.3
 """A context column that explains this much of a label's entropy is no context: it was written down afterwards."""
+TOLERANCE = 5e-3
+"""What the precision of the popularity table costs."""
 PROBABILITIES = ("click", "like", "purchase", "skip")
 
 
@@ -60,8 +62,8 @@ def check_split_order(dataset: Dataset) -> None:
         )
 
 
-def check_counts(dataset: Dataset, counts: np.ndarray, split: str, feature: str = "the items' counts") -> None:
-    """How often each item was chosen, as the features of a split's requests know it, must be counted before that split.
+def check_counts(dataset: Dataset, counts: np.ndarray) -> None:
+    """How often each item was chosen, as the features of the valid split's requests know it, must be counted before it.
 
     Recomputed from the positive events of the train split, of which, in a split by time, none is as late as the first
     label.
@@ -72,8 +74,8 @@ def check_counts(dataset: Dataset, counts: np.ndarray, split: str, feature: str 
     Raises:
         LeakError: they differ; tells whether the labels' own events are in them, or popularity of the future.
     """
-    item, labels = dataset.events["item"].to_numpy(), dataset.events["split"].to_numpy() == SPLIT_CODES[split]
-    known = dataset.positive & (dataset.events["split"].to_numpy() == SPLIT_CODES["train"])
+    item, part = dataset.events["item"].to_numpy(), dataset.events["split"].to_numpy()
+    labels, known = part == VALID, dataset.positive & (part == TRAIN)
     if split_by_time(dataset) and labels.any():
         known &= dataset.events["timestamp"].to_numpy() < dataset.events["timestamp"].to_numpy()[labels].min()
     count = lambda chosen: np.bincount(item[chosen], minlength=dataset.schema.item_rows)  # noqa: E731
@@ -85,9 +87,9 @@ def check_counts(dataset: Dataset, counts: np.ndarray, split: str, feature: str 
     row = int(wrong[np.argmax(asked[wrong])])
     mine, fair = _correlation(counts[1:], asked[1:]), _correlation(honest[1:], asked[1:])
     raise LeakError(
-        feature,
+        "the items' counts",
         f"item {dataset.items['item_id'].iloc[row]!r} (row {row}) counts {counts[row]:g} times, {honest[row]} before the "
-        f"{split} split, whose own events name it {asked[row]} times; over all items the feature correlates {mine:.3f} "
+        f"valid split, whose own events name it {asked[row]} times; over all items the feature correlates {mine:.3f} "
         f"with the labels' counts, an honest one {fair:.3f}",
         "Count the events of the train split alone (`data.dataset.train_counts`)",
     )
@@ -98,18 +100,16 @@ def check_popularity(
     values: np.ndarray,
     moments: np.ndarray,
     half_lives: Iterable[float],
-    split: str,
     *,
     smallest_spread: float,
-    tolerance: float = 5e-3,
 ) -> None:
-    """Popularity as of a moment must be that of the events strictly before it, and of no split later than `split`.
+    """Popularity as of a moment must be that of the events strictly before it, and none of the test split's.
 
     Looked at: the first moment, the last, and two between.
 
     Args:
         values: [P, N + 1, H], standardised over the items of each moment. moments: [P] UTC seconds.
-        half_lives: H, in days. smallest_spread: see `ranking.popularity`. tolerance: what the table's precision costs.
+        half_lives: H, in days. smallest_spread: see `ranking.popularity`.
 
     Raises:
         LeakError: another value than recomputed.
@@ -117,7 +117,7 @@ def check_popularity(
     if not dataset.schema.has_timestamps:
         return
     part = dataset.events["split"].to_numpy()
-    usable = dataset.positive & (part <= SPLIT_CODES[split])
+    usable = dataset.positive & (part <= VALID)
     item, time = dataset.events["item"].to_numpy()[usable], dataset.events["timestamp"].to_numpy()[usable]
     for place in np.unique(np.linspace(0, len(moments) - 1, 4).astype(int)):
         past = time < moments[place]
@@ -127,7 +127,7 @@ def check_popularity(
             honest = (counted - counted[1:].mean()) / max(float(counted[1:].std()), smallest_spread)
             found = np.asarray(values[place, :, column], np.float64)
             apart = np.abs(found - honest)[1:] / (1 + np.abs(honest[1:]))
-            if not len(apart) or apart.max() <= tolerance:
+            if not len(apart) or apart.max() <= TOLERANCE:
                 continue
             row = 1 + int(apart.argmax())
             later = np.bincount(item[~past], minlength=dataset.schema.item_rows)
@@ -141,17 +141,17 @@ def check_popularity(
             )
 
 
-def check_context(dataset: Dataset, split: str) -> None:
+def check_context(dataset: Dataset) -> None:
     """No context column may tell the label.
 
-    Rates of each code are measured in the train split; on the label split they may explain at most `TELLING` of the
+    Rates of each code are measured in the train split; on the valid split they may explain at most `TELLING` of the
     label's entropy.
 
     Raises:
         LeakError: a column that explains more: it was written down afterwards.
     """
     part = dataset.events["split"].to_numpy()
-    known, asked = part == SPLIT_CODES["train"], part == SPLIT_CODES[split]
+    known, asked = part == TRAIN, part == VALID
     labels = event_labels(dataset)
     for axis, (column, size) in enumerate(dataset.schema.context.items()):
         codes = dataset.context[:, axis]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from data.dataset import Dataset
-from data.schema import SPLIT_CODES
+from data.schema import TRAIN, VALID
 from pipeline.ranker.leak_checks import LeakError, check_counts, check_popularity
 from ranking.lists import RankingLists
 from ranking.model import Ranker
@@ -49,21 +49,18 @@ class FirstTimes:
         return np.where(self.keys[place] == keys, self.times[place], NEVER)
 
 
-def check_lists(
-    dataset: Dataset, lists: RankingLists, split: str, *, known_splits: tuple[str, ...], window_seconds: int
-) -> None:
+def check_lists(dataset: Dataset, lists: RankingLists, *, window_seconds: int) -> None:
     """Nothing in a list that the user had seen, that was not yet released, or that is a wrong negative; and nothing in a
     history that was not yet chosen.
 
     Args:
-        lists: made from the events of `split`. known_splits: whose events are the past. window_seconds: of a request.
+        lists: made from the events of the valid split; those of the train split are the past. window_seconds: of a request.
 
     Raises:
         LeakError: the first such element.
     """
     part = dataset.events["split"].to_numpy()
-    known = np.isin(part, [SPLIT_CODES[name] for name in known_splits])
-    own = part == SPLIT_CODES[split]
+    known, own = part == TRAIN, part == VALID
     time = lists.timestamp[:, None]
     past = FirstTimes.of(dataset, known)(lists.user, lists.candidates) != NEVER
     first = FirstTimes.of(dataset, own)(lists.user, lists.candidates)
@@ -96,13 +93,13 @@ def check_lists(
 ADVICE = "Build requests with `pipeline.ranker.lists.retrieve_fold`, and give it only splits that lie before"
 
 
-def check_counts_read(dataset: Dataset, ranker: Ranker, split: str) -> None:
+def check_counts_read(dataset: Dataset, ranker: Ranker) -> None:
     """The item counts that a ranker reads must be those of the train split.
 
     Raises:
         LeakError: counts that know the labels' events, or a table that is not made of the dataset's counts.
     """
-    check_counts(dataset, dataset.counts, split)
+    check_counts(dataset, dataset.counts)
     numbers = keras.ops.convert_to_numpy(ranker.network.features.side.tables["numbers"])
     count = np.log1p(dataset.counts[1:])
     column = numbers[1:, ITEM_NUMBERS.index("log popularity")]
@@ -117,7 +114,7 @@ def check_counts_read(dataset: Dataset, ranker: Ranker, split: str) -> None:
         )
 
 
-def check_popularity_read(dataset: Dataset, ranker: Ranker, split: str, first_request: int) -> None:
+def check_popularity_read(dataset: Dataset, ranker: Ranker, first_request: int) -> None:
     """Popularity as of a day must be that of the events before it, and the first day must not come after any request.
 
     Args:
@@ -138,7 +135,7 @@ def check_popularity_read(dataset: Dataset, ranker: Ranker, split: str, first_re
     values = keras.ops.convert_to_numpy(ranker.network.features.side.popularity_table).astype(np.float64)
     moments = spec.popularity_start + spec.popularity_step * np.arange(spec.popularity_moments)
     values = values.reshape(len(moments), -1, len(half_lives))
-    check_popularity(dataset, values, moments, half_lives, split, smallest_spread=SMALLEST_SPREAD)
+    check_popularity(dataset, values, moments, half_lives, smallest_spread=SMALLEST_SPREAD)
 
 
 def _element(dataset: Dataset, lists: RankingLists, line: int, row: int) -> str:

@@ -11,10 +11,9 @@ import numpy as np
 from pipeline.metrics.examples import Requests
 from pipeline.ranker.lists import QueryFunction, RankingFold, SearchFunction, search_released
 from ranking.config import HEADS, RankingConfig
-from ranking.serving_form import RankingServingForm
 
 BLOCK, STEP = 256, 8
-"""Requests ranked at a time at most, and what their number is a multiple of: all calls for some requests have one shape."""
+"""BLOCK: most requests a call. STEP: smaller batches are padded to a multiple of it, so that all calls share one shape."""
 
 
 def answer(
@@ -90,20 +89,3 @@ def order_by(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """The rows [Q, T] by falling score, equals in the order they stand in, padding last."""
     order = np.argsort(-np.where(rows > 0, scores, -np.inf), axis=1, kind="stable")
     return np.take_along_axis(rows, order, axis=1)
-
-
-def rank_requests(
-    form: RankingServingForm,
-    requests: Requests,
-    query_fn: QueryFunction,
-    search_fn: SearchFunction,
-    config: RankingConfig,
-    released: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The full path for many requests: retrieve, rank, order. See `propose`.
-
-    Returns: item rows in ranked order, and the same candidates in retrieval order; both int32 [Q, T], padded with 0.
-    """
-    rows, scores = propose(requests, query_fn, search_fn, config, released)
-    found = answer(form, requests.users, requests.history, rows, scores, requests.timestamps, context=requests.context)
-    return order_by(rows, found["score"]), rows

@@ -139,10 +139,10 @@ def train_ranking(
     for source in sources:
         source.enter(ranker)
         lists = source.lists(config, 0)
-        check_lists(source.dataset, lists, "valid", known_splits=("train",), window_seconds=config.request_seconds)
-        check_counts_read(source.dataset, ranker, "valid")
-    check_lists(dataset, judged, "valid", known_splits=("train",), window_seconds=config.request_seconds)
-    check_popularity_read(dataset, ranker, "valid", begin)
+        check_lists(source.dataset, lists, window_seconds=config.request_seconds)
+        check_counts_read(source.dataset, ranker)
+    check_lists(dataset, judged, window_seconds=config.request_seconds)
+    check_popularity_read(dataset, ranker, begin)
     steps_an_epoch = sum(math.ceil(len(source.fold.requests) / config.batch_lists) for source in sources)
     steps = config.epochs * steps_an_epoch
     schedule = keras.optimizers.schedules.CosineDecay(

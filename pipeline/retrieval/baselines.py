@@ -7,7 +7,6 @@ the contract: `pipeline.peers.baselines_factors`, `pipeline.peers.baselines_cont
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol, Self
 
 import numpy as np
@@ -15,8 +14,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.metrics.interactions import Interactions
-from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
-from pipeline.metrics.top_k import ScoreBlock, select_top_k, top_k
+from pipeline.metrics.top_k import ScoreBlock, select_top_k
 from towers.closed_form import ClosedFormSettings, co_occurrence, ease
 
 MOST_SIMILARITIES = 2**26
@@ -54,32 +52,6 @@ def score_users(model: Baseline, histories: Interactions, users: ArrayLike) -> S
     """
     rows = np.asarray(users, dtype=np.int64)
     return lambda block: model.score(histories.select(rows[block]), rows[block])
-
-
-def choose_on_validation(
-    models: Sequence[Baseline], train: Interactions, valid: Interactions, items: int, k: int = 20
-) -> tuple[Baseline, list[float]]:
-    """Fits each model on the training sets and returns the one with the best validation NDCG@k, and all their values.
-
-    A baseline left at a default setting is a straw man: this is how λ or shrinkage is chosen without the test split.
-
-    Example:
-        >>> train, valid = (Interactions.from_lists(sets) for sets in ([[1, 2], [1, 2], [1]], [[], [], [2]]))
-        >>> best, values = choose_on_validation([Popularity(), ItemKNN(shrinkage=0.0)], train, valid, items=3, k=1)
-        >>> type(best).__name__, values
-        ('Popularity', [1.0, 1.0])
-    """
-    users = np.flatnonzero(valid.counts)
-    if not len(models) or not len(users):
-        raise ValueError(
-            f"models, valid: at least one model and one user with validation items are needed, received {len(models)} "
-            f"and {len(users)}; configure a validation split"
-        )
-    values = []
-    for model in models:
-        ranked, _ = top_k(score_users(model.fit(train, items), train, users), users, train, k)
-        values.append(mean_over_users(ndcg_at_k(ranked, valid.select(users), k)))
-    return models[int(np.argmax(values))], values
 
 
 class Popularity:

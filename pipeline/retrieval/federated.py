@@ -59,26 +59,26 @@ def mean_change(updates: Sequence[Update]) -> Weights:
 class Server:
     """The shared weights, and what a round of answers makes of them.
 
-    Formula: `v <- m v + mean change`, `w <- w + r v`. With m = 0 and r = 1 it is federated averaging; m above 0: Hsu et
+    Formula: `v <- m v + mean change`, `w <- w + v`. With m = 0 it is federated averaging; m above 0: Hsu et
     al., *Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification*, 2019.
 
     Args:
-        weights: to start from. rate: r. momentum: m.
+        weights: to start from. momentum: m.
 
     Attributes:
         weights: as they are now. sent_up, sent_down: bytes from and to all devices so far.
 
     Example:
-        >>> server = Server([np.zeros(1)], rate=1.0, momentum=0.5)
+        >>> server = Server([np.zeros(1)], momentum=0.5)
         >>> for _ in range(2):
         ...     server.round([lambda weights: Update([np.ones(1)], 10)])
         >>> server.weights[0].tolist(), server.sent_up, server.sent_down
         ([2.5], 32, 16)
     """
 
-    def __init__(self, weights: Weights, *, rate: float = 1.0, momentum: float = 0.0):
+    def __init__(self, weights: Weights, *, momentum: float = 0.0):
         self.weights = [np.array(part) for part in weights]
-        self.rate, self.momentum = rate, momentum
+        self.momentum = momentum
         self._velocity = [np.zeros_like(part) for part in weights]
         self.sent_up = self.sent_down = 0
 
@@ -89,7 +89,7 @@ class Server:
         self.sent_up += sum(update.bytes for update in updates)
         for place, change in enumerate(mean_change(updates)):
             self._velocity[place] = self.momentum * self._velocity[place] + change
-            self.weights[place] = self.weights[place] + np.asarray(self.rate * self._velocity[place], change.dtype)
+            self.weights[place] = self.weights[place] + np.asarray(self._velocity[place], change.dtype)
 
 
 def bytes_of(weights: Sequence[np.ndarray]) -> int:

@@ -20,6 +20,8 @@ CACHE_BYTES = 2**30
 """Decoded pictures and clips kept in memory, a modality; what goes beyond is decoded each time it is drawn."""
 STEP = 16
 """Token tables are as long as the longest text needs, rounded up to this."""
+BLOCK = 256
+"""Items encoded at a time."""
 
 
 class EncoderInputs:
@@ -57,11 +59,11 @@ class EncoderInputs:
             return {name: table[usable] for name, table in self._table.items()}
         return as_named(self.encoder.tensors(np.stack([self._decode(int(row)) for row in usable])))
 
-    def encode_all(self, block: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def encode_all(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(rows, vectors) of every item that can be drawn, block by block, as the encode stage would make them."""
         rows = np.flatnonzero(self.has)
-        for start in range(0, len(rows), block):
-            part = rows[start : start + block]
+        for start in range(0, len(rows), BLOCK):
+            part = rows[start : start + BLOCK]
             if self._table is not None:
                 batch: Any = [self._text(int(row)) for row in part]
             else:

@@ -11,7 +11,7 @@ import numpy as np
 from data.schema import MODALITIES
 from pipeline.metrics.metrics import mean_over_users
 from pipeline.retrieval.linear_judge import LinearJudge
-from pipeline.retrieval.linear_parts import Features, Say, widths_of
+from pipeline.retrieval.linear_parts import Features, widths_of
 from pipeline.settings.linear import LinearSection
 from towers.closed_form import (
     ClosedFormSettings,
@@ -59,11 +59,7 @@ class ClosedFormTrials:
 
 
 def fit_closed_form(
-    judge: LinearJudge,
-    features: Features,
-    section: LinearSection,
-    say: Say = lambda line: None,
-    new_items: NewItems | None = None,
+    judge: LinearJudge, features: Features, section: LinearSection, new_items: NewItems | None = None
 ) -> tuple[LinearTower, dict[str, Any]]:
     """Rank-truncated EASE: one setting at a time is chosen with the full matrix, then the columns that join, then the rank.
 
@@ -79,7 +75,6 @@ def fit_closed_form(
     def quality(settings: ClosedFormSettings) -> float:
         if settings not in tried:
             tried[settings] = mean_over_users(trials.values(settings, alike))
-            say(f"closed form {dataclasses.asdict(settings)}: {tried[settings]:.4f}")
         return tried[settings]
 
     grids = {
@@ -93,7 +88,7 @@ def fit_closed_form(
         along = [dataclasses.replace(best, **{name: value}) for value in values]
         best = climb(along, len(values) // 2, quality)
     along = [dataclasses.replace(best, columns=value) for value in section.columns]
-    alike, columns = join_columns(trials, features, best, along, new_items, say)
+    alike, columns = join_columns(trials, features, best, along, new_items)
     if columns:
         best = climb(along, len(along) // 2, quality)
     whole = trials.tower(best, alike)
@@ -115,7 +110,6 @@ def join_columns(
     without: ClosedFormSettings,
     weights: Sequence[ClosedFormSettings],
     new_items: NewItems | None,
-    say: Say,
 ) -> tuple[np.ndarray | None, list[str]]:
     """The columns of the catalogue that join a closed form, one after the other, tried with the middle weight.
 
@@ -138,12 +132,10 @@ def join_columns(
         more = content_similarity({column: table}, trials.rows) + (0.0 if alike is None else alike)
         values = trials.values(middle, more)
         gain, error = difference(values, reached)
-        say(f"closed form with {column}: {gain:+.4f}, standard error {error:.4f}")
         if gain <= LUCK * error:
             continue
         if new_items is not None:
             gain, error = difference(new_items(trials.tower(middle, more)), new_items(trials.tower(settings, alike)))
-            say(f"closed form with {column}, new items: {gain:+.4f}, standard error {error:.4f}")
             if gain < -error:
                 continue
         alike, settings, reached = more, middle, values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from towers.spectral import spectral_tower, spectrum
 
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """{modality or column: (table [N + 1, F], present [N + 1])}; a video's table is pooled over its frames before."""
-Say = Callable[[str], None]
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the width that a truncated part may be cut to."""
+STEPS = (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5)
+"""Weights that a part is tried with in the sum."""
 
 
 def widths_of(width: int) -> list[int]:
@@ -35,9 +36,7 @@ def refit_spectral(taken: Any, features: Features, chosen: Mapping[str, Any], se
     return spectral_tower(values, vectors, counts, diffusion=chosen["diffusion"], width=width)
 
 
-def fit_spectral(
-    judge: LinearJudge, features: Features, section: LinearSection, say: Say = lambda line: None
-) -> tuple[LinearTower, dict[str, Any]]:
+def fit_spectral(judge: LinearJudge, features: Features, section: LinearSection) -> tuple[LinearTower, dict[str, Any]]:
     """Diffusion on the graph of items, with and without edges of content; time and width chosen on validation."""
     counts = np.asarray(judge.train.sum(axis=0)).ravel()
     best: tuple[float, LinearTower, dict[str, Any]] | None = None
@@ -49,14 +48,11 @@ def fit_spectral(
                 figure = judge.ndcg(judge.scores(tower))
                 if best is None or figure > best[0]:
                     best = figure, tower, {"content_edges": content, "diffusion": diffusion, "width": width}
-        say(f"spectral, content {content}: {best[0] if best else 0.0:.4f}")
     assert best is not None
     return best[1], {**best[2], "valid_ndcg@20": best[0]}
 
 
-def choose_weights(
-    judge: LinearJudge, scores: Mapping[str, np.ndarray], steps: tuple[float, ...] = (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5)
-) -> tuple[dict[str, float], float]:
+def choose_weights(judge: LinearJudge, scores: Mapping[str, np.ndarray]) -> tuple[dict[str, float], float]:
     """Weights of a sum of scores by coordinate ascent on validation NDCG@20, from the best part alone.
 
     Args:
@@ -72,7 +68,7 @@ def choose_weights(
         before = best
         for name, part in scores.items():
             rest, current = total - weights[name] * part, weights[name]
-            for step in steps:
+            for step in STEPS:
                 if step != current and (step or any(value for other, value in weights.items() if other != name)):
                     figure = judge.ndcg(rest + step * part)
                     if figure > best:

@@ -70,7 +70,6 @@ def fit_linear(
     modalities: tuple[str, ...],
     progress: Progress,
     refit_splits: tuple[str, ...] = ("train",),
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write `linear.npz` into `out`; a catalogue that is too large, or no part, leaves it out and says why. So are the parts
     left out that learn, where nobody has chosen two different items.
@@ -89,8 +88,6 @@ def fit_linear(
         return {"fitted": False, "reason": reason}
     left_out = parts_left_out(dataset, section.parts)
     able = [part for part in section.parts if part not in left_out]
-    for part, reason in left_out.items():
-        say(f"{part}: left out, {reason}")
     if not able:
         return {"fitted": False, "reason": next(iter(left_out.values()))}
     judge = LinearJudge(dataset, section.validation_users, section.seed, burst_bound=section.burst_bound)
@@ -99,9 +96,9 @@ def fit_linear(
     def fit(part: str) -> tuple[LinearTower, dict[str, Any]]:
         if part == "closed_form":
             content = closed_form_content(dataset, features)
-            return fit_closed_form(judge, content, section, say, judge_new_items(judge, dataset, store, modalities))
+            return fit_closed_form(judge, content, section, judge_new_items(judge, dataset, store, modalities))
         if part == "spectral":
-            return fit_spectral(judge, features, section, say)
+            return fit_spectral(judge, features, section)
         return train_history(
             dataset, store, judge, checkpoints / f"{part}-epochs", section,
             loss=part, modalities=modalities, progress=progress, keep=checkpoints / f"{part}-{TRAINED}",
@@ -112,7 +109,6 @@ def fit_linear(
     for number, part in enumerate(able):
         progress(part, number, len(able))
         towers[part], parts[part] = kept(checkpoints / part, functools.partial(fit, part))
-        say(f"{part}: {parts[part]}")
     scales = scales_of(towers, judge.train)
     weights, figure = choose_weights(
         judge, {part: judge.scores(tower) / scales[part] for part, tower in towers.items()}
@@ -126,7 +122,6 @@ def fit_linear(
         known = to_sparse(interactions(dataset, refit_splits), dataset.schema.item_rows)
 
         def fit_again(part: str) -> tuple[LinearTower, dict[str, Any]]:
-            say(f"{part}: again on {', '.join(refit_splits)}")
             if part == "closed_form":
                 return refit_closed_form(known, closed_form_content(dataset, features, parts[part]), parts[part]), {}
             if part == "spectral":

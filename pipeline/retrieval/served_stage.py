@@ -13,7 +13,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from pipeline.metrics.examples import interactions
-from pipeline.metrics.metrics import mean_over_users, ndcg_at_k
+from pipeline.metrics.metrics import mean_or_none, ndcg_at_k
 from pipeline.metrics.segments import MINIMUM_USERS
 from pipeline.retrieval.linear_judge import K, LinearJudge
 from pipeline.retrieval.linear_stage import INFO, REFIT
@@ -158,11 +158,6 @@ def choose(overall: Mapping[Setting, np.ndarray], new: Mapping[Setting, np.ndarr
         short = {setting: freshest - new[setting][asked] for setting in good}
         good = [setting for setting in good if short[setting].mean() <= short[setting].std() / np.sqrt(asked.sum())]
     return max(good, key=lambda setting: overall[setting].mean())
-
-
-def mean_or_none(values: np.ndarray) -> float | None:
-    """The mean over users for a report; None where nobody has a value."""
-    return None if np.isnan(values).all() else mean_over_users(values)
 
 
 def stretch(tower: LinearTower, content_map: ContentMap | None, unknown: np.ndarray, boost: float) -> LinearTower:

@@ -64,7 +64,7 @@ def train_ranking_stage(
         start = WarmRanker(previous / "ranking", then, side.item_embeddings, learned_until(previous / "ranking"))
         trees = ClickTrees.load(previous / "ranking") if settings.trees else None
     check_split_order(dataset)
-    check_context(dataset, "valid")
+    check_context(dataset)
     check_retrieval(dataset, side.records, "valid")
     return train_ranking(
         dataset,

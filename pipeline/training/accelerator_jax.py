@@ -47,7 +47,7 @@ class JaxDevices(JaxDevice):
     def __init__(self, kind: Kind, devices: list[Any]):
         super().__init__(kind, devices)
         self.replicas = len(devices)
-        self.distribution = SplitTables([f"{device.platform}:{device.id}" for device in devices])
+        self.distribution = SplitTables(devices=[f"{device.platform}:{device.id}" for device in devices])
 
     def scope(self) -> AbstractContextManager:
         return self.distribution.scope()
@@ -62,9 +62,6 @@ class SplitTables(keras.distribution.DataParallel):
     A `keras.distribution.LayoutMap` finds a layout by a variable's path, which users' and items' tables of ids share; here
     the shape decides as well. What the optimizer keeps of a table lies where the table does.
     """
-
-    def __init__(self, devices: list[str]):
-        super().__init__(devices=devices)
 
     def get_variable_layout(self, variable: keras.Variable) -> keras.distribution.TensorLayout:
         if getattr(variable, "_layout", None) is None and TABLES.search(variable.path):

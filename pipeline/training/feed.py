@@ -95,8 +95,8 @@ def shape_of(name: str, value: np.ndarray, ragged: Mapping[str, int] = RAGGED) -
     return tuple(None if ragged.get(name) == axis else length for axis, length in enumerate(value.shape))
 
 
-def made_ahead(batches: Iterator[Batch], ahead: int = AHEAD) -> Iterator[Batch]:
-    """The same batches in the same order, made by a thread that is at most `ahead` of them before the reader.
+def made_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches in the same order, made by a thread that is at most `AHEAD` of them before the reader.
 
     Whatever making a batch raises is raised where the batch would have come. A reader that leaves early ends the thread.
 
@@ -104,7 +104,7 @@ def made_ahead(batches: Iterator[Batch], ahead: int = AHEAD) -> Iterator[Batch]:
         >>> [int(batch["user"][0]) for batch in made_ahead({"user": np.array([n])} for n in range(3))]
         [0, 1, 2]
     """
-    ready: queue.Queue = queue.Queue(ahead)
+    ready: queue.Queue = queue.Queue(AHEAD)
     left = threading.Event()
 
     def put(item) -> bool:

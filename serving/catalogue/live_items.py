@@ -70,15 +70,6 @@ class LiveItems:
         """Adds a function that is called after every change, before who made it is answered."""
         self._listeners.append(listener)
 
-    def item(self, item_id: str) -> LiveItem | None:
-        """An added or changed item; None for any other."""
-        with self._lock:
-            return self._state.items.get(item_id)
-
-    def is_deleted(self, item_id: str) -> bool:
-        with self._lock:
-            return item_id in self._state.deleted
-
     @property
     def items(self) -> list[LiveItem]:
         with self._lock:

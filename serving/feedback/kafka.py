@@ -49,11 +49,10 @@ class KafkaSink:
     Args:
         producer: see `connect`.
         topic: its name.
-        seconds: how long to wait for the brokers' acknowledgement of what was queued.
     """
 
-    def __init__(self, producer: Producer, topic: str, seconds: float = FLUSH_SECONDS):
-        self._producer, self._topic, self._seconds = producer, topic, seconds
+    def __init__(self, producer: Producer, topic: str):
+        self._producer, self._topic = producer, topic
 
     def send(self, events: Iterable[dict[str, Any]]) -> int:
         """Returns how many events there were, once the brokers have them all.
@@ -73,12 +72,12 @@ class KafkaSink:
             value = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
             self._queue(value, str(event["user_id"]).encode(), delivered)
             count += 1
-        left = self._producer.flush(self._seconds)
+        left = self._producer.flush(FLUSH_SECONDS)
         if failed or left:
             why = f": {failed[0]}" if failed else ""
             raise KafkaSinkError(
                 f"topic {self._topic}: {len(failed)} of {count} events were refused and {left} not answered in "
-                f"{self._seconds:g} s{why}; the file will be sent again"
+                f"{FLUSH_SECONDS:g} s{why}; the file will be sent again"
             )
         return count
 

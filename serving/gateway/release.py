@@ -39,12 +39,6 @@ class ReleaseWatch:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @property
-    def versions(self) -> dict[str, int]:
-        """Of the last answer, by model; empty before the first."""
-        with self._lock:
-            return dict(self._versions)
-
     def on_change(self, listener: Callable[[Mapping[str, int]], object]) -> None:
         """Adds a function that is called with the new versions, in the order of adding, whenever they change."""
         self._listeners.append(listener)

@@ -13,7 +13,7 @@ from ranking.model import batch_inputs
 from ranking.nearest_history import nearest_history
 from ranking.serving_form import RankingServingForm
 from ranking.tables import typical_rows
-from tests.ranking.worlds import SMALL, planted_world
+from tests.ranking.worlds import SMALL, as_numpy, planted_world
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,6 @@ def asked(world, lines=slice(None), columns=slice(0, 3)):
     wide = (world.candidates, world.scores, world.ranks)
     candidates, scores, ranks = (array[lines][:, columns] for array in wide)
     return world.user[lines], world.history[lines], candidates, scores, ranks, world.timestamp[lines]
-
-
-def as_numpy(answer):
-    return {name: np.asarray(values) for name, values in answer.items()}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,7 +10,7 @@ from ranking.config import HEADS
 from ranking.model import batch_inputs
 from ranking.nearest_history import nearest_history
 from ranking.serving_form import IDENTITY, RankingServingForm
-from tests.ranking.worlds import SMALL, planted_world
+from tests.ranking.worlds import SMALL, as_numpy, planted_world
 
 CALIBRATIONS = {
     "click": {"kind": "platt", "slope": 0.7, "intercept": -0.4},
@@ -44,10 +44,6 @@ def form(ranker):
 
 def asked(world, lines=slice(None)):
     return tuple(getattr(world, name)[lines] for name in ("user", "history", "candidates", "scores", "timestamp"))
-
-
-def as_numpy(answer):
-    return {name: np.asarray(values) for name, values in answer.items()}
 
 
 @pytest.mark.parametrize("interaction", ["dcn", "dlrm", "finalmlp"])

@@ -94,6 +94,11 @@ def planted_world(requests: int = 64, items: int = 60, kept: int = 12, length: i
     )
 
 
+def as_numpy(answer):
+    """A serving form's answer as arrays by name."""
+    return {name: np.asarray(values) for name, values in answer.items()}
+
+
 SMALL = RankingConfig(
     history_length=6,
     list_size=12,

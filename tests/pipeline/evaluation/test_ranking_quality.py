@@ -89,7 +89,7 @@ def ndcg(rows, wanted, k):
 
 
 def test_orders_are_judged_as_loops_over_users_and_kinds_would(shop, asked):
-    targets = task_targets(shop, asked.requests, "test")
+    targets = task_targets(shop, asked.requests)
     found = judge_orders(asked.orders, targets, asked.requests.users, asked.segments, 7)
     assert set(found) == {"click", "like", "purchase"}
     test = shop.events[shop.events["split"] == TEST]

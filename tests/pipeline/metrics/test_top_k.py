@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.metrics.interactions import Interactions
-from pipeline.metrics.top_k import dot_product_scores, for_each_block, select_top_k, stream_top_k, top_k
+from pipeline.metrics.top_k import dot_product_scores, for_each_block, select_top_k, top_k
 
 
 def sort_everything(scores, seen, allowed, k):
@@ -79,27 +79,6 @@ def test_seen_follows_the_user_rows_and_not_their_position():
     seen = Interactions.from_lists([[], [], [1], []])
     rows, _ = top_k(lambda part: scores[part], [2, 3], seen, k=1, block=1)
     assert rows.tolist() == [[2], [1]]
-
-
-def test_stream_holds_one_block_at_a_time():
-    asked = []
-
-    def score_block(part):
-        asked.append(part)
-        return np.ones((part.stop - part.start, 4))
-
-    stream = stream_top_k(score_block, np.arange(5), None, k=2, block=2)
-    next(stream)
-    assert asked == [slice(0, 2)]
-    assert [part for part, _, _ in stream] == [slice(2, 4), slice(4, 5)]
-
-
-def test_stream_equals_the_whole():
-    scores = np.random.default_rng(3).normal(size=(9, 50)).astype(np.float32)
-    rows, values = top_k(lambda part: scores[part], np.arange(9), None, k=5, block=2, threads=2)
-    for part, part_rows, part_values in stream_top_k(lambda part: scores[part], np.arange(9), None, k=5, block=4):
-        np.testing.assert_array_equal(part_rows, rows[part])
-        np.testing.assert_array_equal(part_values, values[part])
 
 
 def test_an_error_in_one_thread_reaches_the_caller_and_threads_of_the_matrix_library_are_restored():

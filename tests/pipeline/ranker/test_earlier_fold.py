@@ -98,7 +98,7 @@ def test_requests_are_of_the_days_between_and_answers_are_the_earlier_runs(datas
     assert made.fold.requests.timestamp.max() < BEGIN
     names = dataset.items["item_id"].to_numpy()
     lists = made.fold.lists(made.dataset, made.item_embeddings, CONFIG, [1])
-    check_lists(made.dataset, lists, "valid", known_splits=("train",), window_seconds=CONFIG.request_seconds)
+    check_lists(made.dataset, lists, window_seconds=CONFIG.request_seconds)
     listed = set(names[lists.candidates[lists.mask]]) | set(names[made.fold.rows[made.fold.rows > 0]])
     assert not listed & {"i3", "i4"}  # the earlier index did not hold them
     for line in range(0, len(lists), 5):
@@ -168,12 +168,12 @@ def test_each_source_shows_what_was_known_then(dataset, store, earlier, side):  
     assert scores.std() == pytest.approx(ranker.spec.score_scale, rel=1e-3)
     behaviour = list(ranker.spec.modalities).index("behaviour")
     source.enter(ranker)
-    check_counts_read(made.dataset, ranker, "valid")
+    check_counts_read(made.dataset, ranker)
     assert not np.asarray(ranker.content.present.table)[:, behaviour].any()
     with pytest.raises(LeakError):
-        check_counts_read(dataset, ranker, "valid")
+        check_counts_read(dataset, ranker)
     own.enter(ranker)
-    check_counts_read(dataset, ranker, "valid")
+    check_counts_read(dataset, ranker)
     assert np.asarray(ranker.content.present.table)[1:, behaviour].all()
 
 

@@ -94,15 +94,15 @@ def ranker(dataset, store, fold, lists):
 
 
 def check(dataset, lists):
-    check_lists(dataset, lists, "valid", known_splits=("train",), window_seconds=CONFIG.request_seconds)
+    check_lists(dataset, lists, window_seconds=CONFIG.request_seconds)
 
 
 def test_an_honest_world_passes(dataset, lists, ranker):
     check_split_order(dataset)
-    check_context(dataset, "valid")
+    check_context(dataset)
     check(dataset, lists)
-    check_counts_read(dataset, ranker, "valid")
-    check_popularity_read(dataset, ranker, "valid", BEGIN)
+    check_counts_read(dataset, ranker)
+    check_popularity_read(dataset, ranker, BEGIN)
     check_retrieval(dataset, [training_record(dataset, interactions(dataset, ("train",)), ("train",))], "valid")
     both = ("train", "valid")
     check_retrieval(dataset, [training_record(dataset, interactions(dataset, both), both)], "test")
@@ -122,10 +122,10 @@ def test_a_label_in_a_count_stops_the_training(dataset, store, tmp_path):
 
 def test_a_single_event_too_many_is_found(dataset):
     counts = dataset.counts.copy()
-    check_counts(dataset, counts, "valid")
+    check_counts(dataset, counts)
     counts[7] += 1
     with pytest.raises(LeakError, match=r"row 7\)"):
-        check_counts(dataset, counts, "valid")
+        check_counts(dataset, counts)
 
 
 @pytest.mark.parametrize("shift", [-DAY, DAY], ids=["a day ahead", "a day behind"])
@@ -151,14 +151,14 @@ def test_future_popularity_is_found(dataset, ranker, shift):
     assert planted.step == step
     table.assign(values.reshape(table.shape))
     with pytest.raises(LeakError, match=r"popularity with a half-life of 3 days.*Count only events strictly before"):
-        check_popularity_read(dataset, ranker, "valid", BEGIN)
+        check_popularity_read(dataset, ranker, BEGIN)
     table.assign(honest)
-    check_popularity_read(dataset, ranker, "valid", BEGIN)
+    check_popularity_read(dataset, ranker, BEGIN)
 
 
 def test_popularity_that_begins_after_a_request_is_found(dataset, ranker):
     with pytest.raises(LeakError, match="which would read it"):
-        check_popularity_read(dataset, ranker, "valid", BEGIN - 1)
+        check_popularity_read(dataset, ranker, BEGIN - 1)
 
 
 def test_popularity_of_a_later_split_is_found(dataset, store, fold, lists):
@@ -167,7 +167,7 @@ def test_popularity_of_a_later_split_is_found(dataset, store, fold, lists):
         dataset, store, EMBEDDINGS, fold, lists, ("click",), CONFIG, known_splits=known, first_request=BEGIN
     )
     with pytest.raises(LeakError, match="none of a later split"):
-        check_popularity_read(dataset, leaky, "valid", BEGIN)
+        check_popularity_read(dataset, leaky, BEGIN)
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), ("train", "valid", "test"), ("test",)])
@@ -209,7 +209,7 @@ def test_context_that_tells_the_outcome_is_found(dataset):
         context_device=np.where(bought & (np.arange(len(bought)) % 4 > 0), 1, 0).astype(np.int32)
     )
     with pytest.raises(LeakError, match=r"'device'.*data\.context"):
-        check_context(dataclasses.replace(dataset, events=leaky), "valid")
+        check_context(dataclasses.replace(dataset, events=leaky))
 
 
 def planted_in(lists, name, place, value):
@@ -291,7 +291,7 @@ def test_lists_of_any_world_hold_nothing_seen_unreleased_or_chosen_later(dataset
     made = retrieve_fold(world, "valid", query, search, config, known_splits=("train",), query_history=4)
     drawn = made.lists(world, EMBEDDINGS, config, [seed])
     assert drawn.mask.any(axis=1).all()  # a request without anything new is none
-    check_lists(world, drawn, "valid", known_splits=("train",), window_seconds=window)
+    check_lists(world, drawn, window_seconds=window)
 
 
 def test_without_times_the_past_is_the_known_splits(dataset: Dataset):

@@ -16,7 +16,6 @@ from pipeline.evaluation.user_values import fingerprints, read_user_values
 from pipeline.metrics.examples import make_requests
 from pipeline.metrics.top_k import select_top_k
 from pipeline.ranker.lists import retrieve_fold, search_released
-from pipeline.ranker.rank_requests import rank_requests
 from pipeline.ranker.train import train_ranking
 from pipeline.training.epoch_steps import NonFiniteLossError
 from ranking.config import RankingConfig
@@ -145,10 +144,6 @@ def test_trains_and_judges(store, tmp_path, timestamps, purchases):
     assert set(kept.table.index) == set(dataset.users["user_id"].iloc[requests.users])
     assert kept.table["ranked_visits_ndcg@10"].notna().any()
     assert set(figures["without_modality"]["without"]) == {"image", "behaviour"}
-    ranked, retrieved = rank_requests(
-        form, requests, query, search, CONFIG, dataset.items["created_at"].to_numpy(np.int64)
-    )
-    np.testing.assert_array_equal(np.sort(ranked, axis=1), np.sort(retrieved, axis=1))
 
 
 def test_graded_values_train_a_head_that_no_calibration_error_is_asked_of(store, tmp_path):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pipeline.metrics.interactions import Interactions
-from pipeline.metrics.metrics import ndcg_at_k, recall_at_k
+from pipeline.metrics.metrics import recall_at_k
 from pipeline.metrics.top_k import select_top_k, top_k
 from pipeline.peers.baselines_factors import BPR, ImplicitALS
-from pipeline.retrieval.baselines import EASE, ItemKNN, Popularity, choose_on_validation, score_users, to_sparse
+from pipeline.retrieval.baselines import EASE, ItemKNN, Popularity, score_users, to_sparse
 
 USERS, ITEMS = 60, 40
 MODELS = [Popularity(), ItemKNN(neighbours=20, shrinkage=1.0), EASE(regularisation=5.0)]
@@ -139,16 +139,6 @@ def test_ease_solves_its_ridge_regression_with_a_zero_diagonal():
 def test_ease_refuses_a_catalogue_too_large_to_invert(checkerboard):
     with pytest.raises(ValueError, match=r"at most 10 items .* received 40 .* use ItemKNN"):
         EASE(max_items=10).fit(checkerboard[0], ITEMS)
-
-
-def test_the_model_is_chosen_by_validation(checkerboard):
-    train, withheld = checkerboard
-    best, values = choose_on_validation(MODELS, train, withheld, ITEMS, k=5)
-    assert isinstance(best, ItemKNN)  # ties go to the first: EASE finds every item too
-    assert values[0] < values[1] == values[2] == 1.0
-    users = np.arange(1, USERS + 1)
-    rows, _ = top_k(score_users(MODELS[0], train, users), users, train, k=5)
-    assert values[0] == pytest.approx(ndcg_at_k(rows, withheld.select(users), 5).mean())
 
 
 def test_item_outside_the_catalogue_is_refused():
