@@ -26,7 +26,7 @@ def normal_cdf(x: Any, *, ops: Any = keras_ops) -> Any:
     return 0.5 * (1.0 + ops.tanh(float(np.sqrt(2 / np.pi)) * (x + 0.044715 * x * x * x)))
 
 
-def score_deviation(probability: Any, evidence: Any, *, ops: Any = keras_ops) -> Any:
+def posterior_std(probability: Any, evidence: Any, *, ops: Any = keras_ops) -> Any:
     """Standard deviation of a probability of which `evidence` events speak: sqrt(p (1 - p) / (1 + n)).
 
     That of a Beta posterior whose prior weighs as much as one event; Chapelle & Li (2011).
@@ -34,14 +34,14 @@ def score_deviation(probability: Any, evidence: Any, *, ops: Any = keras_ops) ->
     Example:
         >>> import numpy as np
         >>> from ranking.array_ops import numpy_ops
-        >>> score_deviation(np.array([0.5, 0.5]), np.array([0.0, 24.0]), ops=numpy_ops).tolist()
+        >>> posterior_std(np.array([0.5, 0.5]), np.array([0.0, 24.0]), ops=numpy_ops).tolist()
         [0.5, 0.1]
     """
     p = ops.clip(probability, 0.0, 1.0)
     return ops.sqrt(p * (1.0 - p) / (1.0 + evidence))
 
 
-def best_probabilities(mean: Any, deviation: Any, allowed: Any, *, ops: Any = keras_ops) -> Any:
+def thompson_probabilities(mean: Any, deviation: Any, allowed: Any, *, ops: Any = keras_ops) -> Any:
     """The probability that each candidate's draw is the highest: what Thompson sampling would choose, without drawing.
 
         P(i) = sum_g [Phi_i(x_{g+1}) - Phi_i(x_g)] prod_{j != i} Phi_j((x_g + x_{g+1}) / 2),  normalised
@@ -55,7 +55,7 @@ def best_probabilities(mean: Any, deviation: Any, allowed: Any, *, ops: Any = ke
         >>> import numpy as np
         >>> from ranking.array_ops import numpy_ops
         >>> certain = np.array([[1.0, 1.0, 0.0]]), np.array([[0.2, 0.2, 0.0]]), np.array([[True, True, True]])
-        >>> best_probabilities(*certain, ops=numpy_ops).round(3).tolist()
+        >>> thompson_probabilities(*certain, ops=numpy_ops).round(3).tolist()
         [[0.5, 0.5, 0.0]]
     """
     deviation = ops.maximum(deviation, 1e-6)
@@ -77,7 +77,7 @@ def best_probabilities(mean: Any, deviation: Any, allowed: Any, *, ops: Any = ke
     return chance / ops.maximum(ops.sum(chance, axis=1, keepdims=True), 1e-30)
 
 
-def mixed_with_chance(probabilities: Any, allowed: Any, epsilon: Any, *, ops: Any = keras_ops) -> Any:
+def epsilon_greedy(probabilities: Any, allowed: Any, epsilon: Any, *, ops: Any = keras_ops) -> Any:
     """`(1 - epsilon) p + epsilon / m` over the m allowed candidates.
 
     Shapes: probabilities f32 [B, K], allowed bool [B, K], epsilon [B, 1] or [1, 1] -> f32 [B, K].
@@ -86,7 +86,7 @@ def mixed_with_chance(probabilities: Any, allowed: Any, epsilon: Any, *, ops: An
         >>> import numpy as np
         >>> from ranking.array_ops import numpy_ops
         >>> greedy, allowed = np.array([[1.0, 0.0, 0.0]]), np.array([[True, True, False]])
-        >>> mixed_with_chance(greedy, allowed, np.array([[0.1]]), ops=numpy_ops).round(3).tolist()
+        >>> epsilon_greedy(greedy, allowed, np.array([[0.1]]), ops=numpy_ops).round(3).tolist()
         [[0.95, 0.05, 0.0]]
     """
     open_to = ops.cast(allowed, "float32")

@@ -10,7 +10,7 @@ from keras import ops as keras_ops
 
 from ranking.adjustments import divergence_after
 from ranking.diversity import LEAST_VOLUME, determinant_step, similarity_to, vector_sizes
-from ranking.exploration import best_probabilities, draw, mixed_with_chance
+from ranking.exploration import draw, epsilon_greedy, thompson_probabilities
 from ranking.exposure import least_protected
 
 
@@ -178,9 +178,9 @@ def _chances(inputs, weights, utility, usable, ops):
     chances = greedy()
     if inputs.deviation is not None:
         deviation = weights["thompson"] * weights["mmr_lambda"] * inputs.deviation
-        sampled = lambda: best_probabilities(utility, deviation, usable, ops=ops)  # noqa: E731
+        sampled = lambda: thompson_probabilities(utility, deviation, usable, ops=ops)  # noqa: E731
         chances = ops.cond(ops.any(weights["thompson"] > 0), sampled, lambda: chances)
-    return mixed_with_chance(chances, usable, weights["epsilon"], ops=ops)
+    return epsilon_greedy(chances, usable, weights["epsilon"], ops=ops)
 
 
 def _look(vectors, sizes, hit, number, kept, determinant, ops):

@@ -32,7 +32,7 @@ class Candidates:
         protected: bool [B, K], the group of `group_boost` and `group_share`.
         bucket: int32 [B, K], see `popularity_buckets`; target: f32 [B, 3], the user's shares of them.
         vectors: f32 [B, M, K, D] content, unit or zero, see `ranking.diversity.content_tokens`.
-        deviation: f32 [B, K], see `ranking.exploration.score_deviation`.
+        deviation: f32 [B, K], see `ranking.exploration.posterior_std`.
         uniforms: f32 [B, k] in [0, 1), the request's randomness; None = nothing is left to chance.
     """
 

@@ -66,7 +66,7 @@ class Cursor:
 
     Attributes:
         base, fingerprint: the release that it follows from.
-        update: number of the last one that is published. since: those up to here count no more.
+        update: number of the last one that is published. since: updates up to this one are discarded.
         rolled_back: why the release itself answers again; "" = it does not.
         judged: [events, hits of the followed, hits of the release] of the newest updates.
     """
@@ -91,7 +91,8 @@ class Cursor:
 class Journal:
     """`<out>/follow`: `cursor.json`, and `<base>/<update>/` with the events of each update and the newest weights.
 
-    In the folder of the last update that counts no more lie the events of all that do not.
+    Updates up to `cursor.since` are discarded; their events are kept together in the folder of update `since`
+    (`waiting.parquet`).
 
     An update's events are on disk before it begins (write-ahead), so that one that was interrupted is done again with the
     same events, whatever has come meanwhile. The cursor moves when the update is published: every event is in exactly one

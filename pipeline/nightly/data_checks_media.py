@@ -18,7 +18,7 @@ from pipeline.settings.data_checks import ChecksSection
 from pipeline.stage import read_manifest
 
 UNLIKELY = 0.01
-"""Chance of as many missing among so few new items, below which it is no chance."""
+"""p-value of the binomial test below which missing content is reported."""
 
 
 def media_checks(data: NewData, section: ChecksSection, store: FeatureStore, parent: Path) -> list[Check]:

@@ -18,7 +18,7 @@ from pipeline.cores import compute_on
 PARENT_DEATH_SIGNAL = 1
 """Linux's `PR_SET_PDEATHSIG`."""
 NICENESS = 3
-"""The job, which waits for all of them in the end, goes first where there are more of them than cores."""
+"""Nice value of helper processes, so that the job itself keeps its core where cores are few."""
 
 
 class JobEndedError(Exception):
@@ -31,8 +31,8 @@ class JobProcess:
     Args:
         work: called in the process with an order, and with `ready`, which waits until the job goes on; what it returns is the
             answer.
-        method: "spawn", which imports everything anew, from any process; "fork" from one that has imported TensorFlow and
-            not used it yet, and has no thread of Python's beside the one that begins this: five seconds less.
+        method: `fork`: saves five seconds; only from a process with one Python thread that has imported TensorFlow and run no
+            operation. `spawn`: from any process.
     """
 
     def __init__(self, work: Callable[..., Any], method: Literal["spawn", "fork"] = "spawn"):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from data.content_key import KEYS_FILE
-from pipeline.training.warm import linear_map
+from pipeline.training.warm import ridge_map
 from towers.search import SearchTower, load_search_tower
 
 
@@ -25,7 +25,7 @@ def turn_search(previous: Path, old_items: np.ndarray, new_items: np.ndarray, ou
     Args:
         previous: folder of the earlier search stage. old_items: [N' + 1, D'], new_items: [N + 1, D].
     """
-    tower, turn = load_search_tower(previous), linear_map(new_items, old_items).T.astype(np.float32)
+    tower, turn = load_search_tower(previous), ridge_map(new_items, old_items).T.astype(np.float32)
     turned = SearchTower(dataclasses.replace(tower.config, width=new_items.shape[1]))
     for before, after in zip(tower.variables, turned.variables, strict=True):
         if tuple(before.shape) == tuple(after.shape):

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.ranker.visits import Visits
 from ranking.adjustments import bucket_shares
 from ranking.array_ops import numpy_ops
-from ranking.exploration import score_deviation
+from ranking.exploration import posterior_std
 from ranking.policy import Policy
 from ranking.rerank import Candidates, rerank
 from ranking.serving_form import RankingServingForm
@@ -68,7 +68,7 @@ class RankedVisits:
             bucket=named["bucket"],
             target=bucket_shares(codes[history][:, :, 3], history > 0, prior, ops=numpy_ops).astype(np.float32),
             vectors=self.tokens[rows].transpose(0, 2, 1, 3) if diverse else None,
-            deviation=score_deviation(self.visits.click[part], named["events"].astype(np.float32), ops=numpy_ops),
+            deviation=posterior_std(self.visits.click[part], named["events"].astype(np.float32), ops=numpy_ops),
         )
 
 

@@ -81,8 +81,7 @@ def retrieve_fold(
     """Requests of a split, each with its past, and the index's answer to each.
 
     Args:
-        known_splits: splits that lie before; their events are the past whatever their time, as in retrieval's
-        evaluation.
+        known_splits: splits that lie before; their events are the past whatever their time, as in retrieval's evaluation.
             Of the split itself only what is strictly before a request is its past.
         query_history: history length that `query_fn` is given.
     """
@@ -122,8 +121,8 @@ def past_histories(
     length: int,
     seed: int,
 ) -> np.ndarray:
-    """Positive items before each request, most recent first: those of the split, then those of the known splits. [R,
-    L]"""
+    """Positive items before each request, most recent first: those of the split, then those of the known splits.
+    [R, L]"""
     within = positive_histories(dataset, (split,)).as_of(user, time, length)
     known = positive_histories(dataset, known_splits)
     if not dataset.schema.has_timestamps:

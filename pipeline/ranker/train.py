@@ -37,7 +37,7 @@ from pipeline.ranker.setup import (
 from pipeline.ranker.training_sources import earlier_source, epoch_batches, own_source
 from pipeline.ranker.tree_examples import TreeExamples
 from pipeline.ranker.visits import HELD_OUT, Visits
-from pipeline.ranker.warm import WarmRanker, not_learned, save_learned, told_by
+from pipeline.ranker.warm import WarmRanker, not_learned, save_learned, with_labels_of
 from pipeline.training.checkpoint import Checkpoint, put_back, snapshot
 from pipeline.training.epochs import Progress
 from pipeline.training.fused_optimizers import FusedAdamW
@@ -111,7 +111,7 @@ def train_ranking(
     if start is not None:
         heads = start.heads(heads, first, config)
         later = not_learned(holding.requests.timestamp, start.learned_until)
-        judged, holding = told_by(judged, later), holding.take(np.flatnonzero(later))
+        judged, holding = with_labels_of(judged, later), holding.take(np.flatnonzero(later))
     keras.utils.set_random_seed(config.seed)
     if earlier is not None and not dataset.schema.has_timestamps:
         # Whoever judges must be a stranger there too; where days judge, those of the earlier fold are past.

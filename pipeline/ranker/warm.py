@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.ranker.setup import MINIMUM_LABELS
 from pipeline.stage import StageError
-from pipeline.training.warm import RETRAIN, enlarged, linear_map
+from pipeline.training.warm import RETRAIN, enlarged, ridge_map
 from ranking.config import HEADS, RankingConfig
 from ranking.lists import RankingLists
 from ranking.model import Ranker
@@ -61,9 +61,12 @@ def not_learned(timestamps: np.ndarray, until: int) -> np.ndarray:
     return later if later.sum() >= MINIMUM_LABELS else np.ones_like(later)
 
 
-def told_by(lists: RankingLists, later: np.ndarray) -> RankingLists:
-    """The lists [R, K] with labels in the later requests alone, bool [R]; those of a head that has fewer than `MINIMUM_LABELS`
-    positive ones there stay as they are: one quiet day is little to calibrate on."""
+def with_labels_of(lists: RankingLists, later: np.ndarray) -> RankingLists:
+    """Keeps labels of the later requests only. A head with fewer than `MINIMUM_LABELS` positives among them keeps all of its
+    labels: one quiet day is little to calibrate on.
+
+    Shapes: lists [R, K], later bool [R].
+    """
     known = {}
     for head, told in lists.known.items():
         among = told & later[:, None]
@@ -148,7 +151,7 @@ class WarmRanker:
         names = list(ranker.content.modalities)
         if "behaviour" not in names or "content/behaviour_kernel" not in learned:
             return
-        place, moved = names.index("behaviour"), linear_map(self.new_embeddings, self.item_embeddings)
+        place, moved = names.index("behaviour"), ridge_map(self.new_embeddings, self.item_embeddings)
         ranker.content.kernels[place].assign(moved @ learned["content/behaviour_kernel"])
 
 

@@ -57,7 +57,7 @@ SERVED = (
     "towers/ensemble.py",
     "towers/content_map.py",
 )
-"""Code that joins both."""
+"""Source files that the key of the `served` stage covers."""
 
 
 def teacher_keys(side: SideLossesConfig) -> dict[str, str]:

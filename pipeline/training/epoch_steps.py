@@ -20,9 +20,12 @@ Progress = Callable[[str, int, int], None]
 CHECK_STEPS = 50
 """Steps between two looks at the loss; a look waits for the device, and a loss that is not finite stays so."""
 PROGRESS_SECONDS = 0.1
-EVENTS_A_CALL, MOST_STEPS_A_CALL, FEWEST_STEPS = 65_536, 64, 128
-"""Events that one call of the compiled step trains on, so that Python's part, a millisecond a call, is small beside it; a
-training of fewer steps than the last takes them one by one."""
+EVENTS_A_CALL = 65_536
+"""Events that one call of the compiled step trains on, so that Python's part, a millisecond a call, is small beside it."""
+MOST_STEPS_A_CALL = 64
+"""Steps of one call at most, however small the batches are."""
+FEWEST_STEPS = 128
+"""A training of fewer steps takes them one by one."""
 
 
 class NonFiniteLossError(FloatingPointError):

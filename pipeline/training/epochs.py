@@ -50,7 +50,7 @@ def train_epochs(
 
     Raises: NonFiniteLossError, at most `CHECK_STEPS` and a call after the step it happened at, before it could be saved.
     """
-    feed, steps, average = feed or feed_of(batches), len(batches), Average(task)
+    feed, steps, average = feed or feed_of(batches), len(batches), ExponentialMovingAverage(task)
     weights = getattr(task, "learned_variables", task.trainable_variables)
     log: list[dict[str, float]] = []
     best: dict[str, np.ndarray] = {}
@@ -59,7 +59,7 @@ def train_epochs(
         state, best = restored
         log, first, step, spent = state["log"], state["epoch"], state["step"], state["seconds"]
     for epoch in range(first, settings.epochs):
-        if not settings.keep_last and stalled([row[settings.metric] for row in log], settings.patience):
+        if not settings.keep_last and early_stopping([row[settings.metric] for row in log], settings.patience):
             break
         begun = time.perf_counter() - spent
         if step == 0:
@@ -99,7 +99,7 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed)
 
 
-class Average:
+class ExponentialMovingAverage:
     """The moving average of the weights that an optimizer with `use_ema` keeps, put in their place for a while.
 
     `fit` would leave the average in the weights after every call, that is, after every epoch: training would go on
@@ -137,11 +137,11 @@ def best_epoch(log: list[dict[str, float]], metric: str) -> dict[str, float]:
     return max(reversed(log), key=lambda row: row[metric])
 
 
-def stalled(values: list[float], patience: int) -> bool:
-    """Whether the last `patience` values all fell short of the best before them.
+def early_stopping(values: list[float], patience: int) -> bool:
+    """Whether to stop: the last `patience` values all fell short of the best before them.
 
     Example:
-        >>> stalled([0.1, 0.3, 0.2, 0.2], 2), stalled([0.1, 0.3, 0.2, 0.3], 2)
+        >>> early_stopping([0.1, 0.3, 0.2, 0.2], 2), early_stopping([0.1, 0.3, 0.2, 0.3], 2)
         (True, False)
     """
     return len(values) > patience and max(values[-patience:]) < max(values[:-patience])

@@ -182,7 +182,7 @@ def content_guess(
     return guess
 
 
-def linear_map(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+def ridge_map(new: np.ndarray, old: np.ndarray) -> np.ndarray:
     """M with `new M` nearest to `old` over the rows that both have: `(X'X + ridge I)^-1 X'Y`, the ridge a thousandth of the
     mean variance.
 
@@ -193,7 +193,7 @@ def linear_map(new: np.ndarray, old: np.ndarray) -> np.ndarray:
 
     Example:
         >>> turned = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-        >>> linear_map(turned[:, ::-1].copy(), turned).round(2).tolist()
+        >>> ridge_map(turned[:, ::-1].copy(), turned).round(2).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
     """
     inputs, outputs = np.asarray(new[: len(old)], np.float64), np.asarray(old, np.float64)

@@ -58,7 +58,7 @@ class AddedItems:
             )
 
     def belong_to(self, version: int) -> bool:
-        """Whether the answers of a version compare with these embeddings.
+        """Whether scores of that version are comparable with these embeddings (same base release).
 
         Example:
             >>> AddedItems(3).belong_to(3_000_005), AddedItems(3).belong_to(4)

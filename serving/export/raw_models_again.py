@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from serving.export.item_encoder import SIGNATURE, ItemEncoderModule
 from serving.graphs.keras_weights import KerasWeights
-from serving.graphs.request_history import nobody
+from serving.graphs.request_history import no_rows
 from serving.graphs.vocabulary_tables import VocabularyTables, vocabularies_again
 from serving.saved_model_again import check_variables, write_again
 
@@ -66,7 +66,7 @@ class SearchAgain:
         self.assets, self.renamed = vocabularies_again(previous, items)
         self.values = variables_of(KerasWeights(search_tower, "search_tower"), "search_tower")
         self.values |= {"index/item_embeddings": table, "items/strings": items.strings.numpy()}
-        self.values["gone"] = nobody() if gone is None else gone
+        self.values["gone"] = no_rows() if gone is None else gone
         check_variables(saved_model_pb2.SavedModel.FromString((previous / "saved_model.pb").read_bytes()), self.values)
 
     def save(self, folder: str | Path) -> None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from ranking.adjustments import bucket_shares
 from ranking.config import HEADS
 from ranking.diversity import content_tokens
-from ranking.exploration import score_deviation
+from ranking.exploration import posterior_std
 from ranking.policy import Policy
 from ranking.rerank import Candidates, Page, rerank
 from ranking.serving_form import RankingServingForm
@@ -235,7 +235,7 @@ class RecommendModule(RetrievalParts):
             bucket=codes["bucket"],
             target=bucket_shares(past, history > 0, tf.convert_to_tensor(self.bucket_prior)),
             vectors=self._vectors(rows),
-            deviation=score_deviation(answer["click"], events),
+            deviation=posterior_std(answer["click"], events),
             uniforms=chance,
         )
 

@@ -13,7 +13,7 @@ from ranking.stored_rows import Precision
 from serving.graphs.keras_weights import KerasWeights
 from serving.graphs.raw_encoder import make_raw_encoder
 from serving.graphs.raw_text import clean_text
-from serving.graphs.request_history import nobody, table_variable, without_gone
+from serving.graphs.request_history import no_rows, table_variable, without_gone
 from serving.graphs.vocabulary_tables import VocabularyTables
 from serving.index.index import LOWEST, ExactIndex
 from serving.saved_model import write_saved_model
@@ -56,7 +56,7 @@ class SearchModule(tf.Module):
         self.encoder = make_raw_encoder(encoder)
         self.search_tower = KerasWeights(search_tower, "search_tower")
         self.index = ExactIndex(item_table, precision)
-        self.gone = table_variable(nobody() if gone is None else gone, tf.int32, "gone_rows")
+        self.gone = table_variable(no_rows() if gone is None else gone, tf.int32, "gone_rows")
 
     @tf.function(
         autograph=False,

@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from data.schema import UNKNOWN_ROW
+from serving.index.allowed_items import distinct_rows
 
 
-def nobody() -> np.ndarray:
-    """No rows."""
+def no_rows() -> np.ndarray:
+    """Of no item."""
     return np.zeros(0, np.int32)
 
 
@@ -49,7 +50,7 @@ class ServingTables:
     chosen: tuple[np.ndarray, np.ndarray] | None = None
     profile_words: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     tower_steps: int = 0
-    gone: np.ndarray = dataclasses.field(default_factory=nobody)
+    gone: np.ndarray = dataclasses.field(default_factory=no_rows)
 
     def __post_init__(self) -> None:
         counts = {
@@ -144,6 +145,4 @@ def choose_whole_history(recent: tf.Tensor, stored: tf.Tensor) -> tf.Tensor:
     """
     width = tf.maximum(tf.shape(recent)[1], tf.shape(stored)[1])
     given, kept = (tf.pad(rows, [[0, 0], [0, width - tf.shape(rows)[1]]]) for rows in (recent, stored))
-    ordered = tf.sort(tf.where(tf.reduce_any(recent != 0, axis=1, keepdims=True), given, kept), axis=1)
-    again = ordered[:, 1:] == ordered[:, :-1]
-    return tf.where(tf.pad(again, [[0, 0], [tf.minimum(width, 1), 0]]), 0, ordered)
+    return distinct_rows(tf.where(tf.reduce_any(recent != 0, axis=1, keepdims=True), given, kept))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ranking.array_ops import numpy_ops
-from ranking.exploration import best_probabilities, normal_cdf
+from ranking.exploration import normal_cdf, thompson_probabilities
 from ranking.policy import Policy
 from ranking.rerank import Candidates, rerank
 
@@ -65,7 +65,7 @@ def test_thompson_chooses_as_draws_do():
     deviation[2, 0] = 0  # one certain among others
     allowed = rng.random((4, 6)) < 0.8
     allowed[3] = False
-    found = best_probabilities(mean, deviation, allowed, ops=numpy_ops)
+    found = thompson_probabilities(mean, deviation, allowed, ops=numpy_ops)
     drawn = mean + deviation * rng.normal(size=(200_000, 4, 6))
     best = np.where(allowed, drawn, -np.inf).argmax(axis=2)
     for line in range(3):
@@ -76,7 +76,7 @@ def test_thompson_chooses_as_draws_do():
 
 def test_more_evidence_means_less_exploration_and_none_without_uncertainty():
     chances = [
-        best_probabilities(REQUEST.scores, scale * REQUEST.deviation, REQUEST.rows > 0, ops=numpy_ops)[0]
+        thompson_probabilities(REQUEST.scores, scale * REQUEST.deviation, REQUEST.rows > 0, ops=numpy_ops)[0]
         for scale in (2.0, 1.0, 0.25, 0.0)
     ]
     assert [chance.argmax() for chance in chances[1:]] == [0, 0, 0] or chances[3].argmax() == 0

@@ -8,7 +8,7 @@ import pytest
 
 from data.schema import VALID
 from pipeline.ranker.visits import HELD_OUT, Visits
-from pipeline.ranker.warm import WarmRanker, learned_until, save_learned, told_by
+from pipeline.ranker.warm import WarmRanker, learned_until, save_learned, with_labels_of
 from pipeline.stage import StageError
 from ranking.serving_form import RankingServingForm
 from tests.pipeline.ranker.test_train_ranking import CONFIG, EMBEDDINGS, log_of, store, trained  # noqa: F401
@@ -95,7 +95,7 @@ def test_a_head_of_few_later_labels_is_calibrated_on_all_that_are_held_out():
     lists = dataclasses.replace(lists, labels=labels, known={head: lists.mask for head in labels})
     later = np.arange(len(lists)) >= len(lists) // 2
     assert lists.mask[later].sum() >= 20
-    told = told_by(lists, later).known
+    told = with_labels_of(lists, later).known
     assert not told["click"][~later].any() and (told["click"][later] == lists.mask[later]).all()
     assert (told["purchase"] == lists.mask).all()
 

@@ -11,7 +11,7 @@ from keras import ops
 
 from benchmarks.serve_sessions import SavedSession, breakdown
 from ranking.array_ops import numpy_ops
-from ranking.exploration import score_deviation
+from ranking.exploration import posterior_std
 from ranking.policy import Policy
 from ranking.rerank import Candidates, rerank
 from serving.client.recommend_requests import EVERY_POLICY, recommend_inputs, warm_up_requests
@@ -234,7 +234,7 @@ def test_the_policy_is_that_of_ranking_on_what_is_retrieved(module, world, facts
         bucket=codes[None, :, 3],
         target=bucket_target(facts, world.tables.history[8]),
         vectors=unit[:, None],
-        deviation=score_deviation(everyone["click"][:, order], codes[None, :, 4].astype(np.float32), ops=numpy_ops),
+        deviation=posterior_std(everyone["click"][:, order], codes[None, :, 4].astype(np.float32), ops=numpy_ops),
         uniforms=uniforms(tf.constant([3], tf.int64), tf.constant(10)).numpy(),
     )
     expected = rerank(given, policy, 10, ops=numpy_ops)
