@@ -48,6 +48,7 @@ from serving.gateway.search_media import add_media_search_route
 from serving.gateway.session import Sessions
 from serving.gateway.settings import GatewaySettings
 from serving.json_log import UserHash
+from serving.releases.release import list_releases
 from serving.status import ServingError
 
 if TYPE_CHECKING:  # its protocol messages bring TensorFlow with them
@@ -75,7 +76,7 @@ def create_app(settings: GatewaySettings, recommender: Recommender | None = None
         None if settings.keys is None else KeyRing(settings.keys), settings.requests_per_second, settings.burst
     )
     settings = settings.model_copy(update={"label": answering_label(settings.run, settings.label)})
-    if settings.label is None:
+    if settings.label is None and len(list_releases(settings.run / "releases")) > 1:
         logger.warning("no label: the highest version answers, a canary too; promote a release, then start the gateway again")
     parts = _make_parts(settings, recommender or _make_recommender(settings, metrics), metrics)
 

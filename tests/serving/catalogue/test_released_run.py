@@ -94,3 +94,15 @@ def test_a_gateway_starts_on_a_run_folder_that_jobs_alone_have_made(folders: tup
     shutil.rmtree(run / "ingest")
     client = TestClient(create_app(GatewaySettings(run=run, source=source), FakeRecommender()))
     assert client.get("/v1/items/i12").json()["title"] == "As of job 0003"
+
+
+def test_a_gateway_warns_of_a_missing_label_where_there_are_versions_to_take_for_each_other(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run, source = folders
+    create_app(GatewaySettings(run=run, source=source), FakeRecommender())
+    assert "no label: the highest version answers" in caplog.text
+    caplog.clear()
+    shutil.rmtree(run / "releases" / "2")
+    create_app(GatewaySettings(run=run, source=source), FakeRecommender())
+    assert caplog.text == ""
