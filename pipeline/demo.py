@@ -126,6 +126,7 @@ def run_demo(run: Run) -> dict:
 
 def serve_release(data: Path, run: Path, ports: ServingConfig) -> None:
     """Serve until Ctrl-C."""
+    Console().print("starting the model server ...")  # a large release takes minutes
     with serving(data, run, ports) as (server, url):
         Console().print(
             f"Page and API  {url}/  (OpenAPI: {url}/openapi.json)\nTF Serving    gRPC {server.target}, REST "
