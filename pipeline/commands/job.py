@@ -30,8 +30,8 @@ def job(
     May be started twice (the second is told who is at work) and killed at any point (started again, it goes on; on another
     machine once the lock of the one that was killed has ended, `job.lock_seconds` later at most).
 
-    Exit codes: 0 published, or nothing is new; 10 the gate kept the current release; 11 the data checks stopped it;
-    12 locked by another job; 13 failed; 2 a wrong command line; 143 ended by SIGTERM, to be started again.
+    Exit codes: 0 published; 10 kept back by the gate; 11 stopped by the data checks; 12 locked by another job; 13 failed;
+    2 a wrong command line; 143 ended by SIGTERM, to be started again. Asked again of the same data, it ends with the same code.
 
     Example: python -m pipeline job --data runs/world --out runs/demo --config configs/demo.toml
     """
