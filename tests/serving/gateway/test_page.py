@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Route, expect
 
 from pipeline.demo import serving
 from pipeline.settings.config import ServingConfig
@@ -23,27 +16,10 @@ from serving.gateway.app import GatewaySettings, create_app
 from serving.gateway.keys import add_key, make_key
 from serving.local import LocalServer
 from tests.record_shop import RecordShop
-from tests.serving.browser import HOW, find_chromium
+from tests.serving.gateway.page_visit import FOCUSED, SIZES, at_work, check, settled, titles, visit
 
-PICTURES = Path(__file__).resolve().parents[3] / "runs" / "test-pages"
-"""Where screenshots go."""
-SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
-FOCUSED = "element => element === document.activeElement"
 SCORES = """async (profile) => (await ask("/v1/recommend", { user_id: NEW_VISITOR, k: 12, profile })).items
   .map((entry) => [entry.item.item_id, entry.score])"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = find_chromium()
-    if path is None:
-        warnings.warn(HOW, stacklevel=1)
-        pytest.skip(HOW)
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        started = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,45 +31,6 @@ def run(browser: Browser, record_shop: RecordShop, tmp_path_factory: pytest.Temp
 def shop(run: Run) -> Iterator[tuple[LocalServer, str]]:
     with serving(run.source, run.folder, ServingConfig(grpc_port=0, rest_port=0, gateway_port=0)) as both:
         yield both
-
-
-@contextmanager
-def visit(browser: Browser, address: str, size: str = "desktop", refused: str = "4xx") -> Iterator[Page]:
-    """A page of a visitor who has never been here. Afterwards: no request has gone elsewhere, and there was no
-    error but statuses that were looked for."""
-    context = browser.new_context(viewport=SIZES[size])  # type: ignore[arg-type]
-    context.set_default_timeout(15_000)
-    page = context.new_page()
-    hosts: set[str] = set()
-    faults: list[str] = []
-    page.on("request", lambda request: hosts.add(httpx.URL(request.url).host))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
-    page.goto(address)
-    yield page
-    context.close()
-    assert hosts <= {"127.0.0.1", ""}, hosts  # "" is a data: or blob: address of the page's own
-    assert all(any(status in fault for status in refused.split()) for fault in faults), faults
-
-
-def settled(page: Page, words: str = "items for") -> None:
-    expect(page.locator("#status")).to_contain_text(words, timeout=15_000)
-
-
-def titles(page: Page) -> list[str]:
-    return page.locator("#items h3").all_inner_texts()
-
-
-def check(page: Page, name: str) -> None:
-    """A picture for people to look at; nothing wider than the screen, and nothing serious to axe, by day and by night."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
-        page.screenshot(path=PICTURES / f"{name}-{scheme}.png")
-        found = Axe().run(page).response["violations"]
-        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
-        assert not serious, serious
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -302,39 +239,27 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(browser, shop, run, tmp_path):
     settings = GatewaySettings(
         run=run.folder, source=run.source, state=tmp_path / "state", target=shop[0].target, clock="log", keys=keys
     )
-    gateway = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=gateway.run, daemon=True)
-    thread.start()
-    while not gateway.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    try:
-        with visit(
-            browser, f"http://127.0.0.1:{gateway.servers[0].sockets[0].getsockname()[1]}/", refused="401 403"
-        ) as page:
-            settled(page, "a key is needed")
-            page.get_by_label("API key").fill(key)
-            page.get_by_role("button", name="Recommend", exact=True).click()
-            settled(page)
-            expect(page.get_by_label("spoken word")).to_be_visible()  # what the key opens has come
-            assert page.locator("#examples button").count() == 1  # and what it does not has not
-            name = titles(page)[0]
-            page.get_by_role("button", name=f"Not for me {name}", exact=True).first.click()
-            settled(page, f"No more of {name}. 12 items")
-            page.reload()
-            settled(page)
-            assert titles(page) and name not in titles(page)
-            address, gone = page.url.partition("?")[0], titles(page)[0]
-            item = page.evaluate("async () => (await ask('/v1/recommend', request(userId()))).items[0].item.item_id")
-            headers = {"Authorization": f"Bearer {admin}"}
-            httpx.delete(f"{address}v1/items/{item}", headers=headers).raise_for_status()
-            page.get_by_role("button", name=f"Like {gone}", exact=True).first.click()
-            settled(page, "That was not noted")
-            page.goto(f"{address}engineers")
-            settled(page, "needs the scope 'admin'")
-            page.get_by_label("API key").fill(admin)
-            page.get_by_role("button", name="Read again").click()
-            settled(page, "The figures are read")
-    finally:
-        gateway.should_exit = True
-        thread.join(timeout=10)
+    with at_work(create_app(settings)) as own, visit(browser, own, refused="401 403") as page:
+        settled(page, "a key is needed")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Recommend", exact=True).click()
+        settled(page)
+        expect(page.get_by_label("spoken word")).to_be_visible()  # what the key opens has come
+        assert page.locator("#examples button").count() == 1  # and what it does not has not
+        name = titles(page)[0]
+        page.get_by_role("button", name=f"Not for me {name}", exact=True).first.click()
+        settled(page, f"No more of {name}. 12 items")
+        page.reload()
+        settled(page)
+        assert titles(page) and name not in titles(page)
+        address, gone = page.url.partition("?")[0], titles(page)[0]
+        item = page.evaluate("async () => (await ask('/v1/recommend', request(userId()))).items[0].item.item_id")
+        headers = {"Authorization": f"Bearer {admin}"}
+        httpx.delete(f"{address}v1/items/{item}", headers=headers).raise_for_status()
+        page.get_by_role("button", name=f"Like {gone}", exact=True).first.click()
+        settled(page, "That was not noted")
+        page.goto(f"{address}engineers")
+        settled(page, "needs the scope 'admin'")
+        page.get_by_label("API key").fill(admin)
+        page.get_by_role("button", name="Read again").click()
+        settled(page, "The figures are read")
