@@ -21,7 +21,8 @@ function make(tag, properties = {}, ...children) {
 
 async function fetchChecked(path, options = {}) {
   const key = kept("key", () => "");
-  const reply = await fetch(path, { ...options, headers: { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) } });
+  const reply = await fetch(path, { ...options, headers: { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) } })
+    .catch((error) => { throw error instanceof TypeError ? new Error("the server cannot be reached") : error; });
   if (reply.status === 401) find("key-part").hidden = false;
   if (reply.ok) return reply;
   const answer = await reply.json().catch(() => ({}));

@@ -88,7 +88,7 @@ function verdict(entry, user) {
 function alike(item) {
   const node = named(make("button", { type: "button" }, "Similar"), item);
   node.setAttribute("aria-label", `Similar to ${nameOf(item)}`);
-  node.addEventListener("click", () => showFound(`Like ${nameOf(item)}`, () => ask("/v1/similar", { item_id: item.item_id, k: pageLength() })));
+  node.addEventListener("click", () => showFound(`Similar to ${nameOf(item)}`, () => ask("/v1/similar", { item_id: item.item_id, k: pageLength() })));
   return node;
 }
 

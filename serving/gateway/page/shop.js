@@ -4,7 +4,10 @@ const SESSION = kept("session", token);
 /* Words for `mmr_lambda`. Not against the release's own, which nobody here knows: a step named "more" could be less than that. */
 const VARIETY = [["as released", null], ["none", 1], ["a little", 0.85], ["some", 0.7], ["much", 0.5], ["as wide as can be", 0.35]];
 const LARGEST_FILE = 16 * 2 ** 20;
+const STAND_IN = "The search did not answer: popular items stand in, they do not match what was asked.";
+const collator = new Intl.Collator("en", { numeric: true });
 let turn = 0, before = null, sampled = null, stranger = null;
+let last = null; /* the search that was asked for last, if nothing else was since then */
 
 const say = (text) => { find("status").textContent = text; };
 const pageLength = () => Number(find("count").value);
@@ -21,7 +24,8 @@ const saidProfile = (user) => stranger !== user ? [] : [...document.querySelecto
   .filter((select) => select.value).map((select) => `${select.name}=${select.value}`);
 
 function profileChoice(column, words) {
-  const select = make("select", { name: column, id: `profile-${column}` }, make("option", { value: "" }, "not said"), ...words.map((word) => make("option", { value: word }, word)));
+  const select = make("select", { name: column, id: `profile-${column}` }, make("option", { value: "" }, "not said"),
+    ...[...words].sort(collator.compare).map((word) => make("option", { value: word }, word)));
   select.addEventListener("change", () => show(userId()));
   return make("div", { className: "count" }, make("label", { htmlFor: select.id }, column.replaceAll("_", " ")), select);
 }
@@ -54,7 +58,7 @@ function showTiming(answer) {
 }
 
 function showSample(node = null) {
-  if (sampled) URL.revokeObjectURL(sampled);
+  if (sampled && sampled !== node?.src) URL.revokeObjectURL(sampled);
   sampled = node?.src ?? null;
   find("sample").hidden = !node;
   find("sample").replaceChildren(...(node ? [node] : []));
@@ -65,6 +69,11 @@ function replaceItems(cards) {
   const inside = find("results").contains(document.activeElement);
   find("items").replaceChildren(...cards);
   if (inside) find("results").focus({ preventScroll: true });
+}
+
+/* A search asks every domain, so none is to be chosen beside what it found. */
+function showDomains() {
+  find("domains").hidden = !find("back").hidden || find("domains").querySelectorAll("input").length < 3; /* "all" is one */
 }
 
 /* `before` is the list that these replace, so that what has come in can be seen. */
@@ -78,6 +87,7 @@ function showRecommended(answer, user) {
   showSample();
   askWho(answer, user);
   find("back").hidden = true;
+  showDomains();
   find("results-title").textContent = "Recommended";
   find("results-note").textContent = answer.fallback ? "Popular items stand in for the model."
     : answer.known_user ? "Chosen for this user. A like, a purchase or a skip changes the list at once."
@@ -87,6 +97,7 @@ function showRecommended(answer, user) {
 
 async function show(user, said = "") {
   const mine = ++turn;
+  last = null;
   const shown = user || "someone without an id";
   find("user").value = user;
   say(said || `Asking for ${shown}…`);
@@ -98,16 +109,18 @@ async function show(user, said = "") {
     if (mine !== turn) return; /* a later question has been asked meanwhile */
     showHistory(history);
     showRecommended(answer, user);
-    say(`${said} ${answer.items.length} items for ${shown}.`.trim());
+    say(`${said} ${answer.items.length} ${answer.fallback ? "popular items" : "items"} for ${shown}.`.trim());
     window.history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);
   } catch (error) {
     if (mine === turn) say(`That did not work: ${error.message}`);
   }
 }
 
-/* Items found by words, by likeness or by a file; `sample` is what was sent, to be looked at or heard. */
-async function showFound(title, question, sample = null) {
+/* Items found by words, by likeness or by a file; `sample` is what was sent, to be looked at or heard. Asked `again`, as for
+   more items, it moves nobody. */
+async function showFound(title, question, sample = null, again = false) {
   const mine = ++turn, user = userId();
+  last = () => showFound(title, question, sample, true);
   say("Searching…");
   try {
     const answer = await question();
@@ -117,9 +130,12 @@ async function showFound(title, question, sample = null) {
     showTiming(answer);
     showSample(sample);
     find("back").hidden = false;
-    find("results-title").textContent = title;
-    find("results-note").textContent = answer.items.length ? "Best first." : "Nothing was found.";
-    say(`${answer.items.length} items: ${title}.`);
+    showDomains();
+    const count = answer.items.length;
+    find("results-title").textContent = answer.fallback ? "Popular items" : title;
+    find("results-note").textContent = answer.fallback ? STAND_IN : count ? "Best first." : "Nothing was found.";
+    say(answer.fallback ? STAND_IN : `${count ? `${count} items` : "Nothing"}: ${title}.`);
+    if (again) return;
     find("results").focus({ preventScroll: true });
     find("results").scrollIntoView({ block: "start" });
   } catch (error) {
@@ -152,7 +168,8 @@ async function searchByFile(file) {
     : make("img", { src: address, alt: `Your picture ${file.name}` });
   const name = sound ? "audio_base64" : "image_base64";
   await showFound(sound ? `Sounds like ${file.name}` : `Looks like ${file.name}`,
-    async () => ask("/v1/search/media", { [name]: await asBase64(file), k: pageLength() }), sample);
+    async () => ask("/v1/search/media", { [name]: await asBase64(file), k: pageLength() })
+      .catch((error) => { throw new Error(error.message.replace(`${name}: `, "")); }), sample); /* a visitor knows of no fields */
 }
 
 function example(user, label, detail) {
@@ -180,9 +197,9 @@ async function choices() {
     ask("/v1/users?count=6").catch(() => ({ users: [] })), ask("/v1/domains").catch(() => ({ domains: [] })),
     ask("/v1/profile").catch(() => ({ columns: {} }))]);
   find("profile").replaceChildren(find("profile").firstElementChild, ...Object.entries(columns).map((each) => profileChoice(...each)));
-  find("domains").hidden = domains.length < 2;
   find("domains").replaceChildren(find("domains").firstElementChild, domainChoice("", "all"),
     ...domains.map((each) => domainChoice(each.domain, each.domain)));
+  showDomains();
   find("examples").replaceChildren(
     ...users.map((user) => example(user.user_id, user.user_id, [`${user.events} events`, ...Object.values(user.profile).slice(0, 2)].join(" · "))),
     example(NEW_VISITOR, "A new visitor", "never seen"));
@@ -218,7 +235,7 @@ for (const kind of ["dragover", "dragleave", "drop"])
     if (kind === "drop" && event.dataTransfer.files.length) searchByFile(event.dataTransfer.files[0]);
   });
 find("back").addEventListener("click", () => show(userId()));
-find("count").addEventListener("change", () => show(userId()));
+find("count").addEventListener("change", () => last ? last() : show(userId()));
 find("variety").addEventListener("input", sayVariety);
 find("variety").addEventListener("change", () => show(userId()));
 sayVariety();

@@ -102,8 +102,10 @@ def test_similar_items_domains_and_variety(browser, shop, run):
         settled(page)
         first = titles(page)
         page.get_by_role("button", name=f"Similar to {first[2]}").first.click()
-        settled(page, f"Like {first[2]}")
+        settled(page, f"Similar to {first[2]}")
         assert first[2] not in titles(page)[:1] and page.locator("#items button[aria-label^=Similar]").count() == 12
+        page.get_by_role("button", name="Back to the recommendations").click()
+        settled(page)
         page.get_by_label("spoken word").check()
         settled(page)
         metas = page.locator("#items .meta").all_inner_texts()
@@ -134,6 +136,8 @@ def test_a_new_visitor_may_say_who_they_are(browser, shop):
         page.get_by_role("button", name="A new visitor never seen").click()
         settled(page, "items for a-new-visitor")
         scores = page.evaluate(SCORES, [])
+        ages = page.get_by_label("age group").locator("option").all_inner_texts()
+        assert len(ages) > 3 and ages[1:] == sorted(ages[1:])
         choice = page.get_by_label("country")
         country = choice.locator("option").nth(1).inner_text()
         with page.expect_request(lambda request: request.url.endswith("/v1/recommend")) as sent:
