@@ -54,11 +54,13 @@ function named(node, item) {
   return node;
 }
 
-/* What was done is on the server's disk when it answers, and the next list differs. */
+/* What was done is on the server's disk when it answers, and the next list differs; the log of a release has it later. */
 async function tell(entry, user, event) {
   const reply = await ask("/v1/feedback", { events: [{ user_id: user, session_id: SESSION, item_id: entry.item.item_id, event, position: entry.rank,
     propensity: entry.propensity > 0 ? entry.propensity : null, event_id: `${Date.now()}-${token()}` }] });
   if (reply.refused.length) throw new Error(reply.refused[0].error);
+  told.unshift({ user, item: entry.item, event, timestamp: Math.floor(Date.now() / 1000), positive: event !== "skip" });
+  showHistory();
 }
 
 function verdict(entry, user) {
@@ -147,8 +149,8 @@ function figures(entry) {
 
 function past(event) {
   const day = event.timestamp ? new Date(1000 * event.timestamp).toISOString().slice(0, 10) : null;
-  return make("li", {}, cover(event.item), make("div", { className: "title" }, nameOf(event.item)),
-    make("div", { className: `tag${event.positive ? "" : " negative"}` }, event.event), day ? make("div", { className: "tag" }, day) : null);
+  return make("li", { className: event.positive ? "" : "negative" }, cover(event.item), make("div", { className: "title" }, nameOf(event.item)),
+    make("div", { className: "tag" }, event.event), day ? make("div", { className: "tag" }, day) : null);
 }
 
 /* One clip at a time. */

@@ -5,8 +5,11 @@ const SESSION = kept("session", token);
 const VARIETY = [["as released", null], ["none", 1], ["a little", 0.85], ["some", 0.7], ["much", 0.5], ["as wide as can be", 0.35]];
 const LARGEST_FILE = 16 * 2 ** 20;
 const STAND_IN = "The search did not answer: popular items stand in, they do not match what was asked.";
+const HISTORY = 24, CLOCKS_APART = 300;
+const told = []; /* what was done on this page, most recent first */
 const collator = new Intl.Collator("en", { numeric: true });
 let turn = 0, before = null, sampled = null, stranger = null;
+let logged = { user: null, events: [] };
 let last = null; /* the search that was asked for last, if nothing else was since then */
 
 const say = (text) => { find("status").textContent = text; };
@@ -37,11 +40,15 @@ function askWho(answer, user) {
   find("profile").hidden = stranger === null || !find("profile").querySelector("select");
 }
 
-function showHistory(history) {
-  const count = history.events.length;
+/* What was just done comes before the log, until the log has it. */
+function showHistory() {
+  const inLog = (one) => logged.events.some((each) =>
+    each.item.item_id === one.item.item_id && each.event === one.event && each.timestamp >= one.timestamp - CLOCKS_APART);
+  const events = [...told.filter((one) => one.user === logged.user && !inLog(one)), ...logged.events].slice(0, HISTORY);
+  const count = events.length;
   find("history-part").hidden = !count;
   find("history-note").textContent = `The last ${count} event${count === 1 ? "" : "s"}, most recent first; skipped items are struck through.`;
-  find("history").replaceChildren(...history.events.map(past));
+  find("history").replaceChildren(...events.map(past));
   find("history").scrollLeft = 0;
 }
 
@@ -104,10 +111,11 @@ async function show(user, said = "") {
   for (const button of document.querySelectorAll("#examples button")) button.ariaPressed = String(button.dataset.user === user);
   try {
     const [history, answer] = await Promise.all([
-      user ? ask(`/v1/history/${encodeURIComponent(user)}?limit=24`).catch(() => ({ events: [] })) : { events: [] }, /* needs a key with more rights */
+      user ? ask(`/v1/history/${encodeURIComponent(user)}?limit=${HISTORY}`).catch(() => ({ events: [] })) : { events: [] }, /* needs a key with more rights */
       ask("/v1/recommend", request(user))]);
     if (mine !== turn) return; /* a later question has been asked meanwhile */
-    showHistory(history);
+    logged = { user, events: history.events };
+    showHistory();
     showRecommended(answer, user);
     say(`${said} ${answer.items.length} ${answer.fallback ? "popular items" : "items"} for ${shown}.`.trim());
     window.history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -128,6 +129,45 @@ def test_more_or_fewer_items_of_a_search_are_of_that_search(page: Page) -> None:
     settled(page)
     count.select_option("6")
     settled(page, "6 items for ann")
+
+
+def test_the_history_has_what_was_just_done(page: Page) -> None:
+    first = page.locator("#history li").first
+    liked = titles(page)[0]
+    page.get_by_role("button", name=f"Like {liked}", exact=True).click()
+    settled(page, f"Noted that you like {liked}. ")
+    settled(page, "items for ann")
+    expect(first).to_contain_text(liked)
+    expect(first).to_contain_text("like")
+    expect(page.locator("#history-note")).to_contain_text(f"The last {EVENTS} events")
+    search(page, "5")
+    settled(page, "Found for")
+    page.get_by_role("button", name="Not for me Title 5", exact=True).click()
+    settled(page, "No more of Title 5")
+    expect(first).to_contain_text("Title 5")  # beside what was found too
+    assert first.locator(".title").evaluate("element => getComputedStyle(element).textDecorationLine") == "line-through"
+    assert page.locator("#history li").nth(1).locator(".title").inner_text() == liked
+
+    page.get_by_label("User id").fill("bob")
+    page.keyboard.press("Enter")
+    settled(page, "items for bob")
+    assert page.locator("#history li").count() == 1, "it is ann's alone"
+    item = {"item_id": "i5", "title": "Title 5", "price": None, "image": None}
+    logged = {"item": item, "event": "skip", "timestamp": int(time.time()) + 2, "positive": False}
+    page.route("**/v1/history/*", lambda route: route.fulfill(json={"events": [logged]}))
+    page.get_by_label("User id").fill("ann")
+    page.keyboard.press("Enter")
+    settled(page, "items for ann")
+    assert page.locator("#history .title").all_inner_texts() == [liked, "Title 5"], "what the log has is not told twice"
+
+
+def test_skipped_items_of_the_history_are_struck_through(page: Page) -> None:
+    drawn = page.locator("#history .title").evaluate_all(
+        "all => all.map((one) => [one.textContent, getComputedStyle(one).textDecorationLine])"
+    )
+    assert len(drawn) == EVENTS
+    assert {name for name, line in drawn if line == "line-through"} == {"Title 3"}
+    assert {name for name, line in drawn if line == "none"} == {"<b>Bold</b> & co", "Title 2"}
 
 
 def test_the_page_speaks_as_people_do(page: Page, fake: FakeRecommender) -> None:
