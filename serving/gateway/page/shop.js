@@ -10,7 +10,7 @@ const told = []; /* what was done on this page, most recent first */
 const collator = new Intl.Collator("en", { numeric: true });
 let turn = 0, before = null, sampled = null, stranger = null;
 let logged = { user: null, events: [] };
-let last = null; /* the search that was asked for last, if nothing else was since then */
+let asked = null, last = null; /* whom the page was last asked for, and the search since then */
 
 const say = (text) => { find("status").textContent = text; };
 const pageLength = () => Number(find("count").value);
@@ -102,8 +102,16 @@ function showRecommended(answer, user) {
     : "This user was never seen, so this is a cold start: what suits someone unknown.";
 }
 
+/* The address names the user, and Back leads to the one before; the first is where the visit began. */
+function keepAddress(user) {
+  const named = new URLSearchParams(location.search).get("user");
+  if (named === user) return;
+  window.history[named === null ? "replaceState" : "pushState"](null, "", `?user=${encodeURIComponent(user)}`);
+}
+
 async function show(user, said = "") {
   const mine = ++turn;
+  asked = user;
   last = null;
   const shown = user || "someone without an id";
   find("user").value = user;
@@ -118,7 +126,7 @@ async function show(user, said = "") {
     showHistory();
     showRecommended(answer, user);
     say(`${said} ${answer.items.length} ${answer.fallback ? "popular items" : "items"} for ${shown}.`.trim());
-    window.history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);
+    keepAddress(user);
   } catch (error) {
     if (mine === turn) say(`That did not work: ${error.message}`);
   }
@@ -216,8 +224,8 @@ async function choices() {
 
 async function start() {
   const users = await choices();
-  const asked = new URLSearchParams(location.search).get("user");
-  show(asked ?? (users.length ? users[0].user_id : NEW_VISITOR));
+  const named = new URLSearchParams(location.search).get("user");
+  show(named ?? (users.length ? users[0].user_id : NEW_VISITOR));
 }
 
 find("ask").addEventListener("submit", (event) => {
@@ -246,5 +254,9 @@ find("back").addEventListener("click", () => show(userId()));
 find("count").addEventListener("change", () => last ? last() : show(userId()));
 find("variety").addEventListener("input", sayVariety);
 find("variety").addEventListener("change", () => show(userId()));
+window.addEventListener("popstate", () => {
+  const named = new URLSearchParams(location.search).get("user");
+  if (named !== null && named !== asked) show(named); /* a link inside the page is told of here too */
+});
 sayVariety();
 start();

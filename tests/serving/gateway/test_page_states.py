@@ -22,7 +22,11 @@ from tests.serving.gateway_folders import write_folders
 
 EVENTS = 24
 """Of ann, on three items: more than the history is wide."""
+BOX = "element => { const box = element.getBoundingClientRect(); return [box.left, box.top, box.right, box.bottom]; }"
+UPPERMOST = """element => { const box = element.getBoundingClientRect();
+  return element.contains(document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2)); }"""
 
+COLOUR = "element => getComputedStyle(element).backgroundColor"
 LOADS = "image => Object.assign(new Image(), { src: `${image.src}#` }).decode().then(() => true, () => false)"
 
 
@@ -95,6 +99,20 @@ def test_stand_ins_for_a_search_are_not_called_found(page: Page, fake: FakeRecom
     settled(page, "12 items: Found for “5”")
     expect(page.locator("#results-note")).to_have_text("Best first.")
     expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_what_is_said_is_in_sight_wherever_one_is(page: Page) -> None:
+    status = page.locator("#status")
+    page.locator("#items li").last.scroll_into_view_if_needed()
+    page.locator("#items li").last.get_by_role("button", name="Like", exact=False).first.click()
+    settled(page, "Noted that you like")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    expect(status).to_be_in_viewport(ratio=1)
+    assert page.evaluate("scrollY") > 300 and status.evaluate(UPPERMOST)
+    assert status.evaluate(COLOUR) == page.locator("body").evaluate(COLOUR), "nothing shines through"
+    search(page, "5")
+    settled(page, "Found for")
+    assert page.locator("#results-title").evaluate(BOX)[1] >= status.evaluate(BOX)[3], "what was found lies below it"
 
 
 def test_domains_cannot_be_chosen_beside_what_a_search_found(page: Page) -> None:
@@ -184,3 +202,41 @@ def test_the_page_speaks_as_people_do(page: Page, fake: FakeRecommender) -> None
     page.route("**/v1/search", lambda route: route.abort())
     search(page, "anything")
     expect(page.locator("#status")).to_have_text("That did not work: the server cannot be reached")
+
+
+def test_columns_and_buttons_stand_in_line(page: Page) -> None:
+    strip = page.locator("#history")
+    assert strip.evaluate("element => element.scrollWidth > element.clientWidth")
+    page.wait_for_timeout(100)  # for the strip to snap
+    heading, first = page.locator("#history-title").evaluate(BOX), strip.locator("li").first.evaluate(BOX)
+    assert first[0] == pytest.approx(heading[0], abs=0.5)
+    for ask in (lambda: None, lambda: search(page, "5")):
+        ask()
+        settled(page, "items")
+        more = page.locator("#items .more").first
+        assert more.locator("button").evaluate(BOX)[2] == pytest.approx(more.evaluate(BOX)[2], abs=0.5)
+
+
+def test_back_leads_to_the_user_before(gateway: tuple[FakeRecommender, str], page: Page) -> None:
+    page.goto(gateway[1])
+    settled(page)
+    begun, first = page.evaluate("history.length"), page.url
+    assert "?user=" in first
+    page.get_by_label("User id").fill("someone new")
+    page.keyboard.press("Enter")
+    settled(page, "items for someone new")
+    page.locator(".verdict button").first.click()
+    settled(page, "Noted that you like")
+    settled(page, "items for someone new")
+    assert page.evaluate("history.length") == begun + 1
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    page.evaluate("location.hash = 'results'")  # as the link at the top does
+    page.wait_for_timeout(300)
+    assert not sent, "it is nobody else"
+    page.go_back()
+    page.go_back()
+    settled(page, f"items for {first.partition('=')[2]}")
+    assert page.url == first and page.get_by_label("User id").input_value() == first.partition("=")[2]
+    page.go_forward()
+    settled(page, "items for someone new")
