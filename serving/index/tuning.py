@@ -64,7 +64,7 @@ class TunedIndex:
 
     def setting(self, effort: int) -> str:
         """An effort as people read it."""
-        return f"{effort} of {self.total} {self.unit}"
+        return f"{effort} of {self.total} {self.unit}" if self.total else "all items"
 
 
 def tune_partitioned(

@@ -176,8 +176,20 @@ def test_report(built):
     for figures in (report, *report["trade_off"]):
         assert figures["p99_ms"] >= figures["p50_ms"] > 0 and figures["bytes"] > 3_000 * 16 * 4
     assert [row["kind"] for row in report["trade_off"]][:2] == ["exact", "partitioned"]  # beside whatever answers
+    for name in ("partitioned", "scann"):  # one setting, one measurement
+        rows = {row["setting"]: row for row in report["trade_off"] if row["kind"] == name}
+        effort = report[name]["budget"] if name == "partitioned" else report[name]["leaves_to_search"]
+        (chosen,) = [row for setting, row in rows.items() if setting.startswith(f"{effort} of ")]
+        assert (report[name]["p50_ms"], report[name]["p99_ms"]) == (chosen["p50_ms"], chosen["p99_ms"])
     recalls = [row["recall@100_vs_exact"] for row in report["trade_off"] if row["kind"] == "scann"]
     assert len(recalls) >= 3 and recalls == sorted(recalls)
+
+
+def test_an_index_without_leaves_looks_at_all_items(tmp_path):
+    table, queries = clustered(300, 8, seed=4)
+    report = build_indexes(table, queries[:10], tmp_path, repeats=5)
+    (row,) = [row for row in report["trade_off"] if row["kind"] == "scann"]
+    assert row["setting"] == "all items" and row["p50_ms"] == report["scann"]["p50_ms"]
 
 
 def test_recall_below_floor_is_refused_with_figures(tmp_path):
@@ -191,7 +203,7 @@ def test_auto_takes_exact_search_of_a_small_catalogue(tmp_path):
     table, queries = clustered(300, 8, seed=4)
     report = build_indexes(table, queries[:10], tmp_path, scann=False, repeats=5)
     assert report["kind"] == report["stock_kind"] == "exact" == load_index(tmp_path).kind
-    assert report["reason"] == f"300 items are fewer than {EXACT_BELOW}" and "partitioned" not in report
+    assert report["reason"] == f"300 items are fewer than {EXACT_BELOW:,}" and "partitioned" not in report
 
 
 def test_recall_counts_equal_items_as_right_and_repeats_once():
