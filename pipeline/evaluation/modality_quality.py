@@ -51,8 +51,9 @@ def judge_without_modalities(
         run: the run's folder. fold: answered visits of the split "test". ranked: [R], NDCG@k with all modalities.
         known_splits: see `retrieve_fold`.
 
-    Returns: {"visits", "ndcg@10": with all, "without": {modality: {"ranker" and "path": {"ndcg@10" and "difference"}}}},
-        figures as [mean, low, high]; bounds of 95 % intervals by resampling users with all their visits.
+    Returns: {"visits", "ndcg@10": with all, "without": {modality: {"ranker" and "path": {"ndcg@10" and "difference"}}}}, the
+        visits that have a value, figures as [mean, low, high]; bounds of 95 % intervals by resampling users with all their
+        visits.
     """
     if len(fold.requests) > MOST_VISITS:
         chosen = np.sort(np.random.default_rng(0).permutation(len(fold.requests))[:MOST_VISITS])
@@ -68,7 +69,9 @@ def judge_without_modalities(
     for (name, part), column in values.items():
         table[f"{name}/{part}/{whole}"], table[f"{name}/{part}/difference"] = column, column - ranked
     found = with_intervals({whole: ranked, **table}, fold.requests.user, seed)
-    result: dict[str, Any] = {"visits": len(fold.requests), whole: found.pop(whole), "without": {name: {} for name in names}}
+    result: dict[str, Any] = {
+        "visits": int(np.isfinite(ranked).sum()), whole: found.pop(whole), "without": {name: {} for name in names}
+    }  # fmt: skip
     for key, triple in found.items():
         name, part, figure = key.split("/")
         result["without"][name].setdefault(part, {})[figure] = triple

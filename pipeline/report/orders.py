@@ -25,9 +25,10 @@ def order_tables(ranking: Mapping[str, Any]) -> list[ReportTable]:
     if visits:
         triples = [interval_text(visits.get(name)) for name in ("retrieval", "ranked", "ranked_less_retrieval")]
         rows.insert(0, ["click, visit by visit", f"NDCG@{visits['k']}", format_number(visits["requests"]), *triples])
-    columns = ("wanted", "metric", "users", "retrieval order", "ranked", "gain")
+    columns = ("wanted", "metric", "users or visits" if visits else "users", "retrieval order", "ranked", "gain")
     caption = (
-        "Means over users with 95 % intervals; the gain's is of the pairs, and so is tighter than the two beside it."
+        f"Means over users{', in the first row over visits' if visits else ''}, with 95 % intervals; the gain's is of the "
+        "pairs, and so is tighter than the two beside it."
     )
     tables = [ReportTable("order", "Ranked against the retrieval order", columns, rows, caption, words=2)]
     for task, figures in order.items():
@@ -69,7 +70,7 @@ def trees_table(ranking: Mapping[str, Any]) -> ReportTable | None:
         "same held-out requests, and are then fitted to these too, as the ranker is. The ranker has trees of its own, fitted "
         "to clicks one by one, beside its network (ranking.trees)."
     )
-    return ReportTable("trees", "Boosted trees on the same features", ("model", "NDCG@10", ""), rows, caption)
+    return ReportTable("trees", "Boosted trees on the same features", ("model", "NDCG@10", "beside it"), rows, caption)
 
 
 def modality_table(judged: Mapping[str, Any]) -> ReportTable:

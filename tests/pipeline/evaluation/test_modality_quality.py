@@ -89,6 +89,10 @@ def test_each_modality_is_told_with_its_difference_and_with_candidates_that_neve
     monkeypatch.setattr(modality_quality, "MOST_VISITS", 30)
     fewer = judge_without_modalities(dataset, tmp_path, world.form, world.fold, full, known_splits=("train",), seed=1)
     assert fewer["visits"] == 30
+    gaps = full.copy()
+    gaps[:] = np.where(np.arange(len(full)) % 3 == 0, np.nan, full)
+    told = judge_without_modalities(dataset, tmp_path, world.form, world.fold, gaps, known_splits=("train",), seed=1)
+    assert told["visits"] < 30 and told["ndcg@10"] == [1.0, 1.0, 1.0]  # those without a value are in no mean
     mine = scores_without(world.form, others, ["image"])["image"]
     expected = ndcg_at_k(order_by(rows, mine)[:, :10], wanted, 10).mean()
     assert found["image"]["path"]["ndcg@10"][0] == pytest.approx(expected)
