@@ -30,7 +30,7 @@ def event_checks(data: NewData, section: ChecksSection, parent: Path) -> list[Ch
     checks = [schema_check(data.dataset, data.previous), *refused_checks(data, section), volume_check(data, section)]
     number = int(data.new.sum())
     if number < section.fewest:
-        return [*checks, skipped("drift of columns, labels, surprise", f"{number} new events, {section.fewest} are needed")]
+        return [*checks, skipped("drift of columns, labels, surprise", f"{number:,} new events, {section.fewest:,} are needed")]
     checks += [drift_check(name, one, other, section) for name, one, other in columns_of(data)]
     return [*checks, *label_checks(data, section), surprise_check(data, section, parent)]
 
@@ -62,9 +62,9 @@ def refused_checks(data: NewData, section: ChecksSection) -> list[Check]:
     for name, count, bounds in (("quarantined rows", refused - repeated, section.quarantined),
                                 ("repeated rows", repeated, section.duplicates)):  # fmt: skip
         if read < section.fewest:
-            checks.append(skipped(name, f"{read} new rows, {count} of them refused"))
+            checks.append(skipped(name, f"{read:,} new rows, {count:,} of them refused"))
         else:
-            checks.append(bounded(name, count / rows, bounds, f"{count} of {read} new rows"))
+            checks.append(bounded(name, count / rows, bounds, f"{count:,} of {read:,} new rows"))
     return checks
 
 
@@ -190,7 +190,7 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
     before, now = shares
     error = math.sqrt(sum(1 / (12 * count) for count in numbers))  # a share that is anywhere from 0 to 1 has variance 1/12
     fall = (before - now) / max(before - 0.5, 1e-9) if before - now > section.significance * error else 0.0
-    found = f"{now:.3f} in {numbers[1]} visits, {before:.3f} in {numbers[0]} before (.5 = chosen by anybody)"
+    found = f"{now:.3f} in {numbers[1]:,} visits, {before:.3f} in {numbers[0]:,} before (.5 = chosen by anybody)"
     return bounded(name, fall, section.surprise, found)
 
 

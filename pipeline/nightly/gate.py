@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.nightly.gate_figures import CANDIDATE, CURRENT, FIGURES
+from pipeline.report.table import signed_number
 from pipeline.settings.gate import GateSection
 from pipeline.stage import read_manifest
 
@@ -88,7 +89,8 @@ def metric_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule]
         wide = is_rare(name)
         low = line["high"] if wide else line["low"]
         passed = (difference >= least or wide) and low >= (least if wide else min(lowest, least))
-        bound = f"interval not wholly below {least:+.4f}" if wide else f"at least {least:+.4f}, interval from {lowest:+.4f}"
+        bound = f"at least {signed(least)}, interval from {signed(lowest)}"
+        bound = f"interval not wholly below {signed(least)}" if wide else bound
         rules.append(Rule(name, passed, told(line), bound))
     return rules
 
@@ -115,7 +117,7 @@ def segment_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule
         loss = section.item_loss if name.split(": ")[0] in ITEM_GROUPS else section.segment_loss
         least = -loss * line[CURRENT]
         passed = not (line["difference"] < least and line["high"] < 0)
-        rules.append(Rule(f"segment {name}", passed, told(line), f"not below {least:+.4f} for certain"))
+        rules.append(Rule(f"segment {name}", passed, told(line), f"not below {signed(least)} for certain"))
     return rules
 
 
@@ -143,7 +145,8 @@ def fairness_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rul
     if mine is not None and theirs is not None:
         bound = theirs + section.fairness_gap
         passed = mine <= bound or (finite(gap, "low") and gap["low"] <= 0)
-        found = f"{mine:.3f} against {theirs:.3f}" + (f", grown by {gap['low']:+.3f} at least" if finite(gap, "low") else "")
+        found = f"{mine:.3f} against {theirs:.3f}"
+        found += f", grown by {signed_number(gap['low'], 3)} at least" if finite(gap, "low") else ""
         rules.append(Rule("gap between groups of users", passed, found, f"not above {bound:.3f} for certain"))
     exposure = figures.get("exposure") or {}
     for name, before in (exposure.get(CURRENT) or {}).items():
@@ -209,9 +212,13 @@ def finite(line: Mapping[str, Any], *names: str) -> bool:
     return all(isinstance(line.get(name), int | float) and math.isfinite(line[name]) for name in names)
 
 
+def signed(value: float) -> str:
+    return signed_number(value, 4)
+
+
 def told(line: Mapping[str, Any]) -> str:
-    interval = f"{line['difference']:+.4f} [{line['low']:+.4f}, {line['high']:+.4f}]"
-    return f"{line[CANDIDATE]:.4f} against {line[CURRENT]:.4f}, {interval}, {line['users']} users"
+    interval = f"{signed(line['difference'])} [{signed(line['low'])}, {signed(line['high'])}]"
+    return f"{line[CANDIDATE]:.4f} against {line[CURRENT]:.4f}, {interval}, {line['users']:,} users"
 
 
 def explain(decision: Mapping[str, Any]) -> Iterable[str]:

@@ -30,7 +30,11 @@ def job_tables(checks: Mapping[str, Any] | None, gate: Mapping[str, Any] | None)
         rows = [[check["name"], "not judged" if check["skipped"] else VERDICTS[check["verdict"]], check["found"],
                  check["allowed"]] for check in lines]  # fmt: skip
         heading = f"Data checks: {VERDICTS[checks['decision']]}"
-        caption = "What came since the last release against the days before it; bounds are those of [checks]."
+        caption = (
+            "What came since the last release against the days before it; bounds are those of [checks]. PSI, the population "
+            "stability index: 0 = the same distribution; a bound is for what is above chance. Of volume it is for the factor, "
+            "of shares for the change as a share of what was usual."
+        )
         columns = ("looked at", "verdict", "found", "bounds")
         tables.append(ReportTable("data-checks", heading, columns, rows, caption, words=4, prose=3))
     if gate:

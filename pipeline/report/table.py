@@ -52,6 +52,27 @@ def short_number(value: float) -> str:
     return ("−" if value < 0 and float(text) else "") + (text[1:] if text.startswith("0.") else text)
 
 
+def signed_number(value: float, places: int) -> str:
+    """A difference with its sign, of which the minus is a real one.
+
+    Example:
+        >>> signed_number(-0.01234, 4), signed_number(5.4, 0), signed_number(-0.2, 0)
+        ('−0.0123', '+5', '0')
+    """
+    text = f"{abs(value):,.{places}f}"
+    return text if not float(text.replace(",", "")) else ("−" if value < 0 else "+") + text
+
+
+def format_milliseconds(value: float | None) -> str:
+    """Milliseconds to the hundredth: what they are measured with tells no more.
+
+    Example:
+        >>> format_milliseconds(0.14051), format_milliseconds(None)
+        ('0.14', '–')
+    """
+    return "–" if value is None else f"{value:,.2f}"
+
+
 def format_number(value: Any) -> str:
     """A figure as people read it; a dash where there is none.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -117,6 +118,13 @@ def test_items_that_are_taken_out_of_the_catalogue_stop_nothing(month):
     assert refused_checks(undated, SECTION)[0].verdict == "stop"
     again = dataclasses.replace(undated, previous=dataclasses.replace(undated.previous, report=undated.dataset.report))
     assert refused_checks(again, SECTION)[0].verdict == "go"  # they were refused before
+
+
+def test_counts_are_told_with_separators():
+    rows = {"read": 12_345, "quarantined": 1_774, "repeated": 0}
+    report = {"rows_since": rows, "rows": {}, "undated_rows": 0}
+    data = SimpleNamespace(dataset=SimpleNamespace(report=report), previous=SimpleNamespace(report=report))
+    assert refused_checks(data, SECTION)[0].found == "1,774 of 12,345 new rows"
 
 
 def test_no_event_stops(month):

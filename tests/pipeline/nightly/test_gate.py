@@ -82,6 +82,12 @@ def test_each_bound_fails_by_itself(figures, failed):
     assert [name for name, passed in found.items() if not passed] == [failed]
 
 
+def test_differences_are_told_with_a_minus_that_is_one():
+    (rule,) = [rule for rule in metric_rules(changed("users", 1234), SECTION) if rule.name == "ranked NDCG@10"]
+    assert rule.found == "0.4000 against 0.4000, 0.0000 [−0.0100, +0.0100], 300 users"
+    assert rule.allowed == "at least −0.0080, interval from −0.0400"  # 2 % and a tenth of .4
+
+
 def test_uncertain_losses_of_small_parts_and_worse_current_ones_pass():
     assert all(verdicts(changed("segments", "age: 18-24", {**LINE, "difference": -0.03, "high": 0.001})).values())
     assert all(verdicts(changed("segments", "items: head", {**LINE, "difference": -0.1, "high": -0.01})).values())
