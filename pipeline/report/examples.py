@@ -91,6 +91,12 @@ def _example(entry: Mapping[str, Any], thumbnails: Thumbnails) -> Example:
     ranked = [(str(item_id), score) for item_id, score in entry.get("ranked") or []]
     place_of = {item_id: place for place, (item_id, _) in enumerate(retrieved, start=1)}
 
+    def was(item_id: str) -> str:
+        """The place in the retrieval order, of which the evaluation keeps the beginning."""
+        if item_id in place_of:
+            return f"was #{place_of[item_id]}"
+        return f"was below #{len(retrieved)}" if retrieved else ""
+
     def tile(item_id: str, place: str = "", note: str = "") -> Tile:
         item = thumbnails.catalogue.item(item_id)
         chosen = bool(place) and item_id in held_out
@@ -109,7 +115,7 @@ def _example(entry: Mapping[str, Any], thumbnails: Thumbnails) -> Example:
                 tile(
                     item_id,
                     f"#{at}",
-                    f"{_score(score)}, was #{place_of[item_id]}" if item_id in place_of else _score(score),
+                    ", ".join(filter(None, [_score(score), was(item_id)])),
                 )
                 for at, (item_id, score) in enumerate(ranked[:SHOWN], 1)
             ],

@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import escape
 
 from pipeline.report.figure import COLOURS, INK, Plot, colour_of, drawn_once, name_of, read_metric, render_plot
+from pipeline.report.table import signed_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HIDDEN = {"masked": "hidden from the two towers as they were trained", "retrained": "trained without it"}
+TOWERS_ALONE = "The two towers alone, before the linear tower is added."
+
+
+def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]], *, linear: bool = False) -> Plot | None:
+    """Training loss and validation quality by epoch, one line a variant; a panel without a line is left out.
+
+    `linear`: whether a linear tower was added to what these curves are of.
+    """
+    plot = _plot_curves(histories)
+    return dataclasses.replace(plot, caption=f"{TOWERS_ALONE} {plot.caption}") if plot is not None and linear else plot
 
 
 @drawn_once
-def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot | None:
-    """Training loss and validation quality by epoch, one line a variant; a panel without a line is left out."""
+def _plot_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot | None:
     wanted = (("loss", "Training loss"), ("valid_ndcg@20", "Validation NDCG@20"))
     panels = [(key, title) for key, title in wanted if any(len(_series(rows, key)[0]) > 1 for rows in histories.values())]
     if not panels:
@@ -67,7 +77,8 @@ def plot_segments(retrieval: Mapping[str, Any]) -> Plot | None:
                 axis.bar_label(bars, labels, padding=3, fontsize=8.5)
                 largest = max(largest, *values)
             axis.set_yticks(range(len(names)), [name_of(name) for name in names])
-            axis.set(title=name_of(segment), xlabel="recall", xlim=(0, 1.3 * largest))
+            axis.set(title=name_of(segment), xlabel="recall", xlim=(0, 1.3 * largest))  # room for the labels
+            axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= min(1, 1.3 * largest)])
             axis.grid(axis="y", visible=False)
 
     alt = []
@@ -83,7 +94,8 @@ def plot_segments(retrieval: Mapping[str, Any]) -> Plot | None:
 
 
 def plot_ablation(retrieval: Mapping[str, Any]) -> Plot | None:
-    """What each modality is worth: recall with it hidden from the trained model, and when trained without it."""
+    """What each modality is worth: recall with it hidden from the two towers, which alone are what that compares with where a
+    linear tower was added to them, and recall of the whole model when trained without it."""
     ablation: Mapping[str, Any] = retrieval.get("ablation") or {}
     wanted = (("test", "recall@20"), ("cold_items", "recall@100"))
     panels = [(segment, key) for segment, key in wanted if read_metric(retrieval.get(segment), key) is not None]
@@ -100,24 +112,33 @@ def plot_ablation(retrieval: Mapping[str, Any]) -> Plot | None:
     if not kinds:
         return None
     names = list(ablation)
+    towers = {
+        panel: value
+        for panel in panels
+        if (value := read_metric(retrieval, "baselines", "two_towers", *panel)) is not None and "masked" in kinds
+    }
 
     def draw(axes: Sequence[Axes]) -> None:
         step = 0.84 / len(kinds)
         for axis, (segment, key) in zip(axes, panels, strict=True):
-            full = largest = float(retrieval[segment][key])
+            full = float(retrieval[segment][key])
+            alone = towers.get((segment, key), full)
+            largest = max(full, alone)
             for at, kind in enumerate(kinds):
                 values = bars[segment, key, kind]
                 places = [names.index(name) - 0.42 + step * (at + 0.5) for name in values]
                 colours = [colour_of(name, place) for place, name in enumerate(values)]
                 alpha = 0.5 if kind == "masked" else 1.0
                 drawn = axis.bar(places, list(values.values()), 0.92 * step, color=colours, alpha=alpha)
-                labels = [_against(value, full) for value in values.values()]
-                # Inside the bars, where the dashed line does not run through them.
+                labels = [_against(value, alone if kind == "masked" else full) for value in values.values()]
+                # Inside the bars, where the lines do not run through them.
                 axis.bar_label(
                     drawn, labels, label_type="center", fontsize=8.5, color=INK if kind == "masked" else "white"
                 )
                 largest = max([largest, *values.values()])
             axis.axhline(full, color=INK, lw=1, ls="--")
+            if (segment, key) in towers:
+                axis.axhline(alone, color=INK, lw=1.4, ls=":")
             axis.set_xticks(range(len(names)), [f"without {name}" for name in names])
             axis.set(title=f"{name_of(segment)}, {key} (with all: {full:.3f})", ylim=(0, 1.1 * max(largest, 0.01)))
             axis.grid(axis="x", visible=False)
@@ -127,10 +148,12 @@ def plot_ablation(retrieval: Mapping[str, Any]) -> Plot | None:
         for (segment, key, kind), values in bars.items()
         for name, value in values.items()
     ]
+    alt += [f"{name_of(segment)}, {key} of the two towers alone: {value:.3f}." for (segment, key), value in towers.items()]
     meaning = (
         f"Faded: {HIDDEN['masked']}; solid: {HIDDEN['retrained']}." if len(kinds) == 2 else f"Bars: {HIDDEN[kinds[0]]}."
     )
     caption = f"The dashed line is the model with everything. {meaning}"
+    caption += " Dotted: the two towers alone, which the faded bars are to be compared with." if towers else ""
     plot = render_plot("ablation", draw, panels=len(panels), height=3.6, caption=caption)
     return dataclasses.replace(plot, alt=" ".join(alt))
 
@@ -187,9 +210,9 @@ def plot_index(index: Mapping[str, Any]) -> Plot | None:
     return dataclasses.replace(plot, alt=f"Index trade-off. {'; '.join(told)}.")
 
 
-def plot_seconds(seconds: Mapping[str, float]) -> Plot | None:
+def plot_seconds(seconds: Mapping[str, float], *, beside: bool = False) -> Plot | None:
     """Seconds per stage, in the order they ran, as markup of its own: a nightly job has no other plot, and to import
-    Matplotlib and draw this takes longer than most of its stages."""
+    Matplotlib and draw this takes longer than most of its stages. `beside`: some ran side by side, as those of a job do."""
     if not seconds:
         return None
     longest, bars = max(*seconds.values(), 0.1), []
@@ -202,7 +225,8 @@ def plot_seconds(seconds: Mapping[str, float]) -> Plot | None:
         )
     shape = f'viewBox="0 0 570 {24 * len(seconds)}" font-size="12" fill="currentColor"'
     told = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-    caption = f"{sum(seconds.values()):.0f} seconds altogether."
+    total = f"{sum(seconds.values()):,.0f} seconds"
+    caption = f"The stages' times add up to {total}; some run side by side." if beside else f"{total} altogether."
     return Plot("seconds", f"<svg {shape}>{''.join(bars)}</svg>", f"Seconds per stage: {told}.", caption)
 
 
@@ -213,7 +237,7 @@ def _size(points: Sequence[Mapping[str, Any]], kind: str) -> str:
 
 
 def _against(value: float, full: float) -> str:
-    return f"{value:.3f}\n{100 * (value / full - 1):+.0f} %" if full else f"{value:.3f}"
+    return f"{value:.3f}\n{signed_number(100 * (value / full - 1), 0)} %" if full else f"{value:.3f}"
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -71,6 +71,6 @@ def plot_gains(ranking: Mapping[str, Any]) -> Plot | None:
         axis.grid(axis="y", visible=False)
 
     told = "; ".join(f"{name} {mean:+.3f} [{low:+.3f}, {high:+.3f}]" for name, (mean, low, high) in lines)
-    caption = "Right of the dashed line, ranking helps. Grey: the 95 % interval holds 0."
+    caption = "Means user by user. Right of the dashed line, ranking helps. Grey: the 95 % interval holds 0."
     plot = render_plot("gains", draw, panels=1, height=0.9 + 0.24 * len(lines), caption=caption, width=7.2)
     return dataclasses.replace(plot, alt=f"Gain of ranking by segment: {told}.")

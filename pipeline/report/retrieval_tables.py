@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.figure import name_of
-from pipeline.report.table import ReportTable, format_number
-from pipeline.report.words import format_bytes
+from pipeline.report.quantities import format_bytes
+from pipeline.report.table import ReportTable, format_milliseconds, format_number
+from pipeline.report.words import kind_name
 
 METRICS = ("recall@10", "recall@20", "recall@100", "ndcg@10", "ndcg@20", "mrr", "coverage", "popularity_bias")
+WITHOUT = {
+    "masked": "two towers, {} hidden", "alone": "two towers shown {} alone", "retrained": "trained without {}"
+}  # fmt: skip
+"""What the kinds of an ablation are called."""
 
 
 def metric_table(retrieval: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,7 +25,7 @@ def metric_table(retrieval: Mapping[str, Any]) -> dict[str, Any]:
         **(retrieval.get("baselines") or {}),
     }
     for modality, entry in (retrieval.get("ablation") or {}).items():
-        systems |= {f"{modality} {kind}": entry[kind] for kind in ("masked", "alone", "retrained") if kind in entry}
+        systems |= {told.format(modality): entry[kind] for kind, told in WITHOUT.items() if kind in entry}
     rows = [
         (name_of(segment), name_of(system), metrics)
         for segment in ("test", "cold_items")
@@ -37,8 +42,8 @@ def metric_table(retrieval: Mapping[str, Any]) -> dict[str, Any]:
 def index_table(index: Mapping[str, Any]) -> ReportTable:
     """Every setting of an index that was tried."""
     rows = [
-        [str(point["kind"]), str(point.get("setting") or ""),
-         *(format_number(point.get(name)) for name in ("recall@100_vs_exact", "p50_ms", "p99_ms")),
+        [kind_name(point["kind"]), str(point.get("setting") or ""), format_number(point.get("recall@100_vs_exact")),
+         *(format_milliseconds(point.get(name)) for name in ("p50_ms", "p99_ms")),
          format_bytes(point.get("bytes"))]
         for point in index.get("trade_off") or []
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report.figure import INK, OTHERS, Plot, name_of, render_plot
-from pipeline.report.table import ReportTable, format_number, interval_text
+from pipeline.report.table import ReportTable, format_milliseconds, format_number, interval_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,10 +143,11 @@ def _media_table(media: Mapping[str, Any]) -> ReportTable:
 
 def _media_cost_table(found: Mapping[str, Any]) -> ReportTable:
     rows = [
-        [modality, DEFENCES[defence], *map(format_number, (line["ndcg"], line["ndcg_new"], 1000 * line["seconds"]))]
+        [modality, DEFENCES[defence], *map(format_number, (line["ndcg"], line["ndcg_new"])),
+         format_milliseconds(1000 * line["seconds"])]
         for modality, lines in (found.get("media_cost") or {}).items()
         for defence, line in lines.items()
-    ]
+    ]  # fmt: skip
     columns = ("file", "defence", f"NDCG@{found.get('k')}", "of new items", "ms a file")
     caption = "The files of all new items pooled over noisy views, no attack, the models as they are."
     return ReportTable("media-cost", "What noisy views cost", columns, rows, caption, words=2)

@@ -304,7 +304,7 @@ def test_two_settings_of_an_index_are_a_table(run: Path) -> None:
     write_report(run, None)
     text = (run / "report.html").read_text()
     assert "plot-index" not in text and "table-index" in text
-    assert '<td class="words">a</td><td>0.9950</td><td>0.4000</td><td>0.9000</td><td>1.2 kB</td>' in text
+    assert '<td class="words">a</td><td>0.9950</td><td>0.40</td><td>0.90</td><td>1.2 kB</td>' in text
 
 
 def test_bars_of_seconds_are_as_long_as_they_took() -> None:
@@ -341,8 +341,8 @@ def test_calibration_takes_one_curve_or_one_a_head() -> None:
 
 def test_the_summary_computes_shares() -> None:
     words = " ".join(summarise({"retrieval": RETRIEVAL, "ranking": RANKING, "seconds": {"ingest": 61.0}}))
-    assert "10 % is among the first 20" in words and "popular finds 4.0 %" in words
-    assert "the model reaches 50 % of what can be reached" in words  # 0.10 of 0.20
+    assert "10.0 % is among the first 20" in words and "popular finds 4.0 %" in words
+    assert "the model reaches 50.0 % of what can be reached" in words  # 0.10 of 0.20
     assert "where retrieval's own order has 0.160: 25 % better" in words
     assert "All 1 stages" not in words and "1 min 1 s" in words
 

@@ -1,6 +1,7 @@
 """The ranking part of the report: every figure once, in tables that say what they are of, and nothing where none is."""
 
 import json
+import re
 
 import pytest
 
@@ -112,6 +113,9 @@ def test_tables_hold_the_figures(tables):
         ".040 [.030, .050]",
     ]
     assert tables["order"].rows[0] == visits
+    assert "users or visits" in tables["order"].columns and "in the first row over visits" in tables["order"].caption
+    alone = ranking_tables({"order": RANKING["order"]})[0]
+    assert "users" in alone.columns and "visits" not in alone.caption
     segments = {row[1]: row for row in tables["segments-click"].rows}
     assert [segments[name][-1] for name in ("never in training", "head", EVIL)] == ["better", "worse", "undecided"]
     assert segments["head"][-2] == "−.050 [−.060, −.040]"
@@ -145,8 +149,25 @@ def test_tables_hold_the_figures(tables):
 def test_probabilities_are_trusted_where_their_error_is_small_beside_the_rate(error, positives, words):
     heads = {} if positives is None else {"click": {"examples": 1000, "positives": positives}}
     (sentence,) = [one for one in summarise({"ranking": {"ece": error, "heads": heads}}) if "probabilities" in one]
-    assert f"The probabilities {words} taken at their word" in sentence and f"{100 * error:.1f} percentage points" in sentence
-    assert ("is chosen" in sentence) == (positives is not None)
+    assert f"The probabilities of click {words} taken at their word" in sentence
+    assert f"{100 * error:.1f} percentage points" in sentence and ("of cases" in sentence) == (positives is not None)
+
+
+def test_every_head_is_judged_and_those_that_cannot_be_trusted_are_told_with_their_error():
+    heads = {
+        "click": {"ece": 0.007, "examples": 1000, "positives": 85},  # a quarter of .085 is .021
+        "like": {"ece": 0.005, "examples": 1000, "positives": 23},
+        "purchase": {"ece": 0.002, "examples": 1000, "positives": 7},  # a quarter of .007 is .0018
+        "value": {"rmse": 0.2, "examples": 80},
+    }
+    (sentence,) = [one for one in summarise({"ranking": {"ece": 0.007, "heads": heads}}) if "probabilities" in one]
+    assert sentence == (
+        "The probabilities of click and like can be taken at their word; those of purchase should not: on average click is off "
+        "by 0.7 percentage points where it happens in 8.5 % of cases and purchase by 0.2 where it happens in 0.7 % of cases."
+    )
+    bad = {"click": {"ece": 0.2, "examples": 10, "positives": 5}, "skip": {"ece": 0.1, "examples": 10, "positives": 5}}
+    (sentence,) = summarise({"ranking": {"ece": 0.2, "heads": bad}})
+    assert sentence.startswith("The probabilities of click and skip should not be taken at their word: ")
 
 
 def test_what_a_table_does_not_judge_is_said(tables):
@@ -168,6 +189,9 @@ def test_the_page_shows_them_escaped_and_with_headings():
     for table in ranking_tables(RANKING):
         assert page.count(f'id="table-{table.name}"') == 1
     assert page.count("<tr>") == page.count("</tr>") > 30
+    regions = re.findall(r'<div class="scroll"[^>]*>', page)
+    assert regions and all('role="region"' in tag and re.search(r'aria-label="[^"]+"', tag) for tag in regions)
+    assert "user by user. Right of the dashed line" in page
     assert 'id="plot-gains"' in page and 'id="plot-calibration"' in page
 
 
