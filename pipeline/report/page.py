@@ -5,9 +5,11 @@ The report measures nothing itself. What a stage has not written is left out of 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from pipeline.report import plots as report_plots
 from pipeline.report import ranking_plots as report_ranking_plots
 from pipeline.report.examples import make_examples
 from pipeline.report.figure import Plot
+from pipeline.report.glossary import words_used
 from pipeline.report.job import job_account, job_tables, job_words
 from pipeline.report.privacy import privacy_account, privacy_words
 from pipeline.report.ranking import ranking_figures, ranking_tables
@@ -58,8 +61,18 @@ def write_report(run: Path, source: Path | None) -> dict[str, Any]:
         catalogue = Catalogue(run / "ingest", media_folder(source))
     told = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_durably(run / "report.json", [told.encode()])
-    write_durably(run / "report.html", [render(report, histories(run), examples, catalogue).encode()])
+    linear = ((read_manifest(run / "linear" / "full") or {}).get("counts") or {}).get("fitted") is True
+    page = render(report, histories(run), examples, catalogue, origin=origin(run, source), linear=linear)
+    write_durably(run / "report.html", [page.encode()])
     return report
+
+
+def origin(run: Path, source: Path | None) -> str:
+    """When the report was written, of what data and in which run folder, by name: a path says nothing elsewhere."""
+    folder = run.resolve()
+    folder = folder.parent.parent if folder.parent.name == "jobs" else folder
+    data = f"data {source.resolve().name}, " if source is not None else ""
+    return f"{datetime.now(UTC):%Y-%m-%d}, {data}run {folder.name}"
 
 
 def assemble(run: Path) -> dict[str, Any]:
@@ -130,22 +143,33 @@ def histories(run: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def render(
-    report: Mapping[str, Any], curves: Mapping[str, Any], examples: list[Any], catalogue: Catalogue | None
+    report: Mapping[str, Any],
+    curves: Mapping[str, Any],
+    examples: list[Any],
+    catalogue: Catalogue | None,
+    *,
+    origin: str = "",
+    linear: bool = False,
 ) -> str:
-    """`report.html`: one file that needs nothing beside it."""
+    """`report.html`: one file that needs nothing beside it.
+
+    Args:
+        report: see `assemble`. curves: see `histories`. examples: users to look at, with covers out of the catalogue.
+        origin: see the function; "" = not told. linear: whether a linear tower was added to what the curves are of.
+    """
     retrieval, index, ranking, robustness = (
         report.get(name) or {} for name in ("retrieval", "index", "ranking", "robustness")
     )
     job = report.get("checks"), report.get("gate")
     plots: dict[str, Plot | None] = {
-        "learning": report_plots.plot_learning(curves),
+        "learning": report_plots.plot_learning(curves, linear=linear),
         "segments": report_plots.plot_segments(retrieval),
         "ablation": report_plots.plot_ablation(retrieval),
         "index": report_plots.plot_index(index),
         "gains": report_ranking_plots.plot_gains(ranking),
         "calibration": report_ranking_plots.plot_calibration(ranking),
         "robustness": plot_robustness(robustness),
-        "seconds": report_plots.plot_seconds(report["seconds"]),
+        "seconds": report_plots.plot_seconds(report["seconds"], beside="job" in report),
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -155,8 +179,10 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["number"] = format_number
-    return environment.get_template(TEMPLATE).render(
+    show = functools.partial(
+        environment.get_template(TEMPLATE).render,
         report=report,
+        origin=origin,
         summary=[
             *filter(None, [job_words(*job)]),
             *summarise(report),
@@ -175,6 +201,8 @@ def render(
         index_table=index_table(index),
         examples=make_examples(examples, catalogue) if catalogue is not None else [],
     )
+    # Which words it uses, the page itself says best.
+    return show(glossary=words_used(show(glossary=[])))
 
 
 def finite(value: Any) -> Any:

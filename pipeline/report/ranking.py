@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.report.deletion import deletion_table
 from pipeline.report.figure import name_of
 from pipeline.report.orders import modality_table, order_tables, trees_table
 from pipeline.report.policy import policy_report_tables
@@ -31,29 +32,26 @@ def ranking_tables(ranking: Mapping[str, Any]) -> list[ReportTable]:
         *_exposure_tables(ranking.get("exposure") or {}),
         _off_policy_table(ranking.get("off_policy") or {}),
         *policy_report_tables(ranking),
-        _nested_table("deletion_test", "Deletion test of explanations", ranking.get("deletion_test")),
+        deletion_table(ranking.get("deletion_test") or {}),
     ]
     return [table for table in made if table is not None and table.rows]
 
 
 def _heads_table(heads: Mapping[str, Any]) -> ReportTable:
-    rows = [
-        [
-            head,
-            *(
-                format_number(figures.get(name))
-                for name in ("examples", "positives", "auc", "logloss", "ece", "rmse", "spread")
-            ),
-        ]
-        for head, figures in heads.items()
-    ]
-    columns = ("head", "examples", "positives", "AUC", "log loss", "calibration error", "error (RMSE)", "of the mean")
+    names = {
+        "examples": "examples", "positives": "positives", "auc": "AUC", "logloss": "log loss", "ece": "calibration error",
+        "rmse": "error (RMSE)", "spread": "of the mean",
+    }  # fmt: skip
+    # Which of them there are depends on what the heads predict.
+    names = {key: name for key, name in names.items() if any(figures.get(key) is not None for figures in heads.values())}
+    rows = [[head, *(format_number(figures.get(key)) for key in names)] for head, figures in heads.items()]
     caption = (
         "Over what was shown in the test split and negatives drawn as in training. The calibration error is the mean gap "
-        "between predicted and observed over 15 bins of equal size; a head that predicts a number has an RMSE instead, "
-        "beside that of always saying the mean."
+        "between predicted and observed over 15 bins of equal size"
     )
-    return ReportTable("heads", "Predictions by head", columns, rows, caption)
+    number = "; a head that predicts a number has an RMSE instead, beside that of always saying the mean"
+    caption += f"{number if 'rmse' in names else ''}."
+    return ReportTable("heads", "Predictions by head", ("head", *names.values()), rows, caption)
 
 
 def _heads_by_segment(heads: Mapping[str, Any]) -> ReportTable:
@@ -86,7 +84,7 @@ def _exposure_tables(exposure: Mapping[str, Any]) -> list[ReportTable]:
     ]
     heading = f"What the first {exposure['k']} show"
     tables = [
-        ReportTable("exposure", heading, ("", *map(name_of, columns)), rows, "Means over users, or over all lists.")
+        ReportTable("exposure", heading, ("measure", *map(name_of, columns)), rows, "Means over users, or over all lists.")
     ]
     shares = [
         [name_of(dimension) if place == 0 else "", group, *(format_number(values[name]) for name in values)]
@@ -131,22 +129,3 @@ def _off_policy_table(found: Mapping[str, Any]) -> ReportTable | None:
         caption,
         words=2,
     )
-
-
-def _nested_table(name: str, heading: str, figures: Mapping[str, Any] | None) -> ReportTable | None:
-    """Figures whose shape is their stage's own affair: one line a value, named by its path."""
-    rows = [[" · ".join(map(name_of, path)), _told(value)] for path, value in _leaves(figures or {})]
-    return ReportTable(name.replace("_", "-"), heading, ("", "value"), rows, folded=len(rows) > 12)
-
-
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(value, Mapping):
-        return [(path, value)]
-    return [leaf for key, part in value.items() for leaf in _leaves(part, (*path, str(key)))]
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_told(part) for part in value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return format_number(value) if value is None or is_number else str(value)

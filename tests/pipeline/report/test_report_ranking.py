@@ -133,10 +133,15 @@ def test_tables_hold_the_figures(tables):
         ["as released", "0.2000 → 0.1980", "−.002 [−.012, .008]", "0.3000 → 0.5000", "–", "0.3000 → 0.2900"]
     ]
     assert ["value", "80", "–", "–", "–", "–", "0.2100", "0.3000"] in tables["heads"].rows
+    (plain,) = [table for table in ranking_tables({"heads": {"click": RANKING["heads"]["click"]}}) if table.name == "heads"]
+    assert plain.columns == ("head", "examples", "positives", "AUC", "log loss", "calibration error")
+    assert plain.rows == [["click", "1,000", "90", "0.7100", "0.2900", "0.0120"]] and "RMSE" not in plain.caption
     assert tables["exposure-groups"].rows[0][1:] == ["books", "0.2500", "0.3500", "0.3000", "0.2000"]
     assert ["ranked", "IPS", "3.100 [3.000, 3.200]", "2.77", "216"] in tables["off-policy"].rows
     assert "no weight clipped" in tables["off-policy"].caption
-    assert ["named · text", "300"] in tables["deletion-test"].rows
+    assert tables["deletion-test"].rows == [["among all groups", "leaving one group out", "0.8300", "–"]]
+    assert "In how many of 1,000 cases" in tables["deletion-test"].caption
+    assert "Named first by leaving one group out: text 300." in tables["deletion-test"].caption
 
 
 @pytest.mark.parametrize(
@@ -189,6 +194,7 @@ def test_the_page_shows_them_escaped_and_with_headings():
     for table in ranking_tables(RANKING):
         assert page.count(f'id="table-{table.name}"') == 1
     assert page.count("<tr>") == page.count("</tr>") > 30
+    assert not re.search(r"<th[^>]*></th>", page)  # a heading without a word says nothing of its column
     regions = re.findall(r'<div class="scroll"[^>]*>', page)
     assert regions and all('role="region"' in tag and re.search(r'aria-label="[^"]+"', tag) for tag in regions)
     assert "user by user. Right of the dashed line" in page
