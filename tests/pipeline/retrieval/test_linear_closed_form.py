@@ -105,7 +105,7 @@ def test_a_column_does_not_join_at_the_cost_of_new_items(world, judge, features,
     # Whoever loses nothing, has nothing to say against it.
     alike, joined = join_columns(
         ClosedFormTrials(judge, features, SECTION), features, ClosedFormSettings(5.0), [ClosedFormSettings(5.0, columns=0.2)],
-        lambda tower: np.full(len(judge.requests.users), 0.5), str,
+        lambda tower: np.full(len(judge.requests.users), 0.5),
     )  # fmt: skip
     assert joined == ["tags"] and alike is not None
 
