@@ -213,6 +213,7 @@ def test_a_list_that_comes_late_moves_nobody_who_has_gone_on(browser, shop, run)
         page.keyboard.press("Enter")  # the list stays, and so does who likes one of it
         expect(button).to_have_attribute("aria-pressed", "true")
         assert button.evaluate(FOCUSED)
+        expect(button).not_to_have_attribute("aria-disabled", "true")  # pressed, it waits until that is told
         page.route("**/v1/feedback", lambda route: route.fulfill(status=503, json={"error": "the disk is full"}))
         page.keyboard.press("Enter")
         settled(page, "That was not noted: the disk is full")

@@ -203,7 +203,7 @@ def test_auto_takes_the_partitioned_index_of_a_large_catalogue(world, tmp_path):
     queries, settings = queries[:40], {"scann": False, "k": 50, "repeats": 5}
     report = build_indexes(table, queries, tmp_path / "large", exact_below=ITEMS, **settings)
     assert report["kind"] == report["stock_kind"] == "partitioned" and report["recall@50_vs_exact"] >= 0.95
-    assert "12000 items are 12000 or more" in report["reason"] and not report["refused"]
+    assert "12,000 items are 12,000 or more" in report["reason"] and not report["refused"]
     assert load_index(tmp_path / "large").kind == "partitioned"
     recalls = [row["recall@50_vs_exact"] for row in report["trade_off"] if row["kind"] == "partitioned"]
     assert len(recalls) >= 3 and recalls == sorted(recalls)
