@@ -74,14 +74,18 @@ class RetrievalBatches:
         self.users, self.kind_weights, self.static = histories.users, kind_weights, static
         self.columns = columns or LossColumns(item_rows=item_rows)
         self.positions = np.arange(len(histories.items)) if positions is None else positions
+        if not (self._weights(histories, self.positions) > 0).any():
+            raise ValueError("event_weights: must be above 0 for a kind that the events to be learned are of, or nothing is.")
         self.capacity = min(item_rows, batch_size * history_length + self.columns.capacity(batch_size))
 
     @property
     def drawn(self) -> np.ndarray | None:
-        """[N + 1] events an item that the columns count: those whose kind weighs anything. None where all do."""
-        if self.kind_weights is None or (self.kind_weights > 0).all():
+        """[N + 1] events an item that the columns count: of the chosen ones those whose kind weighs anything. None where all
+        events are chosen and count."""
+        counted = self._weights(self.histories, self.positions) > 0
+        if len(self.positions) == len(self.histories.items) and counted.all():
             return None
-        return np.bincount(self.histories.items[self._weights(self.histories, slice(None)) > 0], minlength=self.item_rows)
+        return np.bincount(self.histories.items[self.positions][counted], minlength=self.item_rows)
 
     def __len__(self) -> int:
         return math.ceil(len(self.positions) / self.batch_size)

@@ -112,6 +112,8 @@ def standardisation(rows, rank: int):
     values = np.asarray(rows, np.float32)
     variance = values.var(axis=0)
     scale = 1.0 / np.sqrt(variance + 0.01 * variance.mean() + 1e-12) / np.sqrt(width)
+    # Of rows that are all alike nothing is known but where they lie: another one would be blown up beyond all others.
+    scale *= variance.mean() > 0
     return values.mean(axis=0), scale.astype(np.float32)
 
 

@@ -38,7 +38,7 @@ def over_blocks(of_block, rows, size: int, query_zeros, candidate_zeros):
         parts = [of_block({name: value[start : start + size] for name, value in rows.items()}) for start in starts]
         losses, query_gradients, candidate_gradients = zip(*parts, strict=True)
         return sum(losses), ops.concatenate(query_gradients)[:length], sum(candidate_gradients)
-    blocks = {name: ops.reshape(value, (count, size, *value.shape[1:])) for name, value in rows.items()}
+    blocks = {name: ops.reshape(value, (count, size, *ops.shape(value)[1:])) for name, value in rows.items()}
 
     def step(number, carried):
         loss, query_gradients, candidate_gradients = carried

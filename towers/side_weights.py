@@ -24,8 +24,8 @@ class SideWeights:
 
     Attributes:
         alignment: `info_nce_loss` between every two content modalities of an item. inner_product: `inner_product_loss`.
-        reconstruction: `reconstruction_loss` of every modality. per_modality: the main loss with one modality's token as
-            the item's embedding, for each content modality.
+        reconstruction: `reconstruction_loss` of every modality. per_modality: in-batch softmax with log Q of the events'
+            counts, whatever the main loss is, with one modality's token as the item's embedding, for each content modality.
         category, sentiment: see `towers.item_heads`. adversarial: see `towers.adversarial`.
         l2: mean squared length of fused vectors and of user id vectors. distillation: see `towers.distillation`.
         ranker: see `towers.ranker_distillation`.

@@ -66,8 +66,11 @@ class RetrievalTask(keras.Model):
         self.modalities = tuple(two_tower.schema.modalities)
         counts = np.asarray(counts, np.float64)
         drawn = counts if drawn is None else drawn
+        loss = loss or LossOptions()
+        # Where nothing asks for it, it has a gradient of 0 on JAX, and weight decay would move it.
+        two_tower.log_scale.trainable = loss.learn_temperature and (loss.kind != "elsa" or side is not None)
         self.retrieval_loss = RetrievalLoss(
-            loss or LossOptions(), item_rows=len(counts), width=two_tower.config.width, batch_size=batch_size, counts=drawn
+            loss, item_rows=len(counts), width=two_tower.config.width, batch_size=batch_size, counts=drawn
         )
         self.tables = {
             "present": constant_table(self, present, "bool", "present"),

@@ -23,6 +23,7 @@ from pipeline.retrieval.queries import embed_queries
 from pipeline.retrieval.served import FULL, Served, load_served, served_history_length
 from pipeline.retrieval.train_retrieval import build_task
 from pipeline.settings.config import EvaluationConfig
+from pipeline.training.checkpoint import put_back, snapshot
 from towers.two_tower import TwoTower, load_two_tower
 
 DEPTH = 100
@@ -73,7 +74,9 @@ def masked_scores(
     two_tower: TwoTower, dataset: Dataset, store: FeatureStore, requests: Requests, hidden: Collection[str]
 ) -> ScoreBlock:
     """Scores of the two towers when some modalities of every item are hidden from them."""
+    kept = snapshot(two_tower.variables)
     task = build_task(dataset, store, two_tower)
+    put_back(two_tower.variables, kept)  # a task takes standardisation, and who is known, from the data once more
     present = np.array(task.tables["present"])
     present[:, [task.modalities.index(name) for name in hidden]] = False
     task.tables["present"].assign(present)

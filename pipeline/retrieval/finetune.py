@@ -97,7 +97,7 @@ def finetune(
         positive_histories(dataset, ("train",), kinds=retrieval.needs_kinds),
         item_rows=dataset.schema.item_rows,
         batch_size=retrieval.batch_size,
-        history_length=retrieval.history_length,
+        history_length=0 if retrieval.history == "none" else retrieval.history_length,
         ordered=dataset.schema.has_timestamps,
         seed=retrieval.seed + 1,
         kind_weights=retrieval.loss.kind_weights(),

@@ -8,9 +8,11 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.item_labels import item_labels
-from pipeline.metrics.examples import positive_histories
+from data.schema import TRAIN
+from pipeline.metrics.examples import interactions, positive_histories
 from pipeline.retrieval.queries import embed_queries
 from pipeline.settings.side_losses import SideLossesConfig
+from pipeline.training.record import pairs_digest, read_records
 from towers.distillation import Teacher, join_teachers
 from towers.ranker_distillation import RankedLists
 from towers.side_losses import SideLosses
@@ -59,9 +61,29 @@ def load_teachers(dataset: Dataset, folders: tuple[str, ...]) -> Teacher:
     return join_teachers([tower_teacher(dataset, Path(folder)) for folder in folders])
 
 
+def check_teacher(dataset: Dataset, folder: Path) -> None:
+    """Refuses towers that know what the student is judged by.
+
+    Raises:
+        ValueError: they learned from other events than the train split's, and later ones, or no record says from which.
+    """
+    records, own = read_records(folder), pairs_digest(interactions(dataset, ("train",)))
+    later = dataset.events.loc[dataset.events["split"] != TRAIN, "timestamp"] if dataset.schema.has_timestamps else []
+    first = min(later, default=0)
+    for record in records:
+        if record["digest"] != own and not 0 < record["last_timestamp"] < first:
+            raise ValueError(
+                f"retrieval.side.teachers: must have learned from the train split or from events before all others, received "
+                f"{folder}, of {record['pairs']} other pairs; train it on this dataset"
+            )
+    if not records:
+        raise ValueError(f"retrieval.side.teachers: {folder} does not say what it learned from; train it again")
+
+
 def tower_teacher(dataset: Dataset, folder: Path) -> Teacher:
     """One pair of trained towers as tables of vectors."""
     two_tower, items = load_two_tower(folder), np.load(folder / "item_embeddings.npy")
+    check_teacher(dataset, folder)
     users = np.arange(dataset.schema.user_rows, dtype=np.int32)
     histories = positive_histories(dataset, ("train",))
     if not dataset.schema.has_timestamps:

@@ -123,7 +123,7 @@ def train_retrieval(
         histories,
         item_rows=dataset.schema.item_rows,
         batch_size=config.batch_size,
-        history_length=config.history_length,
+        history_length=0 if config.history == "none" else config.history_length,
         ordered=dataset.schema.has_timestamps,
         seed=config.seed,
         kind_weights=config.loss.kind_weights(),

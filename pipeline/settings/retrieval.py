@@ -62,6 +62,19 @@ class RetrievalConfig(TowersSection, TrainingSection):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _sizes_go_together(self) -> RetrievalConfig:
+        transformer = self.history == "transformer" or self.fusion == "bottleneck"
+        if transformer and self.width % self.attention_heads:
+            raise ValueError(
+                f"attention_heads: must divide the width {self.width} of a transformer, received {self.attention_heads}"
+            )
+        fewest = self.batch_size + self.loss.uniform_negatives + 1
+        if 0 < self.loss.memory < fewest:
+            raise ValueError(f"loss.memory: must hold a whole batch, {fewest} columns, received {self.loss.memory}")
+        self.sparse_updates_now  # noqa: B018 - raises
+        return self
+
     @property
     def needs_kinds(self) -> bool:
         """Whether training asks for the kinds of events."""

@@ -8,4 +8,4 @@ import pydantic
 class Section(pydantic.BaseModel):
     """Base of every section; a docstring below a field is for readers of the source."""
 
-    model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)

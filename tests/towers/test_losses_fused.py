@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from tests.towers.gradients import value_and_gradients
@@ -105,6 +106,21 @@ def test_fused_softmax_and_its_gradients_equal_the_plain_form(world, form, block
     for one, other in zip(gradients, fused_gradients, strict=True):
         assert np.abs(one).max() > 1e-3
         np.testing.assert_allclose(other, one, atol=1e-5)
+
+
+def test_more_blocks_than_are_unrolled_take_lists_of_a_length_that_the_graph_does_not_know(world, monkeypatch):
+    monkeypatch.setattr("towers.query_blocks.SMALLEST_BLOCK", 1)
+    arrays = {name: tf.constant(value) for name, value in world.items() if name not in ("copies", "excluded")}
+    one_a_block = {**arrays, "block_logits": N}
+
+    @tf.function(input_signature=[tf.TensorSpec((B, None), tf.int32)])
+    def loss_of(excluded):
+        return fused_softmax_loss(**one_a_block, excluded=excluded)
+
+    for length in (0, 1, 4):
+        excluded = tf.constant(world["excluded"][:, :length])
+        expected = softmax_loss(**arrays, excluded=excluded)
+        np.testing.assert_allclose(loss_of(excluded), expected, rtol=1e-5, err_msg=str(length))
 
 
 def test_columns_equal_the_batch_with_its_accidental_hits(world):

@@ -1,15 +1,19 @@
 """Terms beside the main loss in a whole training: logged apart, taught by labels and teachers, and off by default."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from pipeline.retrieval.side_losses import load_teachers, make_side_losses
-from pipeline.retrieval.train_retrieval import train_retrieval
+from pipeline.retrieval.train_retrieval import task_tables, train_retrieval
 from pipeline.settings.config import ConfigError, load_config
+from pipeline.training.record import read_records, write_records
 from tests.pipeline.training_world import make_world
+from towers.loss_options import LossOptions
 from towers.side_weights import TERMS
+from towers.task import RetrievalTask
 from towers.two_tower import load_two_tower
 
 SMALL = [
@@ -65,6 +69,18 @@ def test_a_temperature_that_is_not_learned_stays_beside_a_term_too(world, tmp_pa
     assert (float(load_two_tower(out).scale) == pytest.approx(10.0, rel=1e-6)) == (not learned)
 
 
+@pytest.mark.parametrize(
+    ("learned", "kind", "trained"), [(True, "softmax", True), (False, "softmax", False), (True, "elsa", False)]
+)
+def test_what_no_loss_asks_for_does_not_decay(world, plain, learned, kind, trained):
+    """On JAX its gradient is 0 and not missing, and weight decay would move it."""
+    _, dataset, store = world
+    two_tower = load_two_tower(plain[0])
+    loss = LossOptions(kind=kind, learn_temperature=learned)
+    task = RetrievalTask(two_tower, **task_tables(dataset, store, two_tower), loss=loss, batch_size=8)
+    assert any(variable is two_tower.log_scale for variable in task.trainable_variables) == trained
+
+
 def test_a_student_comes_nearer_to_its_teacher(world, plain, tmp_path):
     settings = ["retrieval.seed=11", *LONGER]
     taught = ["retrieval.side.distillation=20.0", f'retrieval.side.teachers=["{plain[0]}"]']
@@ -80,6 +96,20 @@ def test_a_student_comes_nearer_to_its_teacher(world, plain, tmp_path):
 
     assert log[-1]["side/distillation"] < log[0]["side/distillation"]
     assert agreement(distilled) > agreement(alone)
+
+
+def test_a_teacher_that_knows_what_the_student_is_judged_by_is_refused(world, plain, tmp_path):
+    folder, first = tmp_path / "teacher", int(world[1].events.loc[world[1].events["split"] > 0, "timestamp"].min())
+    shutil.copytree(plain[0], folder)
+    (record,) = read_records(folder)
+    write_records(folder, [{**record, "digest": "of other pairs", "last_timestamp": first - 1}])
+    load_teachers(world[1], (str(folder),))  # of an earlier log
+    write_records(folder, [{**record, "digest": "of other pairs", "last_timestamp": first}])
+    with pytest.raises(ValueError, match=r"retrieval\.side\.teachers: must have learned from the train split"):
+        load_teachers(world[1], (str(folder),))
+    write_records(folder, [])
+    with pytest.raises(ValueError, match="does not say what it learned from"):
+        load_teachers(world[1], (str(folder),))
 
 
 def test_off_makes_nothing_and_labels_reach_the_layer(world, plain):

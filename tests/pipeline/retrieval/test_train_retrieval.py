@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.batches import RetrievalBatches
 from data.schema import TRAIN, VALID
 from data.validation import DatasetError
-from pipeline.evaluation.evaluate import Judge, evaluate_retrieval, served_scores
-from pipeline.metrics.examples import make_requests
+from pipeline.evaluation.evaluate import Judge, evaluate_retrieval, masked_scores, served_scores
+from pipeline.metrics.examples import make_requests, positive_histories
 from pipeline.retrieval.served import load_served
 from pipeline.retrieval.train_retrieval import tower_config, train_retrieval
 from pipeline.settings.config import EvaluationConfig, RetrievalConfig
@@ -98,6 +99,35 @@ def test_nothing_new_to_validate_on_stops_before_the_first_epoch(world, tmp_path
     events = pd.concat(parts, ignore_index=True)
     with pytest.raises(DatasetError, match=r"the valid part must have .* Raise data\.valid_fraction"):
         train((source, dataclasses.replace(dataset, events=events), store), tmp_path)
+
+
+def test_towers_are_judged_as_they_were_trained_with_nothing_hidden(world, tmp_path):
+    """A task takes who is known from the data; towers that were trained in private know of nobody who is not."""
+    _, dataset, store = world
+    two_tower = load_two_tower(train(world, tmp_path))
+    two_tower.item_tower.known.assign(np.ones(dataset.schema.item_rows, np.float32))
+    before = [np.array(variable) for variable in two_tower.variables]
+    requests = make_requests(dataset, "test", known_splits=("train",), history_length=4)
+    assert (dataset.counts[1:] == 0).any()
+    masked_scores(two_tower, dataset, store, requests, ())
+    for variable, value in zip(two_tower.variables, before, strict=True):
+        np.testing.assert_array_equal(np.array(variable), value, err_msg=variable.path)
+
+
+def test_log_q_goes_by_the_events_that_are_learned(world):
+    """A warm training learns new events and some old ones; of the others' items nothing is a negative."""
+    _, dataset, _ = world
+    histories = positive_histories(dataset, ("train",), kinds=True)
+    settings = {"item_rows": dataset.schema.item_rows, "batch_size": 8, "history_length": 0, "ordered": True, "seed": 1}
+    assert RetrievalBatches(histories, **settings).drawn is None
+    chosen = np.arange(0, len(histories.items), 3)
+    batches = RetrievalBatches(histories, positions=chosen, **settings)
+    expected = np.zeros(dataset.schema.item_rows)
+    for position in chosen:
+        expected[histories.items[position]] += 1
+    np.testing.assert_array_equal(batches.drawn, expected)
+    with pytest.raises(ValueError, match="event_weights: must be above 0"):
+        RetrievalBatches(histories, kind_weights=np.zeros(8), **settings)
 
 
 def test_evaluation_counts_and_masks(world, tmp_path):

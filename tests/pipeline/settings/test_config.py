@@ -36,6 +36,10 @@ def test_file_and_overrides(tmp_path):
         ("linear.l2=[1.0, 0.0]", r"linear.l2.1: .* greater than 0, received 0.0"),
         ("linear.history_dropout=[1.0]", r"linear.history_dropout.0: .* less than 1"),
         ("linear.diffusion=[-1.0]", r"linear.diffusion.0: .* greater than or equal to 0"),
+        ("retrieval.temperature=inf", "retrieval.temperature: .* finite number"),
+        ("retrieval.temperature=0.005", r"greater than or equal to 0\.01"),
+        ("linear.l2=[inf]", r"linear.l2.0: .* finite number"),
+        ("retrieval.loss.memory=64", r"loss\.memory: must hold a whole batch, 1025 columns, received 64"),
         ("epochs", "section.key=value"),
         ("retrieval.epochs.deep=1", "Input should be"),
     ],
@@ -43,6 +47,19 @@ def test_file_and_overrides(tmp_path):
 def test_wrong_settings_are_refused(override, words):
     with pytest.raises(ConfigError, match=words):
         load_config(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["history='transformer'", "attention_heads=3"], "attention_heads: must divide the width 64"),
+        (["fusion='bottleneck'", "attention_heads=3"], "attention_heads: must divide the width 64"),
+        (["sparse_updates=true", "accumulation=2"], "sparse_updates: true needs accumulation 1"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_when_read(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(overrides=[f"retrieval.{override}" for override in overrides])
 
 
 def test_no_weights_of_columns_means_that_none_join():
