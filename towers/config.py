@@ -31,7 +31,8 @@ class TowerConfig:
             no hidden layer and leaves the user's id to newcomers; `none` = the user is their id and profile.
         history_layers, history_block: layers of `transformer`, and how many events its lower ones look back; the last sees all.
         attention_heads: of `transformer` and `bottleneck`; must divide the width.
-        event_dropout: share of training steps in which a history's event kinds and times are hidden.
+        event_dropout: share of histories in training whose event kinds and times are hidden, as they are from evaluation and
+            from what is served, whose requests name items alone.
         seed: of the initial weights and of every dropout.
     """
 

@@ -56,9 +56,9 @@ class FrozenItemsTask(keras.Model):
     def call(self, batch, training=False):
         embeddings = ops.take(self.tables["items"], batch["items"], axis=0)
         profile = ops.take(self.tables["profile"], batch["user"], axis=0)
-        events = {"kind": batch["kind"], "gap": batch["gap"]} if "kind" in batch else None
         history = ops.take(embeddings, batch["history"], axis=0)
-        queries, _ = self.user_tower(batch["user"], profile, history, batch["history"] > 0, training=False, events=events)
+        # Without kinds and times of events, as what serves asks the tower.
+        queries, _ = self.user_tower(batch["user"], profile, history, batch["history"] > 0, training=False)
         return {"queries": queries, "columns": ops.take(embeddings, batch["columns"], axis=0)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -126,7 +126,7 @@ class UserTower(keras.layers.Layer):
     def _event_codes(self, events, training):
         kinds, buckets = events["kind"], gap_buckets(events["gap"])
         if training and self.event_dropout:
-            # Whole histories at a time: a server knows the kinds and times of all steps or of none.
+            # Whole histories at a time: whoever asks knows the kinds and times of all steps or, as a server, of none.
             draw = keras.random.uniform(ops.shape(kinds)[:1], seed=self.seed_generator)
             kept = (draw >= self.event_dropout)[:, None]
             kinds, buckets = ops.where(kept, kinds, 0), ops.where(kept, buckets, 0)

@@ -68,8 +68,8 @@ def check_teacher(dataset: Dataset, folder: Path) -> None:
         ValueError: they learned from other events than the train split's, and later ones, or no record says from which.
     """
     records, own = read_records(folder), pairs_digest(interactions(dataset, ("train",)))
-    later = dataset.events.loc[dataset.events["split"] != TRAIN, "timestamp"] if dataset.schema.has_timestamps else []
-    first = min(later, default=0)
+    later = dataset.events["split"] != TRAIN
+    first = int(dataset.events.loc[later, "timestamp"].min()) if dataset.schema.has_timestamps and later.any() else 0
     for record in records:
         if record["digest"] != own and not 0 < record["last_timestamp"] < first:
             raise ValueError(

@@ -276,6 +276,14 @@ def test_a_modality_with_few_columns_keeps_a_vector_of_scales():
     assert tuple(wide.whitening.shape) == (6, 2)
 
 
+def test_of_rows_that_are_all_alike_another_one_is_not_blown_up():
+    layer = ModalityProjection(D, rank=8)
+    layer.build((None, 6))
+    layer.adapt(np.full((5, 6), 2.0), np.ones(5, bool))
+    values = ops.convert_to_numpy(layer.standardise(ops.convert_to_tensor(np.full((1, 6), 3.0, "float32"))))
+    np.testing.assert_array_equal(values, np.zeros((1, 6)))
+
+
 def test_feature_noise_has_the_stated_size_and_only_in_training():
     values = ops.zeros((4000, 16))
     noise = FeatureNoise(0.5, seed=1)
