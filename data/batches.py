@@ -74,7 +74,10 @@ class RetrievalBatches:
         self.users, self.kind_weights, self.static = histories.users, kind_weights, static
         self.columns = columns or LossColumns(item_rows=item_rows)
         self.positions = np.arange(len(histories.items)) if positions is None else positions
-        if not (self._weights(histories, self.positions) > 0).any():
+        # Without weights all count, and no array of ones as long as the log is needed to say so.
+        weighs = None if kind_weights is None else self._weights(histories, self.positions) > 0
+        self._counted = self.positions if weighs is None else self.positions[weighs]
+        if not len(self._counted):
             raise ValueError("event_weights: must be above 0 for a kind that the events to be learned are of, or nothing is.")
         self.capacity = min(item_rows, batch_size * history_length + self.columns.capacity(batch_size))
 
@@ -82,10 +85,9 @@ class RetrievalBatches:
     def drawn(self) -> np.ndarray | None:
         """[N + 1] events an item that the columns count: of the chosen ones those whose kind weighs anything. None where all
         events are chosen and count."""
-        counted = self._weights(self.histories, self.positions) > 0
-        if len(self.positions) == len(self.histories.items) and counted.all():
+        if len(self._counted) == len(self.histories.items):
             return None
-        return np.bincount(self.histories.items[self.positions][counted], minlength=self.item_rows)
+        return np.bincount(self.histories.items[self._counted], minlength=self.item_rows)
 
     def __len__(self) -> int:
         return math.ceil(len(self.positions) / self.batch_size)

@@ -91,6 +91,12 @@ class LossOptions:
                 f"{self.label_smoothing} and {self.streaming_rate}"
             )
 
+    def check_memory(self, batch_size: int) -> None:
+        """Raises: ValueError: a memory that is smaller than what a batch of so many events brings to it."""
+        fewest = batch_size + self.uniform_negatives + 1
+        if 0 < self.memory < fewest:
+            raise ValueError(f"loss.memory: must hold a whole batch, {fewest} columns, received {self.memory}")
+
     @property
     def needs_others(self) -> bool:
         """Whether a batch has to say which of its columns are other positives of each user."""

@@ -52,9 +52,7 @@ class RetrievalLoss(keras.layers.Layer):
                 even, rate=options.streaming_rate, batch_size=self.batch_size, name="streaming_counts"
             )
         if options.memory:
-            fewest = self.batch_size + options.uniform_negatives + 1
-            if options.memory < fewest:
-                raise ValueError(f"memory: must hold a whole batch, {fewest} columns, received {options.memory}")
+            options.check_memory(self.batch_size)
             self.memory = EmbeddingMemory(options.memory, width, name="memory")
         if options.kind == "sigmoid":
             start = keras.initializers.Constant(SIGMOID_SHIFT)

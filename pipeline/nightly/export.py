@@ -69,12 +69,12 @@ def _made(
     from serving.export.release import RECOMMEND
     from serving.server.servable import Servable
 
-    there, found = list[str](), {}
+    there, found = set[str](), {}
 
     def wait_for(stage: str) -> None:
         if stage not in there:
             ready()
-        there.append(stage)
+        there.add(stage)
 
     def observe(servable: Servable) -> None:
         found["latency_ms"] = latency_ms(servable, [str(user) for user in dataset.users["user_id"][1 : MEASURED + 1]])

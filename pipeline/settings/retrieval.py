@@ -69,9 +69,7 @@ class RetrievalConfig(TowersSection, TrainingSection):
             raise ValueError(
                 f"attention_heads: must divide the width {self.width} of a transformer, received {self.attention_heads}"
             )
-        fewest = self.batch_size + self.loss.uniform_negatives + 1
-        if 0 < self.loss.memory < fewest:
-            raise ValueError(f"loss.memory: must hold a whole batch, {fewest} columns, received {self.loss.memory}")
+        self.loss.options().check_memory(self.batch_size)
         self.sparse_updates_now  # noqa: B018 - raises
         return self
 

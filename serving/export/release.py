@@ -26,6 +26,7 @@ from serving.export.score_reference import ReferenceBeside
 from serving.export.search import SearchModule
 from serving.graphs.request_history import ServingTables
 from serving.index.index import CandidateIndex, ExactIndex
+from serving.releases.gc import folder_bytes
 from serving.releases.manifest import read_release
 from serving.releases.models_config import ModelEntry, write_models_config, write_monitoring_config
 from serving.releases.release import Release, publish
@@ -153,8 +154,7 @@ def export_release(
                 asked = explain_requests(somebody, shown, _some_words(tables))
                 write_warmup(folder, name, asked, EXPLAIN, append=True)
             del module
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            say(f"{name}: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
+            say(f"{name}: {folder_bytes(folder) / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
 
         for name, made in models.items():
             write(name, *made)

@@ -14,6 +14,7 @@ import numpy as np
 
 from serving.client.recommend_requests import recommend_inputs
 from serving.graphs.vocabulary_tables import VocabularyTables, vocabularies_again
+from serving.releases.gc import folder_bytes
 from serving.releases.manifest import Release
 from serving.saved_model_again import write_again
 from serving.score_histogram import REFERENCE, score_histogram
@@ -84,7 +85,7 @@ class ReferenceBeside:
         """
         name = self.folder.parent.name
         before = previous.folder / name / str(previous.version)
-        if not before.is_dir() or sum(file.stat().st_size for file in before.rglob("*")) > MOST_BYTES:
+        if not before.is_dir() or folder_bytes(before) > MOST_BYTES:
             return False
         try:
             vocabularies = VocabularyTables(user_ids, "users"), VocabularyTables(item_ids, "items")
