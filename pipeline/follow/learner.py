@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -13,6 +13,7 @@ from data.batches import RetrievalBatches
 from data.dataset import EVENT_COLUMNS, Dataset
 from data.schema import EVENT_CODES, NEGATIVE_EVENTS, TRAIN
 from pipeline.follow.journal import Base
+from pipeline.follow.log import FollowedLog
 from pipeline.metrics.examples import interactions, positive_histories
 from pipeline.metrics.interactions import Interactions
 from pipeline.metrics.metrics import find_hits
@@ -25,6 +26,7 @@ from pipeline.training.epoch_steps import LoopSettings, train_epoch
 from pipeline.training.feed import feed_of
 from pipeline.training.fused_optimizers import FusedAdam
 from serving.feedback.tail import Event
+from serving.graphs.request_history import ServingTables
 from towers.frozen_items import FrozenItemsTask
 
 BATCH = 256
@@ -54,12 +56,11 @@ class Learner:
 
     def __init__(self, base: Base, config: Config, replay: float = 4.0, rate: float = 0.3) -> None:
         self.run, self.config, self.replay, self.rate = base.run, config, replay, rate
-        self.dataset = self.before = Dataset.load(base.run / "ingest")
+        self.dataset = Dataset.load(base.run / "ingest")
+        self.log = FollowedLog(self.dataset)
         self.now, self.released = load_served(base.run), load_served(base.run)
         self.user_ids, self.item_ids = self.dataset.user_ids, self.dataset.item_ids
         self.unknown = 0
-        self._new = np.zeros(len(self.dataset.events), bool)
-        self._histories = positive_histories(self.before, EVERYTHING)
         self.task = self._task() if self.tower.use_id and rate else None
 
     def _task(self) -> FrozenItemsTask:
@@ -95,7 +96,7 @@ class Learner:
         known = (users > 0) & (items > 0) & (kinds >= 0)
         self.unknown += int((~known).sum())
         lines = lines[known].astype(EVENT_COLUMNS)
-        learned = self.dataset.events
+        learned = self.log.of(np.unique(lines["user"].to_numpy()))[0].events
         later = learned.loc[learned["timestamp"] >= lines["timestamp"].min(), SAME_EVENT]
         same = pd.concat([later, lines[SAME_EVENT]]).duplicated().to_numpy()
         return lines[~same[len(later) :]].reset_index(drop=True)
@@ -108,22 +109,17 @@ class Learner:
 
     def take_in(self, lines: pd.DataFrame) -> None:
         """The users' states with these events."""
-        events = pd.concat([self.dataset.events, lines], ignore_index=True)
-        codes = {name: events[name].fillna(0).astype("int32") for name in map(str, events)
-                 if name.startswith("context_") or name == "position"}  # fmt: skip
-        order = np.lexsort((events["timestamp"].to_numpy(), events["user"].to_numpy()))
-        self._new = np.repeat([False, True], [len(self.dataset.events), len(lines)])[order]
-        self.dataset = dataclasses.replace(self.dataset, events=events.assign(**codes).iloc[order].reset_index(drop=True))
+        self.log.add(lines)
 
     def learn(self, update: int) -> int:
         """A few steps on the events taken in last, and replayed ones. Returns: how many events that were."""
-        histories = positive_histories(self.dataset, EVERYTHING, kinds=self.tower.history_kind == "transformer")
-        flags = self._new[self.dataset.positive]
-        new, old = np.flatnonzero(flags), np.flatnonzero(~flags)
+        new = self.log.newest
         if not len(new) or self.task is None:
             return 0
         rng = np.random.default_rng([self.config.retrieval.seed, update])
-        drawn = rng.choice(old, min(round(self.replay * len(new)), len(old)), replace=False)
+        chosen = np.concatenate([new, self.log.older(round(self.replay * len(new)), rng)])
+        part, places = self.log.of(self.log.users_at(chosen))
+        histories = positive_histories(part, EVERYTHING, kinds=self.tower.history_kind == "transformer")
         batches = RetrievalBatches(
             histories,
             item_rows=self.dataset.schema.item_rows,
@@ -131,7 +127,7 @@ class Learner:
             history_length=self.now.two_tower.config.history_length,
             ordered=self.dataset.schema.has_timestamps,
             seed=self.config.retrieval.seed,
-            positions=np.sort(np.concatenate([new, drawn])),
+            positions=np.flatnonzero(np.isin(places[part.positive], chosen)),
         )
         put_back(self.task.optimizer.variables, self._fresh)
         settings = LoopSettings(epochs=1, patience=1, seed=update, name="follow", advice="Lower job.learning_rate")
@@ -143,7 +139,9 @@ class Learner:
         """How many of the events, wanted items that are new to their users, stand in the first `k` that their user would have
         been shown before they happened: (events, hits by the state so far, hits by the release)."""
         wanted = lines[lines["positive"]]
-        seen = interactions(self.dataset, EVERYTHING, positive_only=False)
+        concerned = np.unique(wanted["user"].to_numpy())
+        part, released = self.log.of(concerned)[0], self.log.of(concerned, since=False)[0]
+        seen = interactions(part, EVERYTHING, positive_only=False)
         width = self.dataset.schema.item_rows
         pair = wanted["user"].to_numpy(np.int64) * width + wanted["item"].to_numpy()
         wanted = wanted[~np.isin(pair, seen.users * width + seen.rows)]
@@ -153,11 +151,9 @@ class Learner:
         relevant = Interactions.from_pairs(places, wanted["item"].to_numpy(), len(users))
         masked = seen.select(users)
         hits = []
-        for served, histories in (
-            (self.now, positive_histories(self.dataset, EVERYTHING)),
-            (self.released, self._histories),
-        ):
-            ranked = self.recommend(served, users, histories.latest(users, served.history_length), masked, k)
+        for served, known in ((self.now, part), (self.released, released)):
+            history = positive_histories(known, EVERYTHING).latest(users, served.history_length)
+            ranked = self.recommend(served, users, history, masked, k)
             hits.append(int(find_hits(ranked, relevant).sum()))
         return len(relevant.rows), hits[0], hits[1]
 
@@ -166,13 +162,28 @@ class Learner:
         queries = served.queries(self.dataset.profile, users.astype(np.int32), history)
         return top_k(dot_product_scores(queries, served.items), np.arange(len(users)), seen, k)[0]
 
+    @functools.cached_property
+    def tables(self) -> ServingTables:
+        """Of the log as it was released."""
+        return self._tables(self.dataset)
+
+    def _tables(self, dataset: Dataset) -> ServingTables:
+        length, longer = self.now.two_tower.config.history_length, self.config.ranking.history_length
+        return serving_tables(dataset, self.run / "ingest", length, ranker_history=longer)
+
     def values(self) -> dict[str, np.ndarray]:
         """What a followed release holds in the place of the release's own, by the variables' paths."""
-        length, longer = self.now.two_tower.config.history_length, self.config.ranking.history_length
-        tables = serving_tables(self.dataset, self.run / "ingest", length, ranker_history=longer)
-        values = {"history": tables.history, "seen_offsets": tables.seen_offsets, "seen_rows": tables.seen_rows}
-        if self.now.ensemble is not None and tables.chosen is not None:
-            values |= dict(zip(("chosen_offsets", "chosen_rows"), tables.chosen, strict=True))
+        tables, touched = self.tables, self.log.touched
+        fresh = self._tables(self.log.of(touched)[0])
+        history = tables.history.copy()
+        history[touched] = fresh.history[touched]
+        seen = Interactions(tables.seen_offsets, tables.seen_rows).with_sets(
+            touched, Interactions(fresh.seen_offsets, fresh.seen_rows)
+        )
+        values = {"history": history, "seen_offsets": seen.offsets, "seen_rows": seen.rows}
+        if self.now.ensemble is not None and tables.chosen is not None and fresh.chosen is not None:
+            chosen = Interactions(*tables.chosen).with_sets(touched, Interactions(*fresh.chosen))
+            values |= {"chosen_offsets": chosen.offsets, "chosen_rows": chosen.rows}
         return values | {f"user_tower/values/{number}": value for number, value in enumerate(self.weights())}
 
     def weights(self) -> list[np.ndarray]:

@@ -106,6 +106,22 @@ class Interactions:
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], counts)
         return Interactions(offsets, self.rows[source])
 
+    def with_sets(self, users: ArrayLike, others: Interactions) -> Interactions:
+        """These sets, but for the given users those of `others`, which has as many users.
+
+        >>> mine, others = Interactions.from_lists([[3, 1], [], [2]]), Interactions.from_lists([[9], [4], [7, 8]])
+        >>> [rows.tolist() for rows in mine.with_sets([1, 2], others)]
+        [[1, 3], [4], [7, 8]]
+        """
+        if len(self) != len(others):
+            raise ValueError(f"others: must have {len(self)} users, received {len(others)}")
+        places = np.arange(len(self))
+        places[np.asarray(users, dtype=np.int64)] += len(self)
+        both = Interactions(
+            np.concatenate([self.offsets, others.offsets[1:] + self.offsets[-1]]), np.concatenate([self.rows, others.rows])
+        )
+        return both.select(places)
+
     def restrict(self, keep: NDArray[np.bool_]) -> Interactions:
         """Only the items whose flag is set; `keep` is bool [N + 1], for instance the items never seen in training.
 

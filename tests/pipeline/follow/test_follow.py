@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -118,6 +120,30 @@ def test_steps_move_the_embeddings_of_those_who_did_something(out: Path):
     assert (np.abs(moved).max(axis=1) == 0).any(), "who did nothing and was not drawn stays where they were"
     learner.task = None
     assert learner.learn(2) == 0 and np.array_equal(np.array(table) - still, moved)
+
+
+def test_an_update_serves_what_a_pass_over_the_whole_log_would(out: Path):
+    learner = follower(out).learner
+    released = learner.dataset.events
+    parts = [learner.lines([*TURNED, event(60, "u4", 5, NOW - 1)]), learner.lines(SECOND)]
+    for lines in parts:
+        learner.take_in(lines)
+    events = pd.concat([released, *parts], ignore_index=True).sort_values(["user", "timestamp"], kind="stable")
+    whole = learner._tables(dataclasses.replace(learner.dataset, events=events))
+    values = learner.values()
+    assert np.array_equal(values["history"], whole.history) and not np.array_equal(values["history"], learner.tables.history)
+    assert np.array_equal(values["seen_offsets"], whole.seen_offsets) and np.array_equal(values["seen_rows"], whole.seen_rows)
+    wanted = [place for place, positive in enumerate(parts[1]["positive"]) if positive]
+    assert learner.log.newest.tolist() == [len(released) + len(parts[0]) + place for place in wanted]
+    both = pd.concat([released, parts[0]], ignore_index=True)
+    older = learner.log.older(10**6, np.random.default_rng(0))
+    assert sorted(older) == np.flatnonzero(both["positive"]).tolist(), "each once, and none of those to be learned now"
+    everything = pd.concat([both, parts[1]], ignore_index=True)
+    users = learner.log.users_at(learner.log.newest)
+    part, places = learner.log.of(users)
+    assert sorted(places) == np.flatnonzero(everything["user"].isin(users)).tolist()
+    assert all(np.array_equal(part.events[name], everything[name].iloc[places]) for name in ("user", "item", "timestamp"))
+    assert part.events.equals(part.events.sort_values(["user", "timestamp"], kind="stable"))
 
 
 @pytest.fixture(scope="module")
