@@ -16,6 +16,7 @@ Rules, each checked by a test:
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,10 @@ Array = NDArray
 
 UNTOLD = ("skip", "value")
 """Labels that only an impression can have; every other one is 0 for a drawn negative."""
+
+
+BLOCK = 8_192
+"""Requests that are assembled at a time: each needs 20 KiB while it is, and a tenth of that afterwards."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,7 @@ def assemble_lists(
     list_size: int,
     random_negatives: int,
     rng: np.random.Generator,
+    block: int = BLOCK,
 ) -> RankingLists:
     """Lists [R, K]: impressions first (positives before skips), then negatives from the index, then random ones.
 
@@ -85,10 +91,37 @@ def assemble_lists(
         released: [N + 1], time of each item's release, 0 = always there.
         list_size, random_negatives: K, and how many of them may come from the whole catalogue.
         rng: draws the negatives; the same state gives the same lists.
+        block: requests that are worked on at a time.
 
     Returns:
         `RankingLists`; a request left without any impression keeps its place, all masked.
     """
+    pairs = np.unique(np.asarray(chosen_user, np.int64) * len(item_embeddings) + chosen_item)
+    blocks = []
+    for first in range(0, max(len(requests), 1), block):
+        part = np.arange(first, min(first + block, len(requests)))
+        blocks.append(
+            _assemble_block(
+                requests.take(part), retrieved_rows[part], retrieved_scores[part], queries[part], item_embeddings,
+                pairs, released, list_size, random_negatives, rng,
+            )
+        )  # fmt: skip
+    return blocks[0] if len(blocks) == 1 else _joined(blocks)
+
+
+def _assemble_block(
+    requests: Requests,
+    retrieved_rows: Array,
+    retrieved_scores: Array,
+    queries: Array,
+    item_embeddings: Array,
+    chosen_pairs: Array,
+    released: Array,
+    list_size: int,
+    random_negatives: int,
+    rng: np.random.Generator,
+) -> RankingLists:
+    """See `assemble_lists`. chosen_pairs: user * (N + 1) + item, ascending."""
     count, items = len(requests), len(item_embeddings)
     lists = np.arange(count)
     drawn = rng.integers(1, max(items, 2), (count, 2 * random_negatives)) if items > 1 else np.zeros((count, 0), int)
@@ -117,7 +150,7 @@ def assemble_lists(
     valid &= ~_named_before(pool)
     valid &= ~np.isin(lists[:, None] * items + pool, seen)
     in_fold = requests.user.astype(np.int64)[:, None] * items + pool
-    chosen = np.isin(in_fold, np.asarray(chosen_user, np.int64) * items + chosen_item)
+    chosen = _among(in_fold, chosen_pairs)
     valid &= (source == 0) | ~chosen
 
     random_part = np.where(valid & (source == 2), keys, np.inf)
@@ -151,6 +184,25 @@ def assemble_lists(
         weight=take(requests.weight, 1),
         mask=mask,
     )
+
+
+def _joined(blocks: list[RankingLists]) -> RankingLists:
+    """The lists of all blocks, one after the other."""
+
+    def join(parts: list[Any]) -> Any:
+        if isinstance(parts[0], dict):
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return np.concatenate(parts)
+
+    names = [field.name for field in dataclasses.fields(RankingLists)]
+    return RankingLists(**{name: join([getattr(lists, name) for lists in blocks]) for name in names})
+
+
+def _among(values: Array, ordered: Array) -> Array:
+    """Whether each value is one of `ordered`, which ascends: `np.isin` would sort both, for every block anew."""
+    if not len(ordered):
+        return np.zeros(values.shape, bool)
+    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
 
 
 def _uniforms(rng: np.random.Generator, start: Array, others: int) -> tuple[Array, Array]:

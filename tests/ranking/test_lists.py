@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.lists import assemble_lists, place_among
+from ranking.lists import BLOCK, assemble_lists, place_among
 from ranking.requests import group_requests
 
 DAY = 86_400
 
 
-def made(seed=0, list_size=10, random_negatives=3, users=12, items=40, window=DAY):
+def made(seed=0, list_size=10, random_negatives=3, users=12, items=40, window=DAY, block=BLOCK):
     """Events of a fold and lists from them, with every ingredient at hand."""
     rng = np.random.default_rng(seed)
     events = rng.integers(1, 80)
@@ -51,15 +51,16 @@ def made(seed=0, list_size=10, random_negatives=3, users=12, items=40, window=DA
         list_size=list_size,
         random_negatives=random_negatives,
         rng=np.random.default_rng([seed, 1]),
+        block=block,
     )
     return user, item, time, click, purchase, logged, requests, seen, queries, embeddings, top, released, lists
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(0, 5))
-def test_every_rule(seed, list_size, random_negatives):
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(0, 5), st.integers(1, 40))
+def test_every_rule(seed, list_size, random_negatives, block):
     user, item, time, click, purchase, _, requests, seen, queries, embeddings, top, released, lists = made(
-        seed, list_size, random_negatives
+        seed, list_size, random_negatives, block=block
     )
     assert lists.candidates.shape == (len(requests), list_size)
     for line in range(len(requests)):
@@ -189,6 +190,27 @@ def test_one_request_of_thousands_makes_no_other_wider():
     assert lists.mask.shape == (requests, places) and lists.mask[0].all()
     assert lists.labels["click"][0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]  # items 5,000 to 20,000, then skips
     assert lists.known["skip"][0].all() and lists.known["skip"][1:].sum(axis=1).tolist() == [1] * (requests - 1)
+
+
+def test_what_many_requests_need_beside_their_lists_is_bounded():
+    requests, items = 6_000, 101
+    grouped = group_requests(np.arange(requests), np.arange(requests) % 100 + 1, np.ones(requests),
+                             {"click": np.ones(requests, bool)}, DAY)  # fmt: skip
+    grouped = grouped.with_past(np.zeros((requests, 0), np.int32), [np.zeros(0, np.int32)] * requests)
+    rows = np.tile(np.arange(1, 101), (requests, 1))
+
+    def peak(block: int) -> int:
+        tracemalloc.start()
+        assemble_lists(
+            grouped, rows, np.ones(rows.shape), np.ones((requests, 2), np.float32), np.ones((items, 2), np.float32),
+            chosen_user=grouped.user, chosen_item=grouped.item, released=np.zeros(items, np.int64), list_size=4,
+            random_negatives=1, rng=np.random.default_rng(0), block=block,
+        )  # fmt: skip
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(500) < peak(requests) / 4
 
 
 def test_requests_are_windows_from_the_first_event():
