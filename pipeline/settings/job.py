@@ -18,7 +18,7 @@ class JobSection(Section):
     warm_days: int = pydantic.Field(3, ge=1)
     """The same after a warm start: the last ranker has learned from earlier days already, the towers get nearer to today."""
     replay: float = pydantic.Field(19.0, ge=0)
-    """Old events that the two towers train on beside the new ones, as a multiple of their number: without, they forget, and
+    """Old events that the two towers train on beside the new ones, as a multiple of those of a day: without, they forget, and
     what came last week is learned from too seldom. With 4 and two epochs, which take as long, the demo world's towers reach
     .95 of full retraining's NDCG@10 after 24 nights; with 19 and one, all of it."""
     epochs: int = pydantic.Field(1, ge=1)

@@ -13,6 +13,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.histories import Histories
+from data.splits import DAY
 from pipeline.settings.config import RetrievalConfig
 from pipeline.settings.job import JobSection
 from pipeline.stage import StageError
@@ -106,8 +107,13 @@ class WarmTowers:
 
     def positions(self, histories: Histories) -> np.ndarray:
         """Positions of the events to learn from: all since the last training, and a seeded sample of older ones; none where
-        nothing is new (a second job of a day, or a quiet day entering the train part)."""
-        return new_and_replayed(histories.timestamps, self.learned_until, self.section.replay, self.seed)
+        nothing is new (a second job of a day, or a quiet day entering the train part).
+
+        Several days of new events, as after a full training, are no reason to go through the older ones several times.
+        """
+        newest = int(histories.timestamps.max(initial=self.learned_until))
+        days = max((newest - self.learned_until) / DAY, 1.0)
+        return new_and_replayed(histories.timestamps, self.learned_until, self.section.replay / days, self.seed)
 
     def start(self, two_tower: TwoTower, dataset: Dataset, store: FeatureStore) -> None:
         """Copy what the earlier towers know. A new item's vector begins where its content says (ridge regression from

@@ -35,6 +35,16 @@ def test_four_weeks_of_nights_come_back_to_every_event_whatever_its_age():
         assert times.min() >= once and abs(times.mean() - once - chances.sum()) < 4 * spread
 
 
+def test_several_days_of_new_events_are_learned_with_as_many_older_ones_as_a_day_is():
+    day = 86_400
+    times = np.arange(40 * day, step=day // 24)
+    histories = Histories.from_events(np.ones_like(times), np.ones_like(times), times, user_rows=2)
+    section = JobSection(replay=9.0)
+    for days in (1, 5):
+        positions = WarmTowers(Path(), int(times[-1]) - days * day, section).positions(histories)
+        assert len(positions) == 24 * days + 9 * 24 and np.isin(np.arange(len(times) - 24 * days, len(times)), positions).all()
+
+
 def test_a_guess_by_content_reads_the_known_rows_and_those_asked_for():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(500, 3)).astype(np.float16)
