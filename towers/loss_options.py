@@ -80,6 +80,11 @@ class LossOptions:
             )
         if self.kind != "softmax" and (self.hardest or self.label_smoothing):
             raise ValueError(f"hardest, label_smoothing: belong to the softmax, received kind {self.kind!r}")
+        if self.kind != "softmax" and (self.products != "float32" or self.log_q == "streaming"):
+            raise ValueError(
+                f"products, log_q: are of the softmax; kind {self.kind!r} takes 'float32', and 'counts' or 'none', received "
+                f"{self.products!r} and {self.log_q!r}"
+            )
         if self.kind == "elsa" and self.negatives == "sampled":
             raise ValueError(
                 "negatives: elsa scores a user's own items among the columns, and the draws alone leave them out; take "

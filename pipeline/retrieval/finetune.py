@@ -26,6 +26,7 @@ from pipeline.retrieval.train_retrieval import task_tables, train_retrieval
 from pipeline.settings.config import Config
 from pipeline.training.checkpoint import Checkpoint, training_variables
 from pipeline.training.epochs import Progress, best_epoch
+from pipeline.training.optimizer import check_accumulation
 from towers.encoders import make_encoder, resolve_spec
 from towers.finetune import TrainableEncoder
 from towers.finetune_optimizer import TwoRateAdamW
@@ -184,6 +185,7 @@ def make_optimizer(
 ) -> TwoRateAdamW:
     """Warm-up and cosine decay over `steps` for everything, each encoder at its own rate."""
     retrieval, section = config.retrieval, config.encoders.finetune
+    check_accumulation("encoders.finetune.accumulation", section.accumulation, steps)
     # A warm-up longer than half of the training would never reach the rate that was asked for.
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import keras
 
 from pipeline.settings.config import RetrievalConfig
+from pipeline.stage import StageError
 from pipeline.training.fused_optimizers import FusedAdagrad, FusedAdamW
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -27,12 +28,16 @@ def make_optimizer(config: RetrievalConfig, steps: int) -> keras.optimizers.Opti
             gradients and they are scaled down after, by a factor that follows what overflows.
         steps: batches in all, which the schedule counts whether or not their gradients are accumulated.
 
+    Raises:
+        StageError: gradients are accumulated over more steps than there are.
+
     Example:
         >>> optimizer = make_optimizer(RetrievalConfig(learning_rate=0.1, warmup_steps=10), 1000)
         >>> schedule = optimizer._learning_rate
         >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 1010)]
         [0.0, 0.05, 0.1, 0.002]
     """
+    check_accumulation("retrieval.accumulation", config.accumulation, steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,
         steps,
@@ -52,6 +57,15 @@ def make_optimizer(config: RetrievalConfig, steps: int) -> keras.optimizers.Opti
         ema_momentum=decay if config.average_decay else 0.99,
     )
     return keras.optimizers.LossScaleOptimizer(optimizer) if config.precision == "float16" else optimizer
+
+
+def check_accumulation(name: str, accumulation: int, steps: int) -> None:
+    """Raises: StageError: gradients are averaged over so many steps that the weights would never move."""
+    if accumulation > steps:
+        raise StageError(
+            f"{name}: the weights move once in {accumulation} batches, and there are {steps} in all; accumulate over fewer, or "
+            "train for more epochs or on smaller batches"
+        )
 
 
 @contextmanager

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pipeline.stage import StageError
+
 INTERVAL = 1e-3
 """Steps in which the accountant keeps the distribution of the loss of privacy. It rounds up; finer steps save .03 % of the
 noise and take ten times as long."""
 TOLERANCE = 1e-3
+LEAST_NOISE = 0.1
+"""In units of the clip, that is looked at."""
 
 
 def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
@@ -19,7 +23,7 @@ def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: 
     Tight Differential Privacy Guarantees Using FFT*, AISTATS 2020). `dp_accounting` does all of it.
 
     Raises:
-        ModuleNotFoundError: the accountant is not installed.
+        ModuleNotFoundError: the accountant is not installed. StageError: so large an epsilon that it asks for next to no noise.
 
     Example:
         >>> from pipeline.training.privacy_budget import epsilon_spent
@@ -28,14 +32,20 @@ def noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: 
         True
     """
     accounting = _accounting()
-    multiplier = accounting.calibrate_dp_mechanism(
-        _fresh,
-        lambda noise: _event(noise, sampling_rate, steps),
-        epsilon,
-        delta,
-        bracket_interval=accounting.LowerEndpointAndGuess(0.1, 2.0),
-        tol=TOLERANCE,
-    )
+    try:
+        multiplier = accounting.calibrate_dp_mechanism(
+            _fresh,
+            lambda noise: _event(noise, sampling_rate, steps),
+            epsilon,
+            delta,
+            bracket_interval=accounting.LowerEndpointAndGuess(LEAST_NOISE, 2.0),
+            tol=TOLERANCE,
+        )
+    except accounting.mechanism_calibration.NoBracketIntervalFoundError as error:
+        raise StageError(
+            f"retrieval.privacy.epsilon: {epsilon:g} asks for less noise than {LEAST_NOISE:g} of the clip, which protects "
+            "nobody; choose 1 to 10, or 0 for no privacy"
+        ) from error
     return float(multiplier)
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from pipeline.settings.config import RetrievalConfig
+from pipeline.stage import StageError
 from pipeline.training.fused_optimizers import FusedAdagrad, FusedAdam, FusedAdamW
 from pipeline.training.optimizer import make_optimizer
 
@@ -125,6 +126,12 @@ def test_a_step_of_many_weights_is_few_operations():
     few, conditions = operations(FusedAdamW(schedule(), weight_decay=0.1))
     many, of_keras = operations(keras.optimizers.AdamW(schedule(), weight_decay=0.1))
     assert few < many / 3 and 0 < conditions < of_keras / 10
+
+
+def test_weights_that_would_never_move_are_an_error():
+    make_optimizer(RetrievalConfig(accumulation=STEPS), STEPS)
+    with pytest.raises(StageError, match="the weights move once in 31 batches, and there are 30 in all"):
+        make_optimizer(RetrievalConfig(accumulation=STEPS + 1), STEPS)
 
 
 def test_the_setting_names_the_optimizer(gradients):

@@ -14,6 +14,7 @@ from data.private_batches import PrivateBatches
 from pipeline.metrics.examples import positive_histories
 from pipeline.retrieval.train_retrieval import new_towers, task_tables, tower_config, train_retrieval
 from pipeline.settings.config import ConfigError, RetrievalConfig, load_config
+from pipeline.stage import StageError
 from pipeline.training.epochs import seed_everything
 from pipeline.training.privacy_budget import epsilon_spent, noise_multiplier
 from pipeline.training.private_training import ENTROPY, PrivateTraining
@@ -206,6 +207,11 @@ def test_epsilon_is_the_accountants(noise, rate, steps):
     assert epsilon_spent(noise, 1e-4, rate, steps) >= accountant.get_epsilon(1e-4)
     found = noise_multiplier(2.0, 1e-4, rate, steps)
     assert epsilon_spent(found, 1e-4, rate, steps) <= 2.0 < epsilon_spent(0.99 * found, 1e-4, rate, steps)
+
+
+def test_an_epsilon_that_protects_nobody_is_refused():
+    with pytest.raises(StageError, match=r"epsilon: 100000 asks for less noise than 0\.1 of the clip"):
+        noise_multiplier(1e5, 1e-4, 0.1, 3)
 
 
 @pytest.mark.parametrize(
