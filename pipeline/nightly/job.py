@@ -29,7 +29,9 @@ from pipeline.nightly.record import (
     JobRecord,
     current_run,
     jobs_of,
+    next_version,
     outcome_of,
+    release_lost,
     released_folder,
     run_of,
     write_outcome,
@@ -123,7 +125,8 @@ def open_job(source: Path, out: Path, config: Config, full: bool) -> tuple[JobRe
         again = ended is not None and ended["outcome"] == PUBLISHED and told.get("version") == (release or {}).get("version")
         # What mended code would decide is for it to say; a job that is not finished goes on with it.
         same = last.same_work(record) and (ended is None or last.code == record.code)
-        if same or (again and same_questions(last, record, full)) or (
+        lost = ended is not None and release_lost(out, ended)  # it is to be made again, whoever asks
+        if (same and not lost) or (again and same_questions(last, record, full)) or (
             ended is None and interrupted_publishing(out, jobs[-1])
         ):
             return last, jobs[-1]
@@ -159,8 +162,6 @@ def work(
     source: Path, out: Path, config: Config, record: JobRecord, folder: Path, lock: JobLock, beside: Beside, say: Say
 ) -> dict[str, Any]:
     """Every stage in order; each is whole or not at all, so that a job goes on where it was killed."""
-    from serving.releases.release import list_releases
-
     start = time.perf_counter()
     lineage = {"job": record.number, "full": record.full, "made_from": dataclasses.asdict(record)}
     if interrupted_publishing(out, folder):
@@ -174,8 +175,6 @@ def work(
     elif beside.linear is not None:
         compute_on(cores_beside())
     parent = out / record.parent if record.parent else None
-    versions = list_releases(out / "releases")
-    version = versions[-1] + 1 if versions else 1
     run = JobRun(
         source,
         folder,
@@ -183,7 +182,7 @@ def work(
         say,
         parent=parent,
         full=record.full,
-        version=version,
+        version=next_version(out),
         exporter=beside.exporter,
         linear=beside.linear,
         encoder=beside.encoder,

@@ -92,6 +92,29 @@ def released_folder(run: Path) -> Path | None:
     return run / "releases" / str(published[-1]) if published else None
 
 
+def release_lost(out: Path, outcome: dict[str, Any]) -> bool:
+    """Whether the release of a job is there no more, though nobody has withdrawn it: its folder was taken away by hand."""
+    from serving.releases.labels import read_labels
+    from serving.releases.release import list_releases
+
+    if outcome["outcome"] != PUBLISHED:
+        return False
+    releases, version = out / "releases", int(outcome["release"]["version"])
+    return version not in list_releases(releases) and version in read_labels(releases).standing([version])
+
+
+def next_version(out: Path) -> int:
+    """The number of the next release: above all that are there and all that ever were, since a server that holds a release in
+    memory would take another of the same number for it."""
+    from serving.releases.labels import read_labels
+    from serving.releases.release import list_releases
+
+    releases = out / "releases"
+    told = [outcome for folder in jobs_of(out) if (outcome := outcome_of(folder)) and outcome["outcome"] == PUBLISHED]
+    published = [int(outcome["release"]["version"]) for outcome in told]
+    return max([0, *list_releases(releases), *published, *read_labels(releases).versions]) + 1
+
+
 def _standing(releases: Path) -> list[int]:
     from serving.releases.labels import read_labels
     from serving.releases.release import list_releases

@@ -1,12 +1,14 @@
 """Which run the current release came from, whatever has been published and withdrawn since."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.nightly.job import clear_up
-from pipeline.nightly.record import JobRecord, current_run, released_folder, write_outcome
+from pipeline.nightly.job import clear_up, open_job
+from pipeline.nightly.record import JobRecord, current_run, next_version, released_folder, write_outcome
+from pipeline.settings.config import load_config
 from serving.releases.promotion import promote, roll_back
 from tests.serving.release_files import publish_all
 
@@ -53,6 +55,31 @@ def test_the_release_of_a_run_that_is_no_job_is_none_that_was_withdrawn(out: Pat
     promote(releases, 6, "canary")
     roll_back(releases)
     assert current_run(out) == out and released_folder(out) == releases / "3"
+
+
+def test_a_release_whose_folder_was_taken_away_is_made_again_with_a_number_of_its_own(tmp_path: Path):
+    source, out, config = tmp_path / "source", tmp_path / "run", load_config()
+    source.mkdir()
+    for number, version in ((1, 1), (2, 2)):
+        record, folder = open_job(source, out, config, False)
+        assert record.number == number
+        publish_all(out / "releases", version)
+        write_outcome(folder, {"outcome": "published", "release": {"version": version, "fingerprint": ""}})
+        (source / "log").write_text(str(number))  # the next job has other data
+    (source / "log").write_text("the last job's")
+    record, folder = open_job(source, out, config, False)
+    publish_all(out / "releases", 3)
+    write_outcome(folder, {"outcome": "published", "release": {"version": 3, "fingerprint": ""}})
+    assert open_job(source, out, config, False) == (record, folder)
+    promote(out / "releases", 2)
+    promote(out / "releases", 3, "canary")
+    roll_back(out / "releases")
+    shutil.rmtree(out / "releases" / "3")
+    assert open_job(source, out, config, False) == (record, folder), "it was withdrawn, and is not wanted back"
+    promote(out / "releases", 1, "canary")  # no release is withdrawn any more
+    again, place = open_job(source, out, config, False)
+    assert (again.number, again.parent, next_version(out)) == (4, "jobs/0002", 4)
+    assert open_job(source, out, config, False) == (again, place), "an interrupted one goes on"
 
 
 def test_clearing_up_leaves_the_run_of_the_stable_release(out: Path):
