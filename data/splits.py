@@ -14,6 +14,39 @@ DAY = 86_400
 OUTLIER_SHARE, ENOUGH = 0.001, 100
 """Events at each end of time that do not count for the span, at least one of `ENOUGH`: one event dated 1970 must not move every
 boundary."""
+FEW_AHEAD, AHEAD_SHARE = 10, 1e-5
+"""Events that may be ahead of a log: ten, of a large one so many of all, and never more than one in `ENOUGH`."""
+USUAL_DAYS, USUAL_GAPS, LEAST_AHEAD = 28, 2, DAY // 4
+"""Ahead is what a silence parts from the rest that is twice as long as any of four weeks, and six hours at least."""
+
+
+def newest_time(timestamps: np.ndarray) -> int:
+    """The time of the last event, but for few that a wrong clock has put far ahead of all others, in UTC seconds.
+
+    Days are counted back from here: one event dated tomorrow would leave the newest day empty. The last events (`FEW_AHEAD`)
+    are ahead where the gap before them is longer than `USUAL_GAPS` times the longest gap of the `USUAL_DAYS` days before, and
+    than `LEAST_AHEAD`. A log of fewer than `ENOUGH` events in these days says too little of what is usual, and its last event
+    counts, as it does in every log whose gaps are what they have been: a share of the events set aside, as for
+    `global_time_bounds`, would move the end of each.
+
+    Example:
+        >>> hourly = np.arange(200) * 3600
+        >>> [newest_time(np.r_[hourly, hourly[-1] + hours * 3600]) // 3600 for hours in (1, 6, 7)]
+        [200, 205, 199]
+    """
+    times = np.asarray(timestamps)
+    most = min(max(FEW_AHEAD, int(AHEAD_SHARE * len(times))), len(times) // ENOUGH)
+    if not most:
+        return int(times.max())
+    settled = np.partition(times, -most - 1)[-most - 1]
+    late = np.sort(times[times > settled])
+    usual = np.sort(times[(times <= settled) & (times > settled - USUAL_DAYS * DAY)])
+    if len(usual) < ENOUGH or not len(late):
+        return int(times.max())
+    bound = max(USUAL_GAPS * int(np.diff(usual).max()), LEAST_AHEAD)
+    ahead = np.flatnonzero(np.diff(late, prepend=settled) > bound)
+    return int([settled, *late][ahead[0]] if len(ahead) else late[-1])
+
 
 
 def global_time_bounds(timestamps: np.ndarray, valid_fraction: float, test_fraction: float) -> tuple[int, int]:

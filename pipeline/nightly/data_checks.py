@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.dataset import Dataset
 from pipeline.nightly.check import STOP, WARN, Check, skipped, worst
-from pipeline.nightly.data_checks_events import event_checks
+from pipeline.nightly.data_checks_events import ahead_check, event_checks
 from pipeline.nightly.data_checks_media import media_checks
 from pipeline.nightly.new_data import NewData
 
@@ -25,12 +25,13 @@ def check_data(run: JobFolder, out: Path) -> dict[str, Any]:
     Returns: `decision` (the worst verdict), and how many warnings and stops there are. Without a last release there is
         nothing to compare with: the checks say so, and the ingest has refused what is no data at all.
     """
-    checks: list[Check] = []
+    dataset = run.dataset()
+    checks: list[Check] = [ahead_check(dataset)]
     if run.parent is None:
         checks.append(skipped("comparison", "there is no release before"))
     else:
         section = run.config.checks
-        data = NewData.of(run.dataset(), Dataset.load(run.parent / "ingest"), section.reference_days)
+        data = NewData.of(dataset, Dataset.load(run.parent / "ingest"), section.reference_days)
         checks += event_checks(data, section, run.parent)
         checks += media_checks(data, section, run.store(), run.parent)
     decision = worst(checks)

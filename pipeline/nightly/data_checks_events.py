@@ -11,7 +11,7 @@ import numpy as np
 
 from data.dataset import Dataset
 from data.schema import EVENT_KINDS
-from data.splits import DAY
+from data.splits import DAY, newest_time
 from pipeline.metrics.examples import positive_histories
 from pipeline.nightly.check import Check, bounded, skipped
 from pipeline.nightly.drift import chance_stability, counts_of, population_stability
@@ -33,6 +33,15 @@ def event_checks(data: NewData, section: ChecksSection, parent: Path) -> list[Ch
         return [*checks, skipped("drift of columns, labels, surprise", f"{number:,} new events, {section.fewest:,} are needed")]
     checks += [drift_check(name, one, other, section) for name, one, other in columns_of(data)]
     return [*checks, *label_checks(data, section), surprise_check(data, section, parent)]
+
+
+def ahead_check(dataset: Dataset) -> Check:
+    """Whether a wrong clock has put events ahead of the log; the job's days end before them."""
+    time = dataset.events["timestamp"].to_numpy()
+    newest = newest_time(time)
+    ahead = int((time > newest).sum())
+    found = f"{ahead:,} events up to {(int(time.max()) - newest) / 3600:,.1f} hours ahead of all others"
+    return Check("times", "warn" if ahead else "go", found if ahead else "no event is ahead of all others", "none")
 
 
 def schema_check(dataset: Dataset, previous: Dataset) -> Check:
@@ -84,14 +93,14 @@ def _more(data: NewData, *path: str) -> int:
 def volume_check(data: NewData, section: ChecksSection) -> Check:
     """Events a day of the new days against the median day of the reference; days without any count.
 
-    A day is 24 hours, counted back from the last event, so that none is a part of one, whenever a job starts. New are as many
-    as have passed since the last release, to the nearest, and one at least.
+    A day is 24 hours, counted back from the end of the log, so that none is a part of one, whenever a job starts. New are as
+    many as have passed since the last release, to the nearest, and one at least.
     """
     if not data.new.any():
         return Check("volume", "stop", "no event since the last release", "some")
     time = data.dataset.events["timestamp"].to_numpy()
-    days = np.bincount((int(time.max()) - time) // DAY)
-    passed = max(round((int(time.max()) - int(data.previous.events["timestamp"].max())) / DAY), 1)
+    days = np.bincount((data.newest - time[time <= data.newest]) // DAY)
+    passed = max(round((data.newest - data.until) / DAY), 1)
     # The oldest day may be a part of one.
     new, before = days[:passed], days[passed : max(len(days) - 1, passed + 1)][: section.reference_days]
     usual = float(np.median(before)) if len(before) else 1.0

@@ -12,7 +12,7 @@ import pandas as pd
 from data.dataset import ATTRIBUTE, CONTEXT, NEVER, PROFILE, Dataset, train_counts
 from data.ingest import IngestOptions, ingest
 from data.schema import TEST, TRAIN, VALID
-from data.splits import DAY
+from data.splits import DAY, newest_time
 from data.validation import DatasetError
 from pipeline.settings.config import DataConfig
 
@@ -27,7 +27,7 @@ def ingest_newest(
     Args:
         out: folder that `ingest` writes into. previous: None = rows begin anew. test_days, valid_days: see `split_newest`.
     """
-    since = None if previous is None else int(previous.events["timestamp"].max())
+    since = None if previous is None else newest_time(previous.events["timestamp"].to_numpy())
     dataset = ingest(source, out, IngestOptions(**{**section.model_dump(), "split": "global_time"}), since=since)
     if previous is not None:
         dataset = grow_dataset(dataset, previous)
@@ -100,8 +100,9 @@ def check_same_rows(grown: Dataset, previous: Dataset) -> None:
 
 
 def split_newest(dataset: Dataset, test_days: int, valid_days: int) -> Dataset:
-    """The dataset split by days of 24 hours, counted back from the last event: the newest `test_days` test, `valid_days`
-    before validate. Days of the calendar would leave a job that starts at 02:30 a test of two and a half hours.
+    """The dataset split by days of 24 hours, counted back from the last event (`newest_time`: what is ahead of all
+    others tests as well): the newest `test_days` test, `valid_days` before validate. Days of the calendar would leave a job
+    that starts at 02:30 a test of two and a half hours.
 
     Raises:
         DatasetError: a log without times, or one in which a part would hold no positive event.
@@ -109,14 +110,15 @@ def split_newest(dataset: Dataset, test_days: int, valid_days: int) -> Dataset:
     if not dataset.schema.has_timestamps:
         raise DatasetError("job: needs the column `timestamp`, which interactions.parquet lacks; use `run` for such a log.")
     time = dataset.events["timestamp"].to_numpy()
-    test = int(time.max()) + 1 - test_days * DAY
+    newest = newest_time(time)
+    test = newest + 1 - test_days * DAY
     valid = test - valid_days * DAY
     split = np.where(time >= test, TEST, np.where(time >= valid, VALID, TRAIN)).astype(np.int8)
     for name, code in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
         if not (dataset.positive & (split == code)).any():
             raise DatasetError(
                 f"job.test_days, valid_days: {test_days} and {valid_days} leave no positive event in the {name} part "
-                f"of a log of {(int(time.max()) - int(time.min())) // DAY + 1} days; choose fewer days or bring more."
+                f"of a log of {(newest - int(time.min())) // DAY + 1} days; choose fewer days or bring more."
             )
     events = dataset.events.assign(split=split)
     report = {**dataset.report, "split": "global_time"}

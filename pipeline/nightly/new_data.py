@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from data.dataset import Dataset
+from data.splits import newest_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,7 @@ class NewData:
         dataset: the job's. previous: the one that the last release was made from.
         new: bool [E], events that it did not have, by time. reference: bool [E], the days before.
         new_items: rows of the items that it did not have.
+        until, newest: where the log of either ends, see `newest_time`; UTC seconds.
     """
 
     dataset: Dataset
@@ -24,13 +26,18 @@ class NewData:
     new: np.ndarray
     reference: np.ndarray
     new_items: np.ndarray
+    until: int = 0
+    newest: int = 0
 
     @classmethod
     def of(cls, dataset: Dataset, previous: Dataset, reference_days: int) -> NewData:
-        """The split of what came. New are the events later than the last one that was known."""
-        time, until = dataset.events["timestamp"].to_numpy(), int(previous.events["timestamp"].max())
+        """The split of what came. New are the events later than the last one that was known, but for those that are ahead of
+        the log: they are new when it has come to them."""
+        time = dataset.events["timestamp"].to_numpy()
+        until, newest = newest_time(previous.events["timestamp"].to_numpy()), newest_time(time)
         reference = (time <= until) & (time > until - reference_days * 86_400)
-        return cls(dataset, previous, time > until, reference, np.arange(previous.schema.item_rows, len(dataset.items)))
+        items = np.arange(previous.schema.item_rows, len(dataset.items))
+        return cls(dataset, previous, (time > until) & (time <= newest), reference, items, until, newest)
 
     def visits(self, chosen: np.ndarray) -> np.ndarray:
         """The first event of every user and day among the chosen (bool [E]); events lie by user and time. [V]"""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.schema import TEST, TRAIN, VALID
-from data.splits import DAY, core, global_time, global_time_bounds, leave_last_out, random_split
+from data.splits import DAY, core, global_time, global_time_bounds, leave_last_out, newest_time, random_split
 from data.validation import DatasetError
 
 LOGS = st.lists(
@@ -44,6 +44,27 @@ def test_global_time_is_not_moved_by_an_outlier(step):
     start = 19_000 * DAY
     timestamps = np.arange(start, start + 90 * DAY, step)
     assert global_time_bounds(np.r_[0, timestamps], 0.15, 0.15) == global_time_bounds(timestamps, 0.15, 0.15)
+
+
+@pytest.mark.parametrize("end", [0, 5 * 3600, 23 * 3600])
+@pytest.mark.parametrize("rate", [20, 300, 5000])
+def test_newest_time_is_that_of_the_last_event_of_a_log_without_any_ahead(rate, end):
+    """Of a shop that nobody visits from one to seven at night, whatever the hour of the job; and of one that is never empty."""
+    for seed in range(20):
+        times = np.random.default_rng(seed).integers(0, 40 * DAY + end, 40 * rate)
+        assert newest_time(times) == times.max()
+        awake = times[(times % DAY < 3600) | (times % DAY >= 7 * 3600)]
+        assert newest_time(awake) == awake.max()
+
+
+@pytest.mark.parametrize("ahead", [[7], [20], [20, 20, 31], [9, 9.5, 30, 400 * 24]])
+def test_newest_time_leaves_out_what_is_ahead_of_all_others(ahead):
+    times = np.random.default_rng(1).integers(0, 40 * DAY, 8000)
+    assert newest_time(np.r_[times.max() + np.array(ahead) * 3600, times].astype(int)) == times.max()
+    few = np.arange(99)
+    assert newest_time(np.r_[few, 400 * DAY]) == 400 * DAY, "too few to tell"
+    later = times.max() + 12 * 3600 + np.arange(11)
+    assert newest_time(np.r_[times, later]) == later.max(), "too many to be a fault"
 
 
 @given(LOGS)

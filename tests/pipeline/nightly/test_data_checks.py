@@ -15,6 +15,7 @@ from data.ingest import IngestOptions, ingest
 from pipeline.nightly import data_checks_events
 from pipeline.nightly.check import bounded, worst
 from pipeline.nightly.data_checks_events import (
+    ahead_check,
     columns_of,
     drift_check,
     label_checks,
@@ -144,6 +145,19 @@ def test_volume_is_that_of_whole_days_whenever_the_log_ends(tmp_path, hours, lat
     previous = ingested(tmp_path / "before", log[times < end - DAY + late])
     found = volume_check(NewData.of(grow_dataset(ingested(tmp_path / "now", log), previous), previous, 28), SECTION)
     assert (found.verdict, found.found) == ("go", "144 events a day, 144 before")
+
+
+def test_events_ahead_of_all_others_are_told_and_change_no_check(month):
+    log = month[0]
+    ahead = log.tail(3).assign(timestamp=START + 30 * DAY + np.array([8, 20, 60]) * 3600)
+    data = checked(month, "ahead", pd.concat([log, ahead], ignore_index=True))
+    plain = checked(month, "none ahead", log)
+    assert set(verdicts(data).values()) == {"go"} and data.new.sum() == plain.new.sum()
+    assert volume_check(data, SECTION) == volume_check(plain, SECTION)
+    told = ahead_check(data.dataset)
+    assert told.verdict == "warn" and told.found.startswith("3 events up to ") and ahead_check(plain.dataset).verdict == "go"
+    again = NewData.of(data.dataset, data.dataset, 28)
+    assert not again.new.any(), "what is ahead is not new every night"
 
 
 def stored(folder, vectors, present):

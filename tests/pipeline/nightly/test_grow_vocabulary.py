@@ -126,3 +126,12 @@ def test_a_job_is_judged_on_whole_days_whatever_the_hour_at_which_the_log_ends(e
     if end == 24.0:  # whole days of the calendar, but for what no log has: the seconds after its last event
         time = split.events["timestamp"].to_numpy()
         np.testing.assert_array_equal(codes == 2, time >= 7 * DAY)
+
+
+def test_an_event_ahead_of_all_others_moves_no_day():
+    times = np.arange(0, 8 * DAY, 600)
+    first, moved = (split_newest(make_dataset([("a", 0)], [("i", 0)], [(1, 1, int(time), 0) for time in log]), 2, 3)
+                    for log in (times, np.r_[times, 8 * DAY + 9 * 3600, 11 * DAY]))  # fmt: skip
+    codes = moved.events["split"].to_numpy()
+    np.testing.assert_array_equal(codes[: len(times)], first.events["split"])
+    assert codes[len(times) :].tolist() == [2, 2]
