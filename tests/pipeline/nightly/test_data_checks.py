@@ -160,6 +160,21 @@ def test_events_ahead_of_all_others_are_told_and_change_no_check(month):
     assert not again.new.any(), "what is ahead is not new every night"
 
 
+def test_the_second_job_of_a_day_is_compared_with_the_same_hours(tmp_path):
+    """People look at other things by night, on another device; a night at one hour is still no night as they are."""
+    log = log_of(30, users=300)
+    late = log["timestamp"] % DAY >= 12 * 3600
+    log = log.assign(device=np.where(late, "phone", "desktop"), event=np.where(late & (log.index % 3 > 0), "skip", "view"))
+    noon = START + 29 * DAY + 12 * 3600
+    previous = ingested(tmp_path / "noon", log[log["timestamp"] < noon])
+    hour = log.assign(timestamp=np.where(log["timestamp"] < noon, log["timestamp"], noon + 7 * 3600 + log.index % 3600))
+    for name, now, verdict in (("evening", log, "go"), ("hour", hour, "stop")):
+        fresh = ingested(tmp_path / name, now, since=int(previous.events["timestamp"].max()))
+        found = verdicts(NewData.of(grow_dataset(fresh, previous), previous, SECTION.reference_days))
+        assert found.pop("drift of hour") == verdict
+        assert name == "hour" or set(found.values()) == {"go"}, found
+
+
 def stored(folder, vectors, present):
     folder.mkdir(parents=True)
     writer = FeatureWriter(folder, len(vectors))
