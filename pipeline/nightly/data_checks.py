@@ -12,6 +12,8 @@ from pipeline.nightly.check import STOP, WARN, Check, skipped, worst
 from pipeline.nightly.data_checks_events import ahead_check, event_checks
 from pipeline.nightly.data_checks_media import media_checks
 from pipeline.nightly.new_data import NewData
+from pipeline.nightly.record import JobRecord
+from pipeline.stage import read_manifest
 
 if TYPE_CHECKING:
     from pipeline.nightly.folder import JobFolder
@@ -32,7 +34,7 @@ def check_data(run: JobFolder, out: Path) -> dict[str, Any]:
     else:
         section = run.config.checks
         data = NewData.of(dataset, Dataset.load(run.parent / "ingest"), section.reference_days)
-        checks += event_checks(data, section, run.parent)
+        checks += event_checks(data, section, run.parent, asked=asked_for_more(run, run.parent))
         checks += media_checks(data, section, run.store(), run.parent)
     decision = worst(checks)
     report = {"decision": decision, "checks": [dataclasses.asdict(check) for check in checks]}
@@ -40,3 +42,13 @@ def check_data(run: JobFolder, out: Path) -> dict[str, Any]:
     counted = {name: sum(check.verdict == name for check in checks) for name in (WARN, STOP)}
     stopped = [f"{check.name}: {check.found}" for check in checks if check.verdict == STOP]
     return {"decision": decision, "checks": len(checks), **counted, "stopped_by": stopped}
+
+
+def asked_for_more(run: JobFolder, parent: Path) -> bool:
+    """Whether a job is for something else than new events: it trains in full, has other settings than the last release's job,
+    or the very folder that the last release was made from. Nobody waits for events that it does not have."""
+    now, then = JobRecord.read(run.folder), JobRecord.read(parent)
+    if run.full or (now is not None and then is not None and now.settings != then.settings):
+        return True
+    sources = [((read_manifest(folder / "ingest") or {}).get("inputs") or {}).get("source") for folder in (run.folder, parent)]
+    return sources[0] is not None and sources[0] == sources[1]

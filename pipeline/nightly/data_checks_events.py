@@ -25,9 +25,9 @@ MOST_SCORES = 2**25
 """Scores of people for all items that are in memory at a time."""
 
 
-def event_checks(data: NewData, section: ChecksSection, parent: Path) -> list[Check]:
-    """Every check that needs no content. `parent`: run folder of the last release."""
-    checks = [schema_check(data.dataset, data.previous), *refused_checks(data, section), volume_check(data, section)]
+def event_checks(data: NewData, section: ChecksSection, parent: Path, *, asked: bool = False) -> list[Check]:
+    """Every check that needs no content. `parent`: run folder of the last release. `asked`: see `volume_check`."""
+    checks = [schema_check(data.dataset, data.previous), *refused_checks(data, section), volume_check(data, section, asked)]
     number = int(data.new.sum())
     if number < section.fewest:
         return [*checks, skipped("drift of columns, labels, surprise", f"{number:,} new events, {section.fewest:,} are needed")]
@@ -90,14 +90,17 @@ def _more(data: NewData, *path: str) -> int:
     return 0 if now is None or before is None else max(now - before, 0)
 
 
-def volume_check(data: NewData, section: ChecksSection) -> Check:
+def volume_check(data: NewData, section: ChecksSection, asked: bool = False) -> Check:
     """Events a day of the new days against the median day of the reference; days without any count.
 
     A day is 24 hours, counted back from the end of the log, so that none is a part of one, whenever a job starts. New are as
     many as have passed since the last release, to the nearest, and one at least.
+
+    Args:
+        asked: the job is for something else than new events, which may be missing then.
     """
     if not data.new.any():
-        return Check("volume", "stop", "no event since the last release", "some")
+        return Check("volume", "warn" if asked else "stop", "no event since the last release", "some")
     time = data.dataset.events["timestamp"].to_numpy()
     days = np.bincount((data.newest - time[time <= data.newest]) // DAY)
     passed = max(round((data.newest - data.until) / DAY), 1)

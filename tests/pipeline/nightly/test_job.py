@@ -190,6 +190,23 @@ def test_half_of_the_media_missing_stops_before_training(night, tmp_path):
     assert list_releases(out / "releases") == [1] and not (out / "jobs" / "0002" / "retrieval").exists()
 
 
+def test_other_settings_or_a_full_training_need_no_new_events(night, tmp_path):
+    folder, days, settings, *_ = night
+    out, again = tmp_path / "run", tmp_path / "again"
+    shutil.copytree(folder / "second", out)
+    shutil.copytree(days[1], again, symlinks=True)  # written anew, with nothing new in it
+    for file in again.glob("*.parquet"):
+        os.utime(file, (1, 1))
+    stopped = run_job(again, out, load_config(overrides=settings), say=str)
+    assert (stopped["outcome"], stopped["why"]) == ("stopped", "volume: no event since the last release")
+    changed = load_config(overrides=[*settings, "policy.popularity=0.1"])
+    full = JobRun(again, tmp_path / "full", changed, str, parent=out / "jobs" / "0002", full=True)
+    full.ingest(), full.encode()
+    assert full.check_data().manifest["counts"]["decision"] == "warn"
+    outcome = run_job(days[1], out, changed, say=str)
+    assert outcome["outcome"] == "published" and outcome["checks"]["stop"] == 0, outcome["why"]
+
+
 def test_an_item_taken_out_of_the_catalogue_stops_nothing_and_is_answered_no_more(night, tmp_path):
     folder, days, settings, *_ = night
     out, day = tmp_path / "run", tmp_path / "day"
