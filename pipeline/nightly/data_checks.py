@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.dataset import Dataset
 from pipeline.nightly.check import STOP, WARN, Check, skipped, worst
-from pipeline.nightly.data_checks_events import ahead_check, event_checks
+from pipeline.nightly.data_checks_events import ahead_check, event_checks, silence_check
 from pipeline.nightly.data_checks_media import media_checks
 from pipeline.nightly.new_data import NewData
 from pipeline.nightly.record import JobRecord
@@ -28,7 +28,7 @@ def check_data(run: JobFolder, out: Path) -> dict[str, Any]:
         nothing to compare with: the checks say so, and the ingest has refused what is no data at all.
     """
     dataset = run.dataset()
-    checks: list[Check] = [ahead_check(dataset)]
+    checks: list[Check] = [ahead_check(dataset), silence_check(dataset)]
     if run.parent is None:
         checks.append(skipped("comparison", "there is no release before"))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from data.dataset import Dataset
 from data.schema import EVENT_KINDS
 from data.splits import DAY, newest_time
 from pipeline.metrics.examples import positive_histories
-from pipeline.nightly.check import Check, bounded, skipped
+from pipeline.nightly.check import Check, bounded, skipped, worst
 from pipeline.nightly.drift import chance_stability, counts_of, population_stability
 from pipeline.nightly.new_data import NewData
 from pipeline.retrieval.served import FULL, UNSEEN, served_folder, shared_served
@@ -42,6 +43,13 @@ def ahead_check(dataset: Dataset) -> Check:
     ahead = int((time > newest).sum())
     found = f"{ahead:,} events up to {(int(time.max()) - newest) / 3600:,.1f} hours ahead of all others"
     return Check("times", "warn" if ahead else "go", found if ahead else "no event is ahead of all others", "none")
+
+
+def silence_check(dataset: Dataset) -> Check:
+    """Whether the days that validate are those before a silence; see `split_newest`."""
+    silent = dataset.report.get("silent_days", 0)
+    found = f"{silent:,} days without a positive event lie between them and the newest" if silent else "those before the newest"
+    return Check("days that validate", "warn" if silent else "go", found, "those before the newest")
 
 
 def schema_check(dataset: Dataset, previous: Dataset) -> Check:
@@ -94,7 +102,8 @@ def volume_check(data: NewData, section: ChecksSection, asked: bool = False) -> 
     """Events a day of the new days against the median day of the reference; days without any count.
 
     A day is 24 hours, counted back from the end of the log, so that none is a part of one, whenever a job starts. New are as
-    many as have passed since the last release, to the nearest, and one at least.
+    many as have passed since the last release, to the nearest, and one at least. Of a log that has been silent for days and
+    goes on, those without any event are told, and the others are to be as usual: what is lost no later job brings back.
 
     Args:
         asked: the job is for something else than new events, which may be missing then.
@@ -107,10 +116,14 @@ def volume_check(data: NewData, section: ChecksSection, asked: bool = False) -> 
     # The oldest day may be a part of one.
     new, before = days[:passed], days[passed : max(len(days) - 1, passed + 1)][: section.reference_days]
     usual = float(np.median(before)) if len(before) else 1.0
-    ratio = float(new.mean() / max(usual, 1))
-    return bounded(
-        "volume", max(ratio, 1 / max(ratio, 1e-9)), section.volume, f"{new.mean():,.0f} events a day, {usual:,.0f} before"
-    )
+    busy = new[new > 0]
+    ratio = float(busy.mean() / max(usual, 1))
+    found = f"{busy.mean():,.0f} events a day, {usual:,.0f} before"
+    check = bounded("volume", max(ratio, 1 / max(ratio, 1e-9)), section.volume, found)
+    if len(busy) == len(new):
+        return check
+    told = f"{found}; {len(new) - len(busy)} of {len(new)} days without any"
+    return dataclasses.replace(check, verdict=worst([check, Check("", "warn", "")]), found=told)
 
 
 def columns_of(data: NewData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -45,7 +45,12 @@ class JobFolder(Run):
     @property
     def valid_days(self) -> int:
         """Days that validate retrieval and teach the ranker."""
-        return self.config.job.valid_days if self.warm is None else self.config.job.warm_days
+        return int(getattr(self.config.job, self.valid_setting))
+
+    @property
+    def valid_setting(self) -> str:
+        """Which setting of `[job]` says how many these are."""
+        return "valid_days" if self.warm is None else "warm_days"
 
     def parent_keys(self, *stages: str) -> dict[str, str]:
         """Keys of the parent's stages, for what is made from them."""

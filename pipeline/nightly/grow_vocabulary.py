@@ -20,18 +20,25 @@ NOBODY = np.zeros(0, np.int64)
 
 
 def ingest_newest(
-    source: Path, out: Path, section: DataConfig, previous: Dataset | None, test_days: int, valid_days: int
+    source: Path,
+    out: Path,
+    section: DataConfig,
+    previous: Dataset | None,
+    test_days: int,
+    valid_days: int,
+    setting: str = "valid_days",
 ) -> Dataset:
     """A dataset folder in the rows and codes of the dataset before it, split by its newest days.
 
     Args:
-        out: folder that `ingest` writes into. previous: None = rows begin anew. test_days, valid_days: see `split_newest`.
+        out: folder that `ingest` writes into. previous: None = rows begin anew. test_days, valid_days, setting: see
+            `split_newest`.
     """
     since = None if previous is None else newest_time(previous.events["timestamp"].to_numpy())
     dataset = ingest(source, out, IngestOptions(**{**section.model_dump(), "split": "global_time"}), since=since)
     if previous is not None:
         dataset = grow_dataset(dataset, previous)
-    return split_newest(dataset, test_days, valid_days)
+    return split_newest(dataset, test_days, valid_days, setting)
 
 
 def grow_dataset(fresh: Dataset, previous: Dataset) -> Dataset:
@@ -99,10 +106,16 @@ def check_same_rows(grown: Dataset, previous: Dataset) -> None:
             )
 
 
-def split_newest(dataset: Dataset, test_days: int, valid_days: int) -> Dataset:
+def split_newest(dataset: Dataset, test_days: int, valid_days: int, setting: str = "valid_days") -> Dataset:
     """The dataset split by days of 24 hours, counted back from the last event (`newest_time`: what is ahead of all
     others tests as well): the newest `test_days` test, `valid_days` before validate. Days of the calendar would leave a job
     that starts at 02:30 a test of two and a half hours.
+
+    Where nobody chose anything in the days that should validate, as when a log goes on after a week of silence, those before
+    the silence do: they are the days that the last release knew least of. `report` says of how many (`silent_days`).
+
+    Args:
+        setting: of `[job]` that `valid_days` comes from, for the error.
 
     Raises:
         DatasetError: a log without times, or one in which a part would hold no positive event.
@@ -113,15 +126,18 @@ def split_newest(dataset: Dataset, test_days: int, valid_days: int) -> Dataset:
     newest = newest_time(time)
     test = newest + 1 - test_days * DAY
     valid = test - valid_days * DAY
+    chosen = time[dataset.positive & (time < test)]
+    silent = (test - 1 - int(chosen.max())) // DAY if len(chosen) and chosen.max() < valid else 0
+    valid -= silent * DAY
     split = np.where(time >= test, TEST, np.where(time >= valid, VALID, TRAIN)).astype(np.int8)
-    for name, code in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
+    for name, code, advice in (("train", TRAIN, "choose fewer days or bring more"), ("test", TEST, "choose more test_days")):
         if not (dataset.positive & (split == code)).any():
             raise DatasetError(
-                f"job.test_days, valid_days: {test_days} and {valid_days} leave no positive event in the {name} part "
-                f"of a log of {(newest - int(time.min())) // DAY + 1} days; choose fewer days or bring more."
+                f"job.test_days, job.{setting}: {test_days} and {valid_days} leave no positive event in the {name} part "
+                f"of a log of {(newest - int(time.min())) // DAY + 1} days; {advice}."
             )
     events = dataset.events.assign(split=split)
-    report = {**dataset.report, "split": "global_time"}
+    report = {**dataset.report, "split": "global_time", "silent_days": silent}
     return dataclasses.replace(
         dataset, events=events, counts=train_counts(events, dataset.schema.item_rows), report=report
     )

@@ -41,7 +41,9 @@ class NewData:
         until, newest = newest_time(previous.events["timestamp"].to_numpy()), newest_time(time)
         reference, new = (time <= until) & (time > until - reference_days * DAY), (time > until) & (time <= newest)
         items = np.arange(previous.schema.item_rows, len(dataset.items))
-        return cls(dataset, previous, new, like_hours(time, reference, new, until, newest), items, until, newest)
+        first = int(time[new].min()) if new.any() else newest
+        since = first - 1 if first - until > DAY else until  # after a silence of days the log begins anew
+        return cls(dataset, previous, new, like_hours(time, reference, new, since, newest), items, until, newest)
 
     def visits(self, chosen: np.ndarray) -> np.ndarray:
         """The first event of every user and day among the chosen (bool [E]); events lie by user and time, and days are counted
@@ -54,15 +56,15 @@ class NewData:
         return rows[first]
 
 
-def like_hours(time: np.ndarray, reference: np.ndarray, new: np.ndarray, until: int, newest: int) -> np.ndarray:
+def like_hours(time: np.ndarray, reference: np.ndarray, new: np.ndarray, since: int, newest: int) -> np.ndarray:
     """Of the reference the same hours of every day, where less than a day is new: an evening is not like a whole day, and the
     second job of a day would always be told so. All of it where these hours have been empty, or are too full now (`CROWDED`).
 
-    Shapes: time, reference, new [E] -> bool [E]. until, newest: what is new lies between; UTC seconds.
+    Shapes: time, reference, new [E] -> bool [E]. since, newest: what is new lies between; UTC seconds.
     """
-    span = newest - until
-    if span >= DAY or not new.any():
+    span = newest - since
+    if span >= DAY or not new.any() or not reference.any():
         return reference
     alike = reference & ((newest - time) % DAY < span)
-    days = (until - int(time[reference].min())) // DAY + 1 if reference.any() else 1
+    days = (int(time[reference].max()) - int(time[reference].min())) // DAY + 1
     return alike if new.sum() <= CROWDED * alike.sum() / days else reference

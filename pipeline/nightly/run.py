@@ -44,7 +44,9 @@ class JobRun(JobTraining):
 
         def work(out: Path, checkpoints: Path) -> dict[str, Any]:
             previous = None if self.parent is None else Dataset.load(self.parent / "ingest")
-            dataset = ingest_newest(self.source, out, section, previous, job.test_days, self.valid_days)
+            dataset = ingest_newest(
+                self.source, out, section, previous, job.test_days, self.valid_days, self.valid_setting
+            )
             dataset.save(out)
             grown = {f"new_{name}": count for name, count in dataset.report.get("grown", {}).items()}
             return {**ingest_counts(dataset, out), **grown}

@@ -175,6 +175,18 @@ def test_the_second_job_of_a_day_is_compared_with_the_same_hours(tmp_path):
         assert name == "hour" or set(found.values()) == {"go"}, found
 
 
+@pytest.mark.parametrize(("share", "hours", "verdict"), [(1, 24, "warn"), (1, 12, "warn"), (5, 24, "stop")])
+def test_a_log_that_goes_on_after_a_week_of_silence_is_told_and_passes(month, share, hours, verdict):
+    """Where its days, or the half of one, are as usual, and not where a fifth of the events comes."""
+    later = month[0].assign(timestamp=month[0]["timestamp"] + 7 * DAY)
+    later = later[(later["timestamp"] >= START + 36 * DAY) & (later["timestamp"] < START + 36 * DAY + hours * 3600)]
+    log = pd.concat([month[0][month[0]["timestamp"] < START + 29 * DAY], later[later.index % share == 0]], ignore_index=True)
+    data = checked(month, f"silence-{share}-{hours}", log)
+    found = verdicts(data)
+    assert found.pop("volume") == verdict and "of 8 days without any" in volume_check(data, SECTION).found
+    assert share > 1 or set(found.values()) == {"go"}, found
+
+
 def stored(folder, vectors, present):
     folder.mkdir(parents=True)
     writer = FeatureWriter(folder, len(vectors))

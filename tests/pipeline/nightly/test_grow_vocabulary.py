@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data.dataset import Dataset, gone_rows, train_counts
 from data.schema import Schema
 from data.validation import DatasetError
+from pipeline.nightly.data_checks_events import silence_check
 from pipeline.nightly.grow_vocabulary import check_same_rows, grow_dataset, split_newest
 
 DAY = 86_400
@@ -135,3 +136,19 @@ def test_an_event_ahead_of_all_others_moves_no_day():
     codes = moved.events["split"].to_numpy()
     np.testing.assert_array_equal(codes[: len(times)], first.events["split"])
     assert codes[len(times) :].tolist() == [2, 2]
+
+
+def test_after_a_silence_the_days_before_it_validate():
+    """Of ten days, a week of silence and one more day; three days validate as they do every night."""
+    times = np.r_[np.arange(0, 10 * DAY, 600), np.arange(17 * DAY, 18 * DAY, 600)]
+    log = make_dataset([("a", 0)], [("i", 0)], [(1, 1, int(time), 0) for time in times])
+    split = split_newest(log, 1, 3)
+    codes = split.events["split"].to_numpy()
+    assert [int((codes == code).sum()) for code in (2, 1, 0)] == [144, 3 * 144, 7 * 144]
+    assert split.report["silent_days"] == 7 and split_newest(log, 1, 8).report["silent_days"] == 0
+    assert silence_check(split).verdict == "warn" and silence_check(log).verdict == "go"
+    with pytest.raises(DatasetError, match=r"job.test_days, job.warm_days: 1 and 20 leave .* train .* choose fewer days"):
+        split_newest(log, 1, 20, "warm_days")
+    disliked = dataclasses.replace(log, events=log.events.assign(positive=log.events["timestamp"] < 17 * DAY))
+    with pytest.raises(DatasetError, match=r"leave no positive event in the test part .* choose more test_days"):
+        split_newest(disliked, 1, 3)
