@@ -195,6 +195,7 @@ def work(
         return stage()
 
     step(run.ingest)
+    step(run.check_policy)
     if config.enrich.enabled:
         step(run.enrich)
     step(run.encode)

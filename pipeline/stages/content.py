@@ -51,6 +51,19 @@ class ContentStages(RunFolder):
             {"source": folder_fingerprint(self.source), "code": code_fingerprint("data"), **salt},
         )
 
+    def check_policy(self) -> None:
+        """Refuses a policy that names what the ingested data does not have.
+
+        Raises:
+            ValueError: says which setting, and what there is.
+        """
+        section = self.config.policy
+        if section.protected in ("rare", "new") and not section.user_groups:
+            return  # these are of any data
+        from pipeline.policy.facts import check_policy
+
+        check_policy(self.dataset(), section)
+
     def pseudonyms(self) -> Pseudonyms | None:
         """What this run calls users, if not by their ids.
 

@@ -173,6 +173,7 @@ class Run(RetrievalStages):
         check_tracking(self.config.tracking)
         record = made_from(self.source, read_made_from(self.folder))
         self.ingest()
+        self.check_policy()
         if self.config.enrich.enabled:
             self.enrich()
         self.encode()

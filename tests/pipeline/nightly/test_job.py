@@ -181,6 +181,14 @@ def test_the_gate_explains_itself_and_the_report_has_both_pages(night):
     assert 'id="table-data-checks"' in page and 'id="table-gate"' in page
 
 
+def test_a_policy_that_names_what_the_data_does_not_have_fails_before_training(night, tmp_path):
+    _, days, settings, *_ = night
+    with pytest.raises(ValueError, match=r"policy\.protected: .* received 'domain=nowhere'"):
+        run_job(days[0], tmp_path / "run", load_config(overrides=[*settings, "policy.protected=domain=nowhere"]), say=str)
+    made = tmp_path / "run" / "jobs" / "0001"
+    assert (made / "ingest").is_dir() and not (made / "encode").exists()
+
+
 def test_half_of_the_media_missing_stops_before_training(night, tmp_path):
     folder, days, settings, *_ = night
     out = tmp_path / "run"

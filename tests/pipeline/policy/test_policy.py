@@ -14,7 +14,7 @@ from data.dataset import Dataset
 from data.schema import SPLIT_CODES, Schema
 from pipeline.metrics.interactions import Interactions
 from pipeline.metrics.list_metrics import intra_list_distance
-from pipeline.policy.facts import policy_tables, protected_items
+from pipeline.policy.facts import check_policy, policy_tables, protected_items
 from pipeline.policy.judge import LAMBDAS, judge_diversity, judge_fairness, judge_user_groups, smooth_costs, trade_off
 from pipeline.policy.pages import RankedVisits
 from pipeline.ranker.visits import Visits
@@ -213,6 +213,11 @@ def test_protected_groups_by_their_names():
     for group in ("maker", "maker=z", "label=x"):
         with pytest.raises(ValueError, match=r"policy\.protected: must be 'rare', 'new' or an item attribute"):
             protected_items(data, group, data.counts)
+    with pytest.raises(ValueError, match=r"received 'maker=z'; values of maker are x, y$"):
+        check_policy(data, PolicySection(protected="maker=z"))
+    with pytest.raises(ValueError, match=r"policy\.user_groups: must be a profile column \(age\)"):
+        check_policy(data, PolicySection(user_groups="sex"))
+    check_policy(data, PolicySection(protected="maker=x", user_groups="age", user_floors={"old": 0.1}))
     with pytest.raises(ValueError, match=r"policy\.user_groups: must be a profile column \(age\)"):
         policy_tables(data, PolicySection(user_groups="sex", user_floors={"m": 0.1}), ("train",))
     with pytest.raises(ValueError, match="groups of age are unknown, old, young, received new"):
