@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,23 +20,21 @@ from pipeline.nightly.lock import JobLock, held
 from pipeline.nightly.record import (
     JOBS,
     KEPT,
-    OUTCOME,
     PUBLISHED,
-    RECORD,
     STOPPED,
     SUPERSEDED,
     JobRecord,
+    clear_up,
     current_run,
     jobs_of,
     next_version,
     outcome_of,
     release_lost,
     released_folder,
-    run_of,
     write_outcome,
 )
 from pipeline.nightly.run import JobRun
-from pipeline.reproduce_record import SETTINGS, write_settings
+from pipeline.reproduce_record import write_settings
 from pipeline.settings.config import Config
 from pipeline.stage import (
     StageError,
@@ -51,8 +48,6 @@ from pipeline.stage import (
 
 EXIT_CODES = {PUBLISHED: 0, KEPT: 10, STOPPED: 11, "locked": 12, "failed": 13}
 """What a scheduler reads; 2 is a wrong command line, as everywhere."""
-REMAINS = (RECORD, OUTCOME, SETTINGS, "checks", "gate", "judge", "report.json", "report.html")
-"""What stays of a job whose models are no longer needed."""
 Say = Callable[[str], None]
 
 
@@ -90,6 +85,7 @@ def run_job(
         if finished is not None:
             say(f"[job {record.name}] {finished['outcome']} before; nothing is new")
             return finished
+        clear_up(out, config.job.keep)  # a night that fails does not get to it again, and the next one needs the place
         say(f"[job {record.name}] from {record.parent or 'nothing'}{', in full' if record.full else ''}")
         write_settings(folder, config)
         with beside or Beside(Exporter()) as processes:
@@ -265,20 +261,6 @@ def write_job_report(folder: Path, source: Path, beside: Beside, say: Say) -> No
 
         write_report(folder, source)
     say(f"[job {folder.name}] {folder / 'report.html'}")
-
-
-def clear_up(out: Path, keep: int) -> None:
-    """Of finished jobs but the newest `keep` and those that the current and the labelled releases came from, leave the record
-    alone: by a roll back the stable or the previous one is current again."""
-    from serving.releases.labels import read_labels
-
-    needed = {current_run(out), *(run_of(out, version) for version in read_labels(out / "releases").versions)}
-    for folder in jobs_of(out)[:-keep]:
-        if folder in needed or outcome_of(folder) is None:
-            continue
-        for path in folder.iterdir():
-            if path.name not in REMAINS:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def gate_lines(out: Path, number: int | None) -> list[str]:

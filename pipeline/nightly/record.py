@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from data.durable_file import write_durably
+from pipeline.reproduce_record import SETTINGS
 from pipeline.stage import read_json, read_manifest
 
 JOBS, RECORD, OUTCOME = "jobs", "job.json", "outcome.json"
 PUBLISHED, KEPT, STOPPED, SUPERSEDED = "published", "kept", "stopped", "superseded"
+REMAINS = (RECORD, OUTCOME, SETTINGS, "checks", "gate", "judge", "report.json", "report.html")
+"""What stays of a job whose models are no longer needed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,22 @@ def next_version(out: Path) -> int:
     told = [outcome for folder in jobs_of(out) if (outcome := outcome_of(folder)) and outcome["outcome"] == PUBLISHED]
     published = [int(outcome["release"]["version"]) for outcome in told]
     return max([0, *list_releases(releases), *published, *read_labels(releases).versions]) + 1
+
+
+def clear_up(out: Path, keep: int) -> None:
+    """Leave the record alone of every job but the newest, which may be gone on with; the newest `keep` that came to an end;
+    and those that the current and the labelled releases came from: by a roll back the stable or the previous one is current
+    again. A job that was superseded, or is not finished while there is a newer one, is never gone on with: nights that fail
+    one after the other, each with other data, leave one folder that is whole."""
+    from serving.releases.labels import read_labels
+
+    jobs = jobs_of(out)
+    ended = [folder for folder in jobs if (outcome := outcome_of(folder)) and outcome["outcome"] != SUPERSEDED]
+    labelled = {run_of(out, version) for version in read_labels(out / "releases").versions}
+    for folder in set(jobs[:-1]) - {current_run(out), *ended[-keep:], *labelled}:
+        for path in folder.iterdir():
+            if path.name not in REMAINS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _standing(releases: Path) -> list[int]:

@@ -6,9 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.nightly.job import clear_up, open_job
-from pipeline.nightly.record import JobRecord, current_run, next_version, released_folder, write_outcome
+from pipeline.nightly import job as job_module
+from pipeline.nightly.job import open_job, run_job
+from pipeline.nightly.record import (
+    JobRecord,
+    clear_up,
+    current_run,
+    next_version,
+    outcome_of,
+    released_folder,
+    write_outcome,
+)
 from pipeline.settings.config import load_config
+from pipeline.stage import StageError
 from serving.releases.promotion import promote, roll_back
 from tests.serving.release_files import publish_all
 
@@ -101,3 +111,22 @@ def test_after_nights_without_a_release_a_rollback_still_has_a_run_to_go_on_from
     assert left == ["0002", "0003", "0004", "0005"]
     roll_back(out / "releases")
     assert current_run(out) == out / "jobs" / "0002"
+
+
+def test_nights_that_fail_leave_one_folder_to_go_on_with_and_the_finished_ones(out: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(source, out, config, record, folder, *others):
+        (folder / "encode").mkdir(exist_ok=True)
+        raise StageError("no disk")
+
+    monkeypatch.setattr(job_module, "work", failing)
+    source = out / "source"
+    source.mkdir()
+    for night in range(4):
+        (source / "interactions.parquet").write_text("more" * night)
+        with pytest.raises(StageError, match="no disk"):
+            run_job(source, out, load_config(overrides=["job.keep=2"]), say=str)
+    folders = [folder for folder in sorted((out / "jobs").iterdir()) if folder.name.isdigit()]
+    assert [folder.name for folder in folders if (folder / "encode").is_dir()] == ["0007"], "the one to go on with"
+    assert [(outcome_of(folder) or {}).get("outcome") for folder in folders[3:]] == ["superseded"] * 3 + [None]
+    whole = [folder.name for folder in folders if (folder / "ingest").is_dir()]
+    assert whole == ["0001", "0002", "0003"], "the newest two that ended, and the run of the stable release"
