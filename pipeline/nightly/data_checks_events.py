@@ -15,13 +15,13 @@ from data.schema import EVENT_KINDS
 from data.splits import DAY, newest_time
 from pipeline.metrics.examples import positive_histories
 from pipeline.nightly.check import Check, bounded, skipped, worst
-from pipeline.nightly.drift import chance_stability, counts_of, population_stability
+from pipeline.nightly.drift import chance_stability, counts_of, population_stability, sampled
 from pipeline.nightly.new_data import NewData
 from pipeline.retrieval.served import FULL, UNSEEN, served_folder, shared_served
 from pipeline.settings.data_checks import ChecksSection
 
 MOST_EVENTS = 4000
-"""New and old events each whose surprise is looked at."""
+"""New and old events each whose surprise is looked at, drawn from all of them."""
 MOST_SCORES = 2**25
 """Scores of people for all items that are in memory at a time."""
 
@@ -200,7 +200,7 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
     known = data.dataset.positive & (user < users) & (item < items) & (then.counts > 0)[np.minimum(item, items - 1)]
     shares, numbers = [], []
     for chosen in (known & (time >= bound) & ~data.new, known & data.new):
-        rows = np.flatnonzero(chosen)[-MOST_EVENTS:]
+        rows = sampled(np.flatnonzero(chosen), MOST_EVENTS, section.seed)  # events lie by user: the last are a few people's
         if len(rows) < section.fewest:
             return skipped(name, f"{len(rows)} events of known users and items, {section.fewest} are needed")
         history = positive_histories(then, ("train",))
@@ -211,7 +211,7 @@ def surprise_check(data: NewData, section: ChecksSection, parent: Path) -> Check
         own = scores[place, column]
         below = np.array([(scores[:, one] < mine).mean() for one, mine in zip(column, own, strict=True)])
         shares.append(float(below.mean()))
-        numbers.append(len(data.visits(chosen)))
+        numbers.append(len(data.visits(np.isin(np.arange(len(chosen)), rows))))
     before, now = shares
     error = math.sqrt(sum(1 / (12 * count) for count in numbers))  # a share that is anywhere from 0 to 1 has variance 1/12
     fall = (before - now) / max(before - 0.5, 1e-9) if before - now > section.significance * error else 0.0

@@ -22,6 +22,7 @@ from pipeline.nightly.data_checks_events import (
     refused_checks,
     schema_check,
     standard_scores,
+    surprise_check,
     volume_check,
 )
 from pipeline.nightly.data_checks_media import media_checks, missing_check
@@ -263,3 +264,23 @@ def test_scores_are_standardised_over_all_items_and_kept_of_those_asked_for(monk
     for query, line in zip(queries, found, strict=True):
         scores = items[1:].astype(np.float64) @ query
         np.testing.assert_allclose(line, [(scores[row - 1] - scores.mean()) / scores.std() for row in wanted], atol=1e-4)
+
+
+def test_surprise_is_of_everybody_and_counts_whom_it_asked(tmp_path, monkeypatch):
+    """Everybody has an item that the model knows of, and on the last day the first half of the people chooses others."""
+    log = log_of(30, users=300, skip=0)
+    log = log.assign(item_id="i" + (log["user_id"].str[1:].astype(int) % 40).astype(str))
+    last = log["timestamp"] >= START + 29 * DAY
+    previous = ingested(tmp_path / "before", log[~last])
+    own = previous.events.groupby("user")["item"].first().reindex(range(301), fill_value=0).to_numpy()
+    first = log["user_id"].isin(previous.users["user_id"][1:151])
+    other = log.assign(item_id=np.where(last & first, "i" + pd.Series(log.index * 7 % 40).astype(str), log["item_id"]))
+    known = SimpleNamespace(items=np.eye(41), history_length=1, queries=lambda profile, users, history: np.eye(41)[own[users]])
+    monkeypatch.setattr(data_checks_events, "shared_served", lambda *asked: known)
+    monkeypatch.setattr(data_checks_events, "MOST_EVENTS", 200)
+    for name, now, verdict in (("as ever", log, "go"), ("others", other, "stop")):
+        data = NewData.of(grow_dataset(ingested(tmp_path / name, now), previous), previous, 28)
+        found = surprise_check(data, SECTION, tmp_path)
+        assert found.verdict == verdict and not found.skipped, found
+        words = found.found.split()
+        assert 100 < int(words[2]) <= 200 and 100 < int(words[6]) <= 200, "visits among the events that were asked about"
