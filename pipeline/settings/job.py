@@ -16,7 +16,8 @@ class JobSection(Section):
     valid_days: int = pydantic.Field(7, ge=1)
     """The days before, in a full training: retrieval validates on them, the ranker learns from them."""
     warm_days: int = pydantic.Field(3, ge=1)
-    """The same after a warm start: the last ranker has learned from earlier days already, the towers get nearer to today."""
+    """The same after a warm start: the last ranker has learned from earlier days already, the towers get nearer to today. At
+    most `valid_days`: the towers of a full training have learned from all days before these."""
     replay: float = pydantic.Field(19.0, ge=0)
     """Old events that the two towers train on beside the new ones, as a multiple of those of a day: without, they forget, and
     what came last week is learned from too seldom. With 4 and two epochs, which take as long, the demo world's towers reach
@@ -35,3 +36,12 @@ class JobSection(Section):
     keep: int = pydantic.Field(3, ge=1)
     """Finished jobs whose folders stay whole, beside those that labelled releases and the next job start from; of others
     the record remains."""
+
+    @pydantic.model_validator(mode="after")
+    def _unseen_after_a_full_training(self) -> JobSection:
+        if self.warm_days > self.valid_days:
+            raise ValueError(
+                f"job.warm_days: must be at most job.valid_days, since the days before these trained the towers that a warm "
+                f"start goes on from; received {self.warm_days} and {self.valid_days}. Lower the one or raise the other"
+            )
+        return self

@@ -65,6 +65,13 @@ def test_settings_that_do_not_go_together_are_refused_when_read(overrides, words
         load_config(overrides=[f"retrieval.{override}" for override in overrides])
 
 
+def test_a_warm_start_validates_on_no_more_days_than_a_full_training():
+    assert load_config(overrides=["job.valid_days=5", "job.warm_days=5"]).job.warm_days == 5
+    for overrides in (["job.warm_days=8"], ["job.valid_days=2"]):
+        with pytest.raises(ConfigError, match=r"job.warm_days: must be at most job.valid_days"):
+            load_config(overrides=overrides)
+
+
 def test_no_weights_of_columns_means_that_none_join():
     assert load_config(overrides=["linear.columns=[]", "linear.l2=[5]"]).linear.columns == ()
 
