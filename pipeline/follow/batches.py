@@ -21,7 +21,7 @@ class EventBatches:
         begin when  now - received(oldest) >= max_staleness - 1.5 longest(recent updates) - look
 
     So the bound holds while an update takes less than a third of it, whatever the rate of events; `late` counts the events
-    for which it did not.
+    for which it did not. An event of a clock that is ahead of this one counts as received when it was first seen here.
 
     Args:
         batch: events. max_staleness, look: seconds; between two looks at the log at most `look`.
@@ -45,6 +45,7 @@ class EventBatches:
         self.batch, self.max_staleness, self.look = batch, max_staleness, look
         self.known: set[str] = set()
         self.waiting: list[Event] = []
+        self.seen: dict[str, float] = {}
         self.late = 0
         self._took: collections.deque[float] = collections.deque([FIRST_GUESS], maxlen=REMEMBERED)
 
@@ -61,12 +62,19 @@ class EventBatches:
         """Whether an update is to begin at `now`, UTC seconds."""
         if not self.waiting:
             return False
+        for event in self.waiting:
+            if float(event.get("received") or 0) > now:
+                self.seen.setdefault(event["event_id"], now)
         margin = min(1.5 * max(self._took) + self.look, self.max_staleness)
         return len(self.waiting) >= self.batch or now - self.oldest() >= self.max_staleness - margin
 
     def oldest(self) -> float:
         """When the first of the waiting events was received."""
-        return min(float(event.get("received") or 0) for event in self.waiting)
+        return min(self.received(event) for event in self.waiting)
+
+    def received(self, event: Event) -> float:
+        """When an event was received, UTC seconds, but not later than it was seen here."""
+        return self.seen.get(event["event_id"], float(event.get("received") or 0))
 
     def take(self) -> list[Event]:
         """All that wait."""
@@ -77,7 +85,9 @@ class EventBatches:
         """Notes that an update is out. Returns: how old its oldest event had become, of those received after `since`: what
         came while nobody followed was late before."""
         self._took.append(now - begun)
-        received = [float(event.get("received") or 0) for event in events]
+        received = [min(self.received(event), now) for event in events]
+        waiting = {event["event_id"] for event in self.waiting}
+        self.seen = {name: moment for name, moment in self.seen.items() if name in waiting}
         ages = [now - moment for moment in received if moment >= since]
         self.late += sum(age > self.max_staleness for age in ages)
         return max(ages, default=0.0)

@@ -412,3 +412,11 @@ def test_batches_refuse_what_cannot_hold():
     slow = EventBatches(batch=9, max_staleness=10.0)
     slow.add([event(1, "u", 1, 100)])
     assert slow.published(slow.take(), 100, 120) == 20 and slow.late == 1
+
+
+def test_an_event_of_a_clock_that_is_ahead_is_as_old_as_it_has_been_here():
+    batches = EventBatches(batch=9, max_staleness=30.0)
+    batches.add([event(1, "u", 1, 4_000)])
+    begun = next(now for now in range(100, 4_100) if batches.due(now))
+    assert begun - 100 <= 30 - FIRST_GUESS and batches.published(batches.take(), begun, begun + 7) == begun + 7 - 100
+    assert not batches.seen
