@@ -10,6 +10,7 @@ import numpy as np
 
 from data.dataset import Dataset, gone_rows
 from data.features import FeatureStore
+from data.splits import newest_time
 from pipeline.content.store_encoders import READY_MADE
 from pipeline.metrics.examples import interactions, positive_histories
 from pipeline.policy.facts import policy_tables
@@ -147,7 +148,7 @@ def export_stage(
             policy_tables(dataset, config.policy, EVERYTHING),
             load_policy(run, config.policy),
             config.ranking.retrieved,
-            now=int(dataset.events["timestamp"].max()) if dataset.schema.has_timestamps else 0,
+            now=newest_time(dataset.events["timestamp"].to_numpy()) if dataset.schema.has_timestamps else 0,
         )
         return RankingServingForm.load(run / "ranking" / "serving_form"), settings
 
