@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,7 @@ def read_items(
     latest: int,
     max_text_length: int,
     allowed: Collection[str] | None = None,
+    known: Mapping[str, Sequence[str]] | None = None,
 ) -> Catalogue:
     """Read and check the catalogue of a dataset folder.
 
@@ -58,6 +59,7 @@ def read_items(
         latest: the last believable moment in UTC seconds, for `created_at`.
         max_text_length: characters kept of a title or description.
         allowed: columns that may be read beside `ITEM_COLUMNS`; None = all.
+        known: vocabularies of the release before, by column.
     """
     only = None if allowed is None else {*ITEM_COLUMNS, *allowed}
     table = read_parquet(source / FILE, ["item_id"], quarantine, lists=LISTS, only=only)
@@ -75,7 +77,7 @@ def read_items(
     columns["domain"] = clean_texts(_texts(table, "domain"), max_text_length)[0]
     for name in MEDIA:
         columns[name] = _media(table, name, source / "media", cells)
-    codings, ignored = code_table(table, [name for name in table.column_names if name not in ITEM_COLUMNS])
+    codings, ignored = code_table(table, [name for name in table.column_names if name not in ITEM_COLUMNS], known)
     first = np.array([text.split("|")[0].strip() for text in columns["categories"]], dtype=object)
     for name, texts in (("domain", columns["domain"]), ("category", first)):
         coding = code_texts(texts, keep_most_frequent=True)

@@ -1,10 +1,16 @@
-"""Turning profile and attribute columns of any type into small integer codes with a readable vocabulary."""
+"""Turning profile and attribute columns of any type into small integer codes with a readable vocabulary.
+
+Where a vocabulary is known already, that of the release before, a column goes on in it: what was learned of a code is about
+the same values. Intervals keep their edges and categories stay categories, whatever would be chosen today.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,34 +21,160 @@ from data.columns import read_numbers, read_texts
 MAX_VALUES = 1000
 """A text column with more distinct values is an identifier or prose, not a category."""
 BUCKETS = 10
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+INTERVAL = re.compile(rf"\[({NUMBER}), ({NUMBER})([\])])")
+TOMBSTONE = "forgotten-"
+"""Start of what stands in the place of the id of a forgotten person, and of a value that nobody else had."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
-    """One coded column: int32 `codes` [rows] (0 = unknown) and `values`, the vocabulary (index 0 is "")."""
+    """One coded column: int32 `codes` [rows] (0 = unknown) and `values`, the vocabulary (index 0 is "").
+
+    `note`: what a known vocabulary could not take, "" = nothing.
+    """
 
     codes: np.ndarray
     values: list[str]
+    note: str = ""
 
 
-def code_table(table: pa.Table, columns: Iterable[str]) -> tuple[dict[str, Coding], dict[str, str]]:
-    """Code the named columns of a table; also returns the ignored ones, each with the reason."""
+def code_table(
+    table: pa.Table, columns: Iterable[str], known: Mapping[str, Sequence[str]] | None = None
+) -> tuple[dict[str, Coding], dict[str, str]]:
+    """Code the named columns of a table; also returns the ignored ones, each with the reason.
+
+    Args:
+        known: vocabularies that columns go on in, by name; see `code_known`.
+    """
     codings: dict[str, Coding] = {}
     ignored: dict[str, str] = {}
     for name in columns:
-        kind = table.schema.field(name).type
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            numbers = read_numbers(table, name)
-            coding: Coding | None = code_numbers(np.where(numbers.bad, np.nan, numbers.values))
+        kind, before = table.schema.field(name).type, (known or {}).get(name, [""])
+        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        if len(before) > 1:
+            coding: Coding | None = code_known(table, name, before, numeric=numeric)
+        elif numeric:
+            coding = code_numbers(_given(table, name))
         else:
             coding = code_texts(read_texts(table, name))
         if coding is None:
             ignored[name] = f"more than {MAX_VALUES} distinct values"
-        elif len(coding.values) == 1:
-            ignored[name] = "no value in any row"
+        elif len(coding.values) == 1 or (len(before) > 1 and not coding.codes.any()):
+            ignored[name] = f"no value in any row{'; ' if coding.note else ''}{coding.note}"
         else:
             codings[name] = coding
     return codings, ignored
+
+
+def code_known(table: pa.Table, name: str, values: Sequence[str], *, numeric: bool) -> Coding:
+    """A column in the codes of a vocabulary that it had before, new words behind.
+
+    A column of intervals stays one: its numbers, of any type, fall into those of before, and what is no number is unknown.
+    A column of words stays one: whole numbers are words, and what is not whole is unknown.
+
+    Args:
+        values: the vocabulary; index 0 is "". numeric: whether the column is of a type of numbers.
+    """
+    edges = interval_edges(values)
+    if edges is not None:
+        coding = Coding(code_intervals(_given(table, name), edges), list(values))
+        count, what = 0 if numeric else int(read_numbers(table, name).bad.sum()), "no numbers"
+    elif numeric:
+        numbers = _given(table, name)
+        texts, fractions = whole_texts(numbers)
+        coding, count, what = code_words(texts, values), int(fractions.sum()), "not whole"
+    else:
+        return code_words(read_texts(table, name), values)
+    return dataclasses.replace(coding, note=f"{count:,} cells are {what} and count as unknown") if count else coding
+
+
+def code_words(texts: np.ndarray, values: Sequence[str]) -> Coding:
+    """Codes of a vocabulary that is known, new words behind it, by frequency and then by value.
+
+    Args:
+        texts: object [rows]; surrounding blanks do not count, "" is unknown. values: the vocabulary; index 0 is "".
+
+    Example:
+        >>> coding = code_words(np.array(["new", "b", "", "newer", "new"], dtype=object), ["", "a", "b"])
+        >>> coding.values, coding.codes.tolist()
+        (['', 'a', 'b', 'new', 'newer'], [3, 2, 0, 4, 3])
+    """
+    column = pd.Series(texts, dtype="str").str.strip()
+    places: dict[str, int] = {}
+    for code, value in enumerate(values):
+        places.setdefault(value, code)
+    counts = column[column != ""].value_counts()
+    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
+    new = [str(value) for value, _ in ranked if str(value) not in places]
+    places.update({value: code for code, value in enumerate(new, start=len(values))})
+    return Coding(column.map(places).to_numpy(np.int32), [*values, *new])
+
+
+def code_intervals(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:
+    """int32 [rows]: the interval of every number, from 1; what lies beyond all of them falls into the nearest.
+
+    Args:
+        numbers: float64 [rows], NaN = unknown. edges: lower ones, see `interval_edges`.
+
+    Example:
+        >>> code_intervals(np.array([7, 18, 25, 120, np.nan]), [18.0, 25.0]).tolist()
+        [1, 1, 2, 2, 0]
+    """
+    known = np.isfinite(numbers)
+    codes = np.zeros(len(numbers), np.int32)
+    codes[known] = np.maximum(np.searchsorted(np.asarray(edges), numbers[known], side="right"), 1)
+    return codes
+
+
+def interval_edges(values: Sequence[str]) -> list[float] | None:
+    """The lower edge of every interval of a column of numbers, rising; None for a column of other words.
+
+    No number falls into an interval whose name has been forgotten, nor into those that follow the closed one, the last: a
+    release whose nights cut anew has several sets of them, of which the first has learned the most.
+
+    Args:
+        values: the vocabulary; index 0 is "".
+
+    Example:
+        >>> interval_edges(["", "[18, 25)", "[25, 99]"]), interval_edges(["", "18", "25"])
+        ([18.0, 25.0], None)
+        >>> interval_edges(["", "[18, 25)", "forgotten-2", "[40, 99]", "[19, 27)", "[27, 98]"])
+        [18.0, 40.0, 40.0]
+    """
+    matches = [INTERVAL.fullmatch(value) for value in values[1:]]
+    if not any(matches) or any(
+        match is None and not value.startswith(TOMBSTONE) for match, value in zip(matches, values[1:], strict=True)
+    ):
+        return None
+    closed = next((place for place, match in enumerate(matches) if match and match[3] == "]"), len(matches) - 1)
+    edges, above = [], math.inf
+    for match in reversed(matches[: closed + 1]):
+        above = float(match[1]) if match else above
+        edges.append(above)
+    edges.reverse()
+    return edges if edges == sorted(edges) else None
+
+
+def whole_texts(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers as text, object [rows], "" where there is none; and which are not whole, bool [rows].
+
+    Example:
+        >>> [part.tolist() for part in whole_texts(np.array([3, 0.5, np.nan]))]
+        [['3', '', ''], [False, True, False]]
+    """
+    known = np.isfinite(numbers)
+    whole = known & (np.abs(numbers) < 2.0**53)
+    whole[whole] = np.floor(numbers[whole]) == numbers[whole]
+    texts = np.full(len(numbers), "", dtype=object)
+    texts[whole] = numbers[whole].astype(np.int64).astype(str)
+    return texts, known & ~whole
+
+
+def _given(table: pa.Table, name: str) -> np.ndarray:
+    """float64 [rows]: the numbers of a column, NaN where there is none."""
+    numbers = read_numbers(table, name)
+    return np.where(numbers.bad, np.nan, numbers.values)
 
 
 def code_texts(texts: np.ndarray, *, keep_most_frequent: bool = False) -> Coding | None:
@@ -81,18 +213,14 @@ def code_numbers(numbers: np.ndarray) -> Coding:
     """
     known = np.isfinite(numbers)
     given = numbers[known]
-    whole = bool((np.floor(given) == given).all() and (np.abs(given) < 2.0**53).all())
-    if whole and len(np.unique(given)) <= MAX_VALUES:
-        texts = np.full(len(numbers), "", dtype=object)
-        texts[known] = given.astype(np.int64).astype(str)
+    texts, fractions = whole_texts(numbers)
+    if not fractions.any() and len(np.unique(given)) <= MAX_VALUES:
         coding = code_texts(texts)
         assert coding is not None
         return coding
     edges = np.unique(np.quantile(given, np.linspace(0, 1, BUCKETS + 1), method="lower"))
-    codes = np.zeros(len(numbers), np.int32)
-    codes[known] = np.searchsorted(edges[:-1], given, side="right")
-    if len(edges) == 1:
-        codes[known] = 1
-        return Coding(codes, ["", f"[{edges[0]:g}, {edges[0]:g}]"])
-    labels = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(edges[:-1])]
-    return Coding(codes, ["", *labels, f"[{edges[-2]:g}, {edges[-1]:g}]"])
+    starts = edges[:-1] if len(edges) > 1 else edges
+    # Read back, an edge must be the number that it was: the next release codes by these names.
+    names = [repr(float(edge)).removesuffix(".0") for edge in edges]
+    labels = [f"[{low}, {high})" for low, high in itertools.pairwise(names[:-1])]
+    return Coding(code_intervals(numbers, starts.tolist()), ["", *labels, f"[{names[-2:][0]}, {names[-1]}]"])

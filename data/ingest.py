@@ -83,11 +83,17 @@ class IngestOptions:
 
 
 def ingest(
-    source: str | Path, out: str | Path, config: IngestOptions | None = None, *, since: int | None = None
+    source: str | Path,
+    out: str | Path,
+    config: IngestOptions | None = None,
+    *,
+    since: int | None = None,
+    previous: Dataset | None = None,
 ) -> Dataset:
     """Read a dataset folder, check it and fill `out` with the ingested dataset (the caller renames it when whole).
 
     `since`: UTC seconds; the report also counts the rows of the log that are later, see `Interactions.rows_since`.
+    `previous`: the dataset of the release before, in whose codes its columns go on, see `data.categorical`.
 
     Row numbers: items in the order of `items.parquet` (without that file: ids sorted), users in the order of
     `users.parquet`, then users only the log knows, sorted.
@@ -105,10 +111,14 @@ def ingest(
     catalogue = people = None
     if (source / "items.parquet").exists():
         catalogue = read_items(
-            source, quarantine, latest=latest, max_text_length=options.max_text_length, allowed=columns
-        )
+            source, quarantine, latest=latest, max_text_length=options.max_text_length, allowed=columns,
+            known=None if previous is None else previous.attribute_vocabulary,
+        )  # fmt: skip
     if (source / "users.parquet").exists():
-        people = read_users(source, quarantine, columns=columns, pseudonyms=pseudonyms)
+        people = read_users(
+            source, quarantine, columns=columns, pseudonyms=pseudonyms,
+            known=None if previous is None else previous.profile_vocabulary,
+        )  # fmt: skip
     log = read_interactions(
         source,
         quarantine,
@@ -119,6 +129,7 @@ def ingest(
         columns=columns,
         pseudonyms=pseudonyms,
         people=() if people is None else people.frame["user_id"].tolist(),
+        known=None if previous is None else previous.context_vocabulary,
     )
     later = {} if since is None else {"rows_since": log.rows_since(since)}
     check_columns(source, columns)  # by now every file has been found readable

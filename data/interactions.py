@@ -7,7 +7,7 @@ as the device. `review`, the buyer's words after the fact, is none, and `context
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,7 @@ class Interactions:
             self,
             users=IdColumn(self.users.codes[keep], self.users.values),
             items=IdColumn(self.items.codes[keep], self.items.values),
-            context={name: Coding(coding.codes[keep], coding.values) for name, coding in self.context.items()},
+            context={name: dataclasses.replace(coding, codes=coding.codes[keep]) for name, coding in self.context.items()},
             **{name: column[keep] for name, column in columns.items() if column is not None},
         )
 
@@ -98,6 +98,7 @@ def read_interactions(
     columns: Collection[str] | None = None,
     pseudonyms: Pseudonyms | None = None,
     people: Collection[str] = (),
+    known: Mapping[str, Sequence[str]] | None = None,
 ) -> Interactions:
     """Read and check the log of a dataset folder.
 
@@ -112,7 +113,7 @@ def read_interactions(
         with_split: whether the column `split` is needed; None = if the log has it.
         context: names of the context columns; None = every column that has no other meaning.
         columns: those that may be read beside `READ_COLUMNS`; None = all. pseudonyms: instead of the users' ids.
-        people: the pseudonyms of `users.parquet`.
+        people: the pseudonyms of `users.parquet`. known: vocabularies of the release before, by context column.
     """
     required = ["user_id", "item_id", *(["split"] if with_split else []), *(context or ())]
     only = None if columns is None else {*READ_COLUMNS, *columns}
@@ -124,8 +125,8 @@ def read_interactions(
     checks = RowChecks(table.num_rows)
     users, items = read_ids(table, "user_id", checks), read_ids(table, "item_id", checks)
     if known_items is not None:
-        known = pd.Index(known_items, dtype=object).get_indexer(pd.Index(items.values, dtype=object)) >= 0
-        absent = ~known[items.codes] if len(known) else np.zeros(table.num_rows, np.bool_)
+        listed = pd.Index(known_items, dtype=object).get_indexer(pd.Index(items.values, dtype=object)) >= 0
+        absent = ~listed[items.codes] if len(listed) else np.zeros(table.num_rows, np.bool_)
         checks.refuse(absent & (items.codes >= 0), "item_id: not in items.parquet")
     timestamps = _timestamps(table, checks, latest)
     events = _codes(table, "event", EVENT_CODES, DEFAULT_EVENT, checks)
@@ -145,7 +146,7 @@ def read_interactions(
     extra = [name for name in table.column_names if name not in READ_COLUMNS and name not in AFTERWARDS]
     asked = extra if context is None else list(context)
     # Codes are of the accepted rows: a value that only refused rows have is not worth one.
-    codings, ignored = code_table(table.filter(pa.array(keep)), asked)
+    codings, ignored = code_table(table.filter(pa.array(keep)), asked, known)
     unused = {name for name in table.column_names if name not in READ_COLUMNS} - set(asked)
     unused |= {"split"} & set(table.column_names) if split is None else set()
     return Interactions(

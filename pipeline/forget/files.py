@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.categorical import TOMBSTONE
 from data.columns import read_ids
 from data.durable_file import sync, write_durably
 from data.validation import RowChecks
@@ -20,8 +21,6 @@ from pipeline.stage import StageError
 from serving.feedback.log import adopt
 from serving.feedback.partitions import WRITTEN, partition_files, read_written
 
-TOMBSTONE = "forgotten-"
-"""Start of what stands in the place of an id whose row must keep its number."""
 LISTS = ("users", "user_ids")
 """Names of lists and tables in JSON that hold ids of users."""
 DROPPED = object()

@@ -35,7 +35,8 @@ def ingest_newest(
             `split_newest`.
     """
     since = None if previous is None else newest_time(previous.events["timestamp"].to_numpy())
-    dataset = ingest(source, out, IngestOptions(**{**section.model_dump(), "split": "global_time"}), since=since)
+    options = IngestOptions(**{**section.model_dump(), "split": "global_time"})
+    dataset = ingest(source, out, options, since=since, previous=previous)
     if previous is not None:
         dataset = grow_dataset(dataset, previous)
     return split_newest(dataset, test_days, valid_days, setting)
@@ -176,9 +177,12 @@ def _recoded(
     for name, values in fresh.items():
         before = previous.get(name, [""])
         known = {value: code for code, value in enumerate(before)}
+        codes = table[prefix + name].to_numpy()
+        if values[: len(before)] == before:  # as an ingestion that knew them has coded it
+            vocabularies[name], columns[prefix + name] = values, codes.astype(np.int32)
+            continue
         grown = [*before, *(value for value in values if value not in known)]
         place = {value: code for code, value in enumerate(grown)}
-        codes = table[prefix + name].to_numpy()
         recoded = np.array([place[value] for value in values], np.int32)[np.where(codes < len(values), codes, 0)]
         if len(gone) and name in previous:
             recoded[gone] = codes[gone]

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from data.categorical import NUMBER, interval_edges
 from data.schema import UNKNOWN_ROW
 
 Vocabulary = Mapping[str, tuple[str, ...]]
 """Column -> its words by code; index 0 is "", and a word that was forgotten is "" too."""
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-INTERVAL = re.compile(rf"\[({NUMBER}), ({NUMBER})[\])]")
 
 
 def frozen(words: Mapping[str, Sequence[str]]) -> Vocabulary:
@@ -58,18 +57,6 @@ def word_codes(words: tf.Tensor, vocabulary: Vocabulary, batch: tf.Tensor) -> tf
         edges = interval_edges(values)
         codes.append(by_word if edges is None else tf.maximum(by_word, _interval_codes(words, column, edges)))
     return tf.pad(tf.stack(codes, axis=1), [[0, batch - lines], [0, 0]])
-
-
-def interval_edges(values: Sequence[str]) -> list[float] | None:
-    """The lower edge of every interval of a column of numbers, rising; None for a column of other words.
-
-    Example:
-        >>> interval_edges(["", "[18, 25)", "[25, 99]"]), interval_edges(["", "18", "25"])
-        ([18.0, 25.0], None)
-    """
-    matches = [INTERVAL.fullmatch(value) for value in values[1:]]
-    edges = [float(match[1]) for match in matches if match]
-    return edges if edges and len(edges) == len(matches) and edges == sorted(edges) else None
 
 
 def _interval_codes(words: tf.Tensor, column: str, edges: list[float]) -> tf.Tensor:

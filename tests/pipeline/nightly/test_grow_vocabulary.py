@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.categorical import interval_edges
 from data.dataset import Dataset, gone_rows, train_counts
 from data.schema import Schema
 from data.validation import DatasetError
 from pipeline.nightly.data_checks_events import silence_check
-from pipeline.nightly.grow_vocabulary import check_same_rows, grow_dataset, split_newest
+from pipeline.nightly.grow_vocabulary import check_same_rows, grow_dataset, ingest_newest, split_newest
+from pipeline.settings.config import DataConfig
 
 DAY = 86_400
 
@@ -152,3 +154,66 @@ def test_after_a_silence_the_days_before_it_validate():
     disliked = dataclasses.replace(log, events=log.events.assign(positive=log.events["timestamp"] < 17 * DAY))
     with pytest.raises(DatasetError, match=r"leave no positive event in the test part .* choose more test_days"):
         split_newest(disliked, 1, 3)
+
+
+def night(folder, people, log, previous, settings=None):
+    """A dataset folder of three days, ingested as a job does after the one before."""
+    folder.mkdir(parents=True)
+    log = pd.DataFrame({"user_id": people["user_id"], "item_id": "i", **log})
+    days = pd.concat([log.assign(timestamp=day * DAY + np.arange(len(log))) for day in range(3)], ignore_index=True)
+    days.to_parquet(folder / "interactions.parquet", index=False)
+    people.to_parquet(folder / "users.parquet", index=False)
+    (folder / "out").mkdir()
+    return ingest_newest(folder, folder / "out", settings or DataConfig(), previous, 1, 1)
+
+
+def shifted_nights(folder):
+    """Three nights of a profile of numbers, of whole numbers and of words, and of a context of numbers that rise each night."""
+    rng, previous = np.random.default_rng(0), None
+    for number in range(3):
+        users = [f"u{row}" for row in range(40 + 5 * number)]
+        income = rng.normal(size=60)[: len(users)] * 1e6 / 3 + number * 4e5
+        people = pd.DataFrame({"user_id": users, "income": income, "age": 20 + np.arange(len(users)) % (5 + number),
+                               "town": ["a", "b"][number % 2 :] + ["c"] * (len(users) - 2 + number % 2)})  # fmt: skip
+        previous = night(folder / str(number), people, {"speed": rng.random(len(users)) + number}, previous)
+        yield people, previous
+
+
+def test_numbers_keep_their_intervals_whatever_the_later_nights_bring(tmp_path):
+    (people, first), *later = shifted_nights(tmp_path)
+    edges = np.quantile(people["income"], np.linspace(0, 1, 11), method="lower")
+    assert interval_edges(first.profile_vocabulary["income"]) == edges[:-1].tolist()  # to the last bit
+    for people, dataset in later:
+        for kind, name in (("profile", "income"), ("context", "speed")):
+            assert getattr(dataset, f"{kind}_vocabulary")[name] == getattr(first, f"{kind}_vocabulary")[name]
+        codes = np.clip(np.searchsorted(edges[:-1], people["income"], side="right"), 1, 10)
+        assert dataset.users.set_index("user_id")["profile_income"][people["user_id"]].tolist() == codes.tolist()
+    (_, second), (_, third) = later
+    assert [part.profile_vocabulary["age"][6:] for part in (first, second, third)] == [[], ["25"], ["25", "26"]]
+    for name in ("age", "town"):
+        old = second.profile_vocabulary[name]
+        assert third.profile_vocabulary[name][: len(old)] == old
+
+
+def test_a_column_of_another_kind_goes_on_as_what_it_was(tmp_path):
+    users = [f"u{row}" for row in range(30)]
+    people = pd.DataFrame({"user_id": users, "income": np.arange(30) / 4, "age": np.arange(30) % 5})
+    first = night(tmp_path / "first", people, {}, None)
+    other = people.assign(income=[*people["income"].astype(str)[:-1], "a lot"], age=people["age"] + (np.arange(30) == 29) / 2)
+    second = night(tmp_path / "second", other, {}, first)
+    assert second.profile_vocabulary == first.profile_vocabulary
+    for name in ("profile_income", "profile_age"):
+        assert second.users[name].tolist() == [*first.users[name][:-1], 0]
+
+
+def test_a_release_whose_nights_cut_anew_goes_on_in_the_first_intervals(tmp_path):
+    """Its vocabulary has two sets of them, and the name of one is forgotten."""
+    people = pd.DataFrame({"user_id": list("abcd"), "income": [0.5, 1.5, 2.5, 9.0]})
+    labels = ["", "[0, 1)", "forgotten-2", "[2, 3]", "[0.5, 2.5)", "[2.5, 4]"]
+    before = night(tmp_path / "before", people, {}, None)
+    before = dataclasses.replace(
+        before, users=before.users.assign(profile_income=np.zeros(5, "int32")), profile_vocabulary={"income": labels},
+        schema=dataclasses.replace(before.schema, profile={"income": 6}),
+    )  # fmt: skip
+    after = night(tmp_path / "after", people, {}, before)
+    assert after.profile_vocabulary["income"] == labels and after.users["profile_income"].tolist() == [0, 1, 1, 3, 3]

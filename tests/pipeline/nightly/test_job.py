@@ -32,7 +32,9 @@ from pipeline.settings.config import load_config
 from pipeline.stage import read_manifest
 from serving.catalogue.released_run import ingested_folder
 from serving.client.recommend_requests import recommend_inputs
+from serving.graphs.request_words import word_codes
 from serving.releases.release import latest_release, list_releases, verify_release
+from tests.pipeline.nightly.test_grow_vocabulary import shifted_nights
 
 pytestmark = pytest.mark.timeout(600)
 SETTINGS = [
@@ -187,6 +189,15 @@ def test_a_policy_that_names_what_the_data_does_not_have_fails_before_training(n
         run_job(days[0], tmp_path / "run", load_config(overrides=[*settings, "policy.protected=domain=nowhere"]), say=str)
     made = tmp_path / "run" / "jobs" / "0001"
     assert (made / "ingest").is_dir() and not (made / "encode").exists()
+
+
+def test_a_number_that_a_request_names_is_known_after_many_nights(tmp_path):
+    (_, first), _, (people, third) = shifted_nights(tmp_path)
+    codes = third.users.set_index("user_id")["profile_income"][people["user_id"]].tolist()
+    asked = tf.constant([[f"income={income!r}"] for income in people["income"].tolist()])
+    found = word_codes(asked, {"income": third.profile_vocabulary["income"]}, tf.constant(len(people)))
+    assert found.numpy()[:, 0].tolist() == codes and min(codes) > 0
+    assert third.schema.profile["income"] == first.schema.profile["income"]
 
 
 def test_half_of_the_media_missing_stops_before_training(night, tmp_path):
