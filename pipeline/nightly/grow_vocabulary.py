@@ -172,9 +172,12 @@ def _recoded(
     gone: np.ndarray,
 ) -> tuple[dict[str, list[str]], pd.DataFrame]:
     """Vocabularies of the fresh columns with the previous values first, and the table in their codes; rows that are `gone`
-    from the fresh one have previous codes already."""
+    from the fresh one have previous codes already. Columns come in the previous order, new ones behind: a model knows those
+    that it joins by their places."""
     vocabularies, columns = {}, {}
-    for name, values in fresh.items():
+    names = [*(name for name in previous if name in fresh), *(name for name in fresh if name not in previous)]
+    for name in names:
+        values = fresh[name]
         before = previous.get(name, [""])
         known = {value: code for code, value in enumerate(before)}
         codes = table[prefix + name].to_numpy()

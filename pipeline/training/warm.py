@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,21 +31,20 @@ BY_DOMAIN = "adapters/down"
 
 
 def copy_variables(old: Sequence[keras.Variable], new: Sequence[keras.Variable]) -> list[tuple[keras.Variable, int]]:
-    """Give each variable the value of the one in its place; a table that has grown keeps its further rows, or domains, as they
-    are.
+    """Give each variable the value of the one of its name, as they may come in another order; a table that has grown keeps its
+    further rows, or domains, as they are.
 
     Generators of dropout stay as they are. Returns: the variables that have more rows than before, with their rows then.
 
     Raises:
         StageError: the two lists are of different models, or a table has shrunk.
     """
-    one, other = ([variable for variable in part if "seed_generator" not in variable.path] for part in (old, new))
-    names = [[variable.path.split("/", 1)[-1] for variable in part] for part in (one, other)]
-    if names[0] != names[1]:
-        different = sorted(set(names[0]) ^ set(names[1])) or ["their order"]
+    one, other = by_name(old), by_name(new)
+    if different := sorted(one.keys() ^ other.keys()):
         raise StageError(f"job: the last release's model is built otherwise (differing: {different[:5]}). {RETRAIN}.")
     grown = []
-    for before, after in zip(one, other, strict=True):
+    for name, after in other.items():
+        before = one[name]
         value, shape = array_of(before), tuple(after.shape)
         if value.shape != shape:
             axis = 1 if after.path.endswith(BY_DOMAIN) else 0
@@ -52,6 +52,22 @@ def copy_variables(old: Sequence[keras.Variable], new: Sequence[keras.Variable])
             grown.append((after, before.shape[axis]))
         after.assign(value)
     return grown
+
+
+def by_name(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:
+    """Variables by their whole path, of one path by their turn, as both towers have an `id`; none of a generator of dropout.
+
+    Its beginning belongs to the name: all that tells the embeddings of two columns apart is that of their layers.
+    """
+    named: dict[str, keras.Variable] = {}
+    turns: Counter[str] = Counter()
+    for variable in variables:
+        if "seed_generator" in variable.path:
+            continue
+        turns[variable.path] += 1
+        turn = turns[variable.path]
+        named[variable.path if turn == 1 else f"{variable.path} ({turn})"] = variable
+    return named
 
 
 def enlarged(value: np.ndarray, start: np.ndarray, axis: int, name: str) -> np.ndarray:

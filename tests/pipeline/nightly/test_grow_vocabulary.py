@@ -217,3 +217,16 @@ def test_a_release_whose_nights_cut_anew_goes_on_in_the_first_intervals(tmp_path
     )  # fmt: skip
     after = night(tmp_path / "after", people, {}, before)
     assert after.profile_vocabulary["income"] == labels and after.users["profile_income"].tolist() == [0, 1, 1, 3, 3]
+
+
+def test_columns_come_in_the_order_of_before_and_new_ones_behind(tmp_path):
+    columns = {"age": [1, 2, 1, 2], "town": list("abba"), "sex": list("fmmf")}
+    people = pd.DataFrame({"user_id": list("abcd"), **columns})
+    log = {"device": list("ppqq"), "place": list("rssr")}
+    first = night(tmp_path / "first", people, log, None)
+    other = people[["user_id", "sex", "town", "age"]].assign(income=[1, 1, 2, 2])[["user_id", "income", "sex", "town", "age"]]
+    second = night(tmp_path / "second", other, dict(reversed(log.items())), first)
+    assert list(second.schema.profile) == list(second.profile_vocabulary) == ["age", "town", "sex", "income"]
+    assert list(second.schema.context) == ["device", "place"]
+    np.testing.assert_array_equal(second.profile[:, :3], first.profile)
+    np.testing.assert_array_equal(second.context, first.context)

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from data.histories import Histories
+from data.schema import Schema
 from pipeline.settings.job import JobSection
 from pipeline.stage import StageError
 from pipeline.training.warm import WarmTowers, content_guess, copy_variables
 from tests.towers.test_content_map import Table
+from towers.config import TowerConfig
 from towers.domain_adapters import DomainAdapters
+from towers.two_tower import TwoTower
 
 FIRST, A_DAY, NIGHTS = 3000, 40, 28
 
@@ -74,3 +77,18 @@ def test_a_new_domain_begins_without_an_adapter_and_the_others_keep_theirs():
     np.testing.assert_array_equal(told[3], vectors[3])
     with pytest.raises(StageError, match=r"adapters/down was \(6, 4, 2\) in the last release and is \(6, 3, 2\)"):
         copy_variables(new.variables, adapters(3, 3).variables)
+
+
+def test_weights_stay_with_their_column_whatever_the_order_of_columns():
+    def towers(seed, *columns):
+        return TwoTower(Schema(4, 5, dict.fromkeys(columns, 3)), TowerConfig(width=4, history_length=2, seed=seed))
+
+    old, new = towers(1, "age", "sex", "town"), towers(2, "town", "age", "sex")
+    copy_variables(old.variables, new.variables)
+    for name, embedding in zip(("town", "age", "sex"), new.user_tower.profile_embeddings, strict=True):
+        before = old.user_tower.profile_embeddings[("age", "sex", "town").index(name)]
+        np.testing.assert_array_equal(embedding.get_weights(), before.get_weights())
+    for one, other in ((old.item_tower, new.item_tower), (old.user_tower, new.user_tower)):
+        np.testing.assert_array_equal(one.id_embedding.get_weights(), other.id_embedding.get_weights())
+    with pytest.raises(StageError, match=r"differing: \['profile_sex/embeddings', 'profile_size/embeddings'\]"):
+        copy_variables(old.variables, towers(2, "age", "size", "town").variables)
