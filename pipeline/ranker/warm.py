@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,13 +27,21 @@ KNOWN = ("user_known", "item_known")
 """Side tables that say whose embedding has been trained, and so is read."""
 BY_DOMAIN = ("_shift", "_offset")
 """What the weights of a head end in that have a column a domain."""
+BUILT = (
+    "interaction", "cross_layers", "cross_rank", "group_width", "stream_hidden", "fusion_heads", "experts", "expert_count",
+    "hidden", "domain_heads", "purchase_given_click", "token_width", "id_width", "side_width", "item_embeddings",
+    "popularity_half_lives",
+)  # fmt: skip
+"""Settings that decide which weights a ranker has, and what they mean."""
+TEACHERS = ("position/", "category/", "sentiment/", "weighting/")
+"""Paths of weights that help in training and answer nobody; a night may do without, or begin them anew."""
 
 
 def save_learned(ranker: Ranker, folder: Path, last_timestamp: int = 0) -> None:
     """Write what the ranker has learned into a folder as `learned.npz`: every trained weight by its path, the means that its
     content is centred by, which ids it knows, and until when it has learned (UTC seconds, 0 = log without times)."""
-    weights = [*ranker.trainable_variables, *ranker.content.means, *known_tables(ranker)]
-    arrays = {weight.path: keras.ops.convert_to_numpy(weight.value) for weight in weights}
+    weights = weights_of(ranker) | {table.path: table for table in known_tables(ranker)}
+    arrays = {name: keras.ops.convert_to_numpy(weight.value) for name, weight in weights.items()}
     np.savez(folder / LEARNED, allow_pickle=False, **arrays, **{LAST: np.int64(last_timestamp)})
 
 
@@ -74,6 +83,18 @@ def with_labels_of(lists: RankingLists, later: np.ndarray) -> RankingLists:
     return dataclasses.replace(lists, known=known)
 
 
+def weights_of(ranker: Ranker) -> dict[str, keras.Variable]:
+    """What a ranker learns and is centred by, by path: that of an expert or a stream behind its own name, since the layers in
+    one are called as those in the next."""
+    network = ranker.network
+    perceptrons = [*getattr(network.interaction, "streams", ()), *getattr(network.experts, "experts", ())]
+    owners = {id(weight): layer.name for layer in perceptrons for weight in layer.weights}
+    weights = [*ranker.trainable_variables, *ranker.content.means]
+    named = {"/".join([*filter(None, [owners.get(id(weight))]), weight.path]): weight for weight in weights}
+    assert len(named) == len(weights), [weight.path for weight in weights]
+    return named
+
+
 def known_tables(ranker: Ranker) -> list[keras.Variable]:
     """The side tables `KNOWN`. int [U] and [N + 1]"""
     return [ranker.network.features.side.tables[name] for name in KNOWN]
@@ -95,9 +116,14 @@ class WarmRanker:
     learned_until: int = 0
 
     @functools.cached_property
+    def description(self) -> dict[str, Any]:
+        """What its serving form says of itself."""
+        return json.loads((self.previous / "serving_form" / DESCRIPTION).read_text())
+
+    @property
     def calibrations(self) -> dict[str, dict]:
         """The calibration of each of its heads."""
-        return json.loads((self.previous / "serving_form" / DESCRIPTION).read_text())["calibrations"]
+        return self.description["calibrations"]
 
     def heads(self, learnable: tuple[str, ...], lists: RankingLists, config: RankingConfig) -> tuple[str, ...]:
         """Heads that go on: those with labels enough, and those that it has learned before: a few quiet days are no reason to
@@ -135,10 +161,11 @@ class WarmRanker:
         Raises:
             StageError: nothing was kept, or the ranker is built otherwise.
         """
-        learned = self.learned
-        for weight in [*ranker.trainable_variables, *ranker.content.means]:
-            value = learned.get(weight.path)
-            if value is not None and "behaviour" not in weight.path:
+        learned, weights = self.learned, weights_of(ranker)
+        self._check_build(ranker, learned, weights)
+        for name, weight in weights.items():
+            value = learned.get(name)
+            if value is not None and "behaviour" not in name:
                 weight.assign(value if value.shape == tuple(weight.shape) else grown(weight, value))
         for table in known_tables(ranker):
             if (known := learned.get(table.path)) is not None:  # a release from before kept none
@@ -146,6 +173,33 @@ class WarmRanker:
                 flags[: len(known)] |= known
                 table.assign(flags)
         self._carry_behaviour(ranker, learned)
+
+    def _check_build(
+        self, ranker: Ranker, learned: dict[str, np.ndarray], weights: dict[str, keras.Variable]
+    ) -> None:
+        """Refuses a ranker some of whose weights would answer untrained, or answer to something else than they learned.
+
+        Heads that one of both lacks are none of it.
+        """
+        heads = {name for name in HEADS if f"heads/{name}_kernel" in learned}.symmetric_difference(ranker.spec.heads)
+        ours = set(weights) - {table.path for table in known_tables(ranker)}
+        theirs = set(learned) - {LAST} - {table.path for table in known_tables(ranker)}
+        different = {
+            name for name in ours ^ theirs if not name.startswith(TEACHERS)
+            and not any(part.startswith(f"{head}_") for part in name.split("/") for head in heads)
+        }  # fmt: skip
+        different |= {
+            name for name in ours & theirs
+            if learned[name].shape != tuple(weights[name].shape) and growing_axis(weights[name]) < 0 and "behaviour" not in name
+        }  # fmt: skip
+        before, now = self.description["config"], json.loads(ranker.config.to_json())
+        changed = [name for name in BUILT if name in before and before[name] != now[name]]
+        if different or "purchase_given_click" in changed:
+            told = "; ".join(f"ranking.{name} was {before[name]!r} and is {now[name]!r}" for name in changed)
+            raise StageError(
+                f"job: the last release's ranker is built otherwise ({told or 'by other columns or an older code'}; differing: "
+                f"{sorted(different)[:5]}). {RETRAIN}, or set back what was changed."
+            )
 
     def _carry_behaviour(self, ranker: Ranker, learned: dict[str, np.ndarray]) -> None:
         names = list(ranker.content.modalities)
@@ -162,9 +216,13 @@ def grown(weight: keras.Variable, value: np.ndarray) -> np.ndarray:
     Raises:
         StageError: the weight differs in anything else.
     """
-    room, name = weight.path.split("/")[0], weight.path.split("/")[-1]
-    axis = 0 if room == "features" else len(weight.shape) - 1 if room == "heads" and name.endswith(BY_DOMAIN) else -1
-    result = enlarged(value, keras.ops.convert_to_numpy(weight.value), axis, f"the ranker's {weight.path}")
-    if name in IDS:
+    result = enlarged(value, keras.ops.convert_to_numpy(weight.value), growing_axis(weight), f"the ranker's {weight.path}")
+    if weight.path.split("/")[-1] in IDS:
         result[len(value) :] = value[0]
     return result
+
+
+def growing_axis(weight: keras.Variable) -> int:
+    """The axis of a weight along which there may be more by now: rows, values or steps, or domains; -1 = none."""
+    room, name = weight.path.split("/")[0], weight.path.split("/")[-1]
+    return 0 if room == "features" else len(weight.shape) - 1 if room == "heads" and name.endswith(BY_DOMAIN) else -1

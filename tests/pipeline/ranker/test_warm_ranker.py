@@ -10,7 +10,7 @@ from data.schema import VALID
 from pipeline.ranker.visits import HELD_OUT, Visits
 from pipeline.ranker.warm import WarmRanker, learned_until, save_learned, with_labels_of
 from pipeline.stage import StageError
-from ranking.serving_form import RankingServingForm
+from ranking.serving_form import DESCRIPTION, RankingServingForm
 from tests.pipeline.ranker.test_train_ranking import CONFIG, EMBEDDINGS, log_of, store, trained  # noqa: F401
 from tests.ranking.test_lists import made
 from tests.ranking.worlds import SMALL, planted_world
@@ -19,14 +19,23 @@ WORLD = planted_world(requests=20)
 BEHAVIOUR = WORLD.tables["behaviour"]
 
 
-def ranker_of(domains, *, shift=0.0):
+def ranker_of(domains, *, shift=0.0, heads=WORLD.spec.heads, **settings):
     """A ranker of items of so many domains, every trained weight `shift` further than it starts."""
     schema = dataclasses.replace(WORLD.spec.schema, attributes={"domain": domains})
     side = dataclasses.replace(WORLD.side, attributes=WORLD.side.attributes % 3)
-    ranker = dataclasses.replace(WORLD, spec=dataclasses.replace(WORLD.spec, schema=schema), side=side).ranker(SMALL)
+    spec = dataclasses.replace(WORLD.spec, schema=schema, heads=heads)
+    ranker = dataclasses.replace(WORLD, spec=spec, side=side).ranker(dataclasses.replace(SMALL, **settings))
     for weight in ranker.trainable_variables if shift else []:
         weight.assign(np.asarray(weight) + shift)
     return ranker
+
+
+def keep(ranker, folder):
+    """What a ranking stage leaves of a ranker, for a night to go on from."""
+    (folder / "serving_form").mkdir()
+    description = {"config": json.loads(ranker.config.to_json()), "calibrations": {}}
+    (folder / "serving_form" / DESCRIPTION).write_text(json.dumps(description))
+    save_learned(ranker, folder)
 
 
 def filled(ranker, folder):
@@ -36,7 +45,7 @@ def filled(ranker, folder):
 
 def test_a_new_domain_begins_as_all_others_and_the_old_ones_go_on(tmp_path):
     before = ranker_of(3, shift=0.25)
-    save_learned(before, tmp_path)
+    keep(before, tmp_path)
     after = filled(ranker_of(5), tmp_path)
     for name in ("shifts", "offsets"):
         for head, table in getattr(after.network.heads, name).items():
@@ -49,6 +58,47 @@ def test_a_new_domain_begins_as_all_others_and_the_old_ones_go_on(tmp_path):
         filled(ranker_of(2), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"experts": "mmoe"}, {"experts": "ple"}, {"interaction": "finalmlp", "stream_hidden": (8,)}, {"interaction": "dlrm"}],
+)
+def test_every_weight_goes_on_however_the_ranker_is_built(tmp_path, settings):
+    """Experts and streams are layers of the same names, one beside the other."""
+    before = ranker_of(3, **settings)
+    rng = np.random.default_rng(0)
+    for weight in before.trainable_variables:
+        weight.assign(rng.normal(size=weight.shape))
+    keep(before, tmp_path)
+    after = filled(ranker_of(3, **settings), tmp_path)
+    for one, other in zip(before.trainable_variables, after.trainable_variables, strict=True):
+        if "behaviour" not in one.path:  # carried into another basis, which is the same here up to rounding
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other), one.path)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ({}, {"experts": "mmoe"}, r"ranking.experts was 'shared' and is 'mmoe'.*--full"),
+        ({"experts": "ple"}, {}, r"ranking.experts was 'ple' and is 'shared'.*--full"),
+        ({}, {"cross_layers": 1}, r"ranking.cross_layers was 2 and is 1; differing: \['cross_1/bias'.*--full"),
+        ({}, {"hidden": (5, 4)}, r"ranking.hidden was .* and is \[5, 4\].*--full"),
+        ({}, {"purchase_given_click": True}, r"ranking.purchase_given_click was False and is True.*--full"),
+    ],
+)
+def test_a_ranker_that_is_built_otherwise_is_refused_by_the_setting(tmp_path, then, now, told):
+    keep(ranker_of(3, **then), tmp_path)
+    with pytest.raises(StageError, match=told):
+        filled(ranker_of(3, **now), tmp_path)
+
+
+def test_heads_may_come_and_go_and_what_only_teaches_may_too(tmp_path):
+    keep(ranker_of(3, shift=0.25, experts="mmoe", heads=("click", "like"), position_bias=False), tmp_path)
+    after = filled(ranker_of(3, experts="mmoe", heads=("click", "purchase")), tmp_path)
+    kernels, fresh = after.network.heads.kernels, ranker_of(3, experts="mmoe", heads=("click", "purchase"))
+    np.testing.assert_array_equal(kernels["purchase"], fresh.network.heads.kernels["purchase"])
+    np.testing.assert_allclose(kernels["click"], np.asarray(fresh.network.heads.kernels["click"]) + 0.25, rtol=1e-6)
+
+
 def known_of(ranker):
     return {name: np.asarray(ranker.network.features.side.tables[name]) > 0 for name in ("user_known", "item_known")}
 
@@ -58,7 +108,7 @@ def test_ids_that_were_known_stay_known_and_an_old_file_tells_nothing_of_them(tm
     nights = [known_of(before), {"user_known": np.arange(21) == 20, "item_known": np.arange(61) == 60}]
     for name, flags in nights[1].items():
         after.network.features.side.tables[name].assign(flags.astype(int))
-    save_learned(before, tmp_path)
+    keep(before, tmp_path)
     for name, flags in known_of(filled(after, tmp_path)).items():
         np.testing.assert_array_equal(flags, nights[0][name] | nights[1][name])
     with np.load(tmp_path / "learned.npz") as arrays:
