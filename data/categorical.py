@@ -1,7 +1,7 @@
 """Turning profile and attribute columns of any type into small integer codes with a readable vocabulary.
 
 Where a vocabulary is known already, that of the release before, a column goes on in it: what was learned of a code is about
-the same values. Intervals keep their edges and categories stay categories, whatever would be chosen today.
+the same values. Intervals keep their edges, and categories stay categories however many they are by now.
 """
 
 from __future__ import annotations
@@ -86,11 +86,14 @@ def code_known(table: pa.Table, name: str, values: Sequence[str], *, numeric: bo
         coding, count, what = code_words(texts, values), int(fractions.sum()), "not whole"
     else:
         return code_words(read_texts(table, name), values)
-    return dataclasses.replace(coding, note=f"{count:,} cells are {what} and count as unknown") if count else coding
+    unread = f"{count:,} cells are {what} and count as unknown" if count else ""
+    return dataclasses.replace(coding, note="; ".join(filter(None, [coding.note, unread])))
 
 
 def code_words(texts: np.ndarray, values: Sequence[str]) -> Coding:
     """Codes of a vocabulary that is known, new words behind it, by frequency and then by value.
+
+    Of a column that has more than `MAX_VALUES` distinct values by now the known words stay, and all others are unknown.
 
     Args:
         texts: object [rows]; surrounding blanks do not count, "" is unknown. values: the vocabulary; index 0 is "".
@@ -107,8 +110,12 @@ def code_words(texts: np.ndarray, values: Sequence[str]) -> Coding:
     counts = column[column != ""].value_counts()
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
     new = [str(value) for value, _ in ranked if str(value) not in places]
+    note = ""
+    if new and len(counts) > MAX_VALUES:
+        note = f"{len(counts):,} distinct values, above {MAX_VALUES:,}; the {len(new):,} new ones count as unknown"
+        new = []
     places.update({value: code for code, value in enumerate(new, start=len(values))})
-    return Coding(column.map(places).to_numpy(np.int32), [*values, *new])
+    return Coding(column.map(places).fillna(0).to_numpy(np.int32), [*values, *new], note)
 
 
 def code_intervals(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:

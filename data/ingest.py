@@ -204,6 +204,15 @@ def ingest(
                 for name, part in (("interactions", log), ("items", catalogue), ("users", people))
                 if part and part.ignored
             },
+            "kept_codings": {
+                name: notes
+                for name, codings in (
+                    ("interactions", log.context),
+                    ("items", catalogue.codings if catalogue else {}),
+                    ("users", people.codings if people else {}),
+                )
+                if (notes := {column: coding.note for column, coding in codings.items() if coding.note})
+            },
         },
         folder=out,
     )

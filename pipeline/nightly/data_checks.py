@@ -13,6 +13,7 @@ from pipeline.nightly.data_checks_events import ahead_check, event_checks, silen
 from pipeline.nightly.data_checks_media import media_checks
 from pipeline.nightly.new_data import NewData
 from pipeline.nightly.record import JobRecord
+from pipeline.nightly.wanted import Wanted
 from pipeline.stage import read_manifest
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def check_data(run: JobFolder, out: Path) -> dict[str, Any]:
     else:
         section = run.config.checks
         data = NewData.of(dataset, Dataset.load(run.parent / "ingest"), section.reference_days)
-        checks += event_checks(data, section, run.parent, asked=asked_for_more(run, run.parent))
-        checks += media_checks(data, section, run.store(), run.parent)
+        wanted = Wanted(run.config.data, run.config.encoders, run.full)
+        checks += event_checks(data, section, run.parent, wanted, asked=asked_for_more(run, run.parent))
+        checks += media_checks(data, section, run.store(), run.parent, wanted)
     decision = worst(checks)
     report = {"decision": decision, "checks": [dataclasses.asdict(check) for check in checks]}
     (out / REPORT).write_text(json.dumps(report, indent=2))

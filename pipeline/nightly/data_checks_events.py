@@ -17,18 +17,24 @@ from pipeline.metrics.examples import positive_histories
 from pipeline.nightly.check import Check, bounded, skipped, worst
 from pipeline.nightly.drift import chance_stability, counts_of, population_stability, sampled
 from pipeline.nightly.new_data import NewData
+from pipeline.nightly.wanted import Wanted
 from pipeline.retrieval.served import FULL, UNSEEN, served_folder, shared_served
 from pipeline.settings.data_checks import ChecksSection
 
+FILES = {"profile": "users", "attributes": "items", "context": "interactions"}
+"""Which file has the columns of each kind, as the ingest's report names it."""
 MOST_EVENTS = 4000
 """New and old events each whose surprise is looked at, drawn from all of them."""
 MOST_SCORES = 2**25
 """Scores of people for all items that are in memory at a time."""
 
 
-def event_checks(data: NewData, section: ChecksSection, parent: Path, *, asked: bool = False) -> list[Check]:
+def event_checks(
+    data: NewData, section: ChecksSection, parent: Path, wanted: Wanted, *, asked: bool = False
+) -> list[Check]:
     """Every check that needs no content. `parent`: run folder of the last release. `asked`: see `volume_check`."""
-    checks = [schema_check(data.dataset, data.previous), *refused_checks(data, section), volume_check(data, section, asked)]
+    schema = schema_check(data.dataset, data.previous, wanted)
+    checks = [schema, *refused_checks(data, section), volume_check(data, section, asked)]
     number = int(data.new.sum())
     if number < section.fewest:
         return [*checks, skipped("drift of columns, labels, surprise", f"{number:,} new events, {section.fewest:,} are needed")]
@@ -52,16 +58,25 @@ def silence_check(dataset: Dataset) -> Check:
     return Check("days that validate", "warn" if silent else "go", found, "those before the newest")
 
 
-def schema_check(dataset: Dataset, previous: Dataset) -> Check:
-    """Columns that the models read must still be there; new ones are told."""
+def schema_check(dataset: Dataset, previous: Dataset, wanted: Wanted | None = None) -> Check:
+    """Columns that the models read must still be there, unless a full job does without; new ones are told, and those whose
+    coding no longer takes all of their values."""
+    wanted, report = wanted or Wanted(), dataset.report
     before, now = (
-        {f"{kind} {name}" for kind in ("profile", "attributes", "context") for name in getattr(part.schema, kind)}
-        for part in (previous, dataset)
+        {(kind, name) for kind in FILES for name in getattr(part.schema, kind)} for part in (previous, dataset)
     )
     gone, new = sorted(before - now), sorted(now - before)
     if gone:
-        return Check("schema", "stop", f"gone: {', '.join(gone)}", "every column of the last release")
-    return Check("schema", "warn" if new else "go", f"new: {', '.join(new)}" if new else f"{len(now)} columns as before")
+        told = [(" ".join(column), wanted.column_setting(*column), _of(report, "ignored_columns", *column)) for column in gone]
+        return wanted.loss("schema", told, "every column of the last release, or --full")
+    found = [f"new: {', '.join(map(' '.join, new))}"] if new else []
+    found += [f"{' '.join(column)}: {note}" for column in sorted(now) if (note := _of(report, "kept_codings", *column))]
+    return Check("schema", "warn" if found else "go", "; ".join(found) or f"{len(now)} columns as before")
+
+
+def _of(report: Mapping[str, Any], part: str, kind: str, name: str) -> str:
+    """What a part of the ingest's report says of a column, "" = nothing."""
+    return report.get(part, {}).get(FILES[kind], {}).get(name, "")
 
 
 def refused_checks(data: NewData, section: ChecksSection) -> list[Check]:

@@ -14,6 +14,7 @@ from data.schema import MODALITIES
 from pipeline.nightly.check import Check, bounded, skipped
 from pipeline.nightly.drift import mean_discrepancy, sampled
 from pipeline.nightly.new_data import NewData
+from pipeline.nightly.wanted import Wanted
 from pipeline.settings.data_checks import ChecksSection
 from pipeline.stage import read_manifest
 
@@ -21,12 +22,16 @@ UNLIKELY = 0.01
 """p-value of the binomial test below which missing content is reported."""
 
 
-def media_checks(data: NewData, section: ChecksSection, store: FeatureStore, parent: Path) -> list[Check]:
+def media_checks(
+    data: NewData, section: ChecksSection, store: FeatureStore, parent: Path, wanted: Wanted | None = None
+) -> list[Check]:
     """Every check of content, modality by modality. `parent`: run folder of the last release."""
     before = FeatureStore.open(parent / ("encode_tuned" if read_manifest(parent / "encode_tuned") else "encode"))
+    wanted = wanted or Wanted()
     checks, gone = [], sorted(set(before.modalities) - set(store.modalities))
     if gone:
-        checks.append(Check("modalities", "stop", f"gone: {', '.join(gone)}", "those of the last release"))
+        told = [(name, wanted.modality_setting(name), "") for name in gone]
+        checks.append(wanted.loss("modalities", told, "those of the last release, or --full"))
     old = np.arange(1, data.previous.schema.item_rows)
     old = np.setdiff1d(old, gone_rows(data.dataset.items))  # whose media may go with them
     for name in store.modalities:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.nightly.gate_figures import CANDIDATE, CURRENT, FIGURES
 from pipeline.report.table import signed_number
 from pipeline.settings.gate import GateSection
+from pipeline.settings.ranking import RankingSection
 from pipeline.stage import read_manifest
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def decide(run: JobFolder, out: Path) -> dict[str, Any]:
     rules = [Rule("the candidate is whole", release is not None, damage or "every file as listed", "a verified release")]
     current = current_bytes(run)
     rules += metric_rules(figures, section) + segment_rules(figures, section)
-    rules += calibration_rules(figures, section) + fairness_rules(figures, section)
+    rules += calibration_rules(figures, section, run.config.ranking, full=run.full) + fairness_rules(figures, section)
     rules.append(index_rule(run.folder, section))
     rules.append(size_rule(None if release is None else release.bytes, current, run.parent is not None, section))
     exported = (read_manifest(run.folder / "export") or {}).get("counts") or {}
@@ -121,13 +122,22 @@ def segment_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule
     return rules
 
 
-def calibration_rules(figures: Mapping[str, Any], section: GateSection) -> list[Rule]:
-    """No probability is lost, and each can be trusted: its error below the bound, or below the current one's."""
+def calibration_rules(
+    figures: Mapping[str, Any], section: GateSection, ranking: RankingSection | None = None, *, full: bool = False
+) -> list[Rule]:
+    """No probability is lost but on purpose, by its weight or by a job that trains from nothing, and each can be trusted: its
+    error is below the bound, or below the current one's."""
     found = figures.get("calibration") or {}
     mine, theirs = found.get(CANDIDATE) or {}, found.get(CURRENT) or {}
     heads = figures.get("heads") or {}
-    lost = sorted(set(heads.get(CURRENT) or ()) - set(heads.get(CANDIDATE) or ()))
-    rules = [Rule("heads of the ranker", not lost, f"lost: {', '.join(lost)}" if lost else "none lost", "those of before")]
+    gone = sorted(set(heads.get(CURRENT) or ()) - set(heads.get(CANDIDATE) or ()))
+    dropped = [] if ranking is None else [head for head, weight in ranking.head_weights.items() if head in gone and not weight]
+    lost = [head for head in gone if head not in dropped]
+    told = [f"dropped by ranking.head_weights: {', '.join(dropped)}"] if dropped else []
+    if lost:
+        told.append(f"{'not learned in full' if full else 'lost'}: {', '.join(lost)}")
+    allowed = "those of before, but for weights of 0 and --full"
+    rules = [Rule("heads of the ranker", full or not lost, "; ".join(told) or "none lost", allowed)]
     for head in sorted({"click", *mine}):
         if head not in mine:
             rules.append(Rule(f"calibration of {head}", False, "not measured", "a measured error"))

@@ -60,7 +60,9 @@ def current_of(dataset: Dataset, parent: Path) -> Contestant:
     kind = (read_manifest(parent / "index") or {}).get("config", {}).get("kind", "exact")
     side, form = RetrievalSide(then, parent, kind), RankingServingForm.load(parent / "ranking" / "serving_form")
     items, users, sizes = then.schema.item_rows, then.schema.user_rows, tuple(then.schema.context.values())
-    columns = [list(dataset.schema.context).index(name) for name in then.schema.context]
+    # A column that is gone by now is unknown to it, as in the last place, which is added to what is asked.
+    now = list(dataset.schema.context)
+    columns = [now.index(name) if name in now else len(now) for name in then.schema.context]
 
     def known(rows: np.ndarray, count: int) -> np.ndarray:
         return np.where(np.asarray(rows) < count, rows, 0).astype(np.int32)
@@ -76,7 +78,7 @@ def current_of(dataset: Dataset, parent: Path) -> Contestant:
 
     def answer(who, history, candidates, scores, times, ranks=None, context=None):
         if context is not None:
-            given = np.asarray(context)[:, columns]
+            given = np.pad(np.asarray(context), ((0, 0), (0, 1)))[:, columns]
             context = np.where(given < np.array(sizes, np.int32).reshape(1, -1), given, 0).astype(np.int32)
         # What it does not know it would not have been asked about: it scores as padding does.
         given = known(candidates, items)

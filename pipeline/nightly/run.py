@@ -18,6 +18,7 @@ from pipeline.stages.content import ingest_counts
 CHECKS = (
     "nightly/check",
     "nightly/new_data",
+    "nightly/wanted",
     "nightly/data_checks",
     "nightly/data_checks_events",
     "nightly/data_checks_media",
@@ -66,7 +67,8 @@ class JobRun(JobTraining):
 
         inputs = {"encode": self.key(self.store_stage), **self.parent_keys("ingest", "served/full")}
         code = code_fingerprint(*files(*CHECKS))
-        return self.run("checks", work, self.config.checks.model_dump(), {**inputs, "code": code})
+        settings = {**self.config.checks.model_dump(), "full": self.full}
+        return self.run("checks", work, settings, {**inputs, "code": code})
 
     def begin_judging(self) -> None:
         """Let the current release be asked while the candidate trains."""
@@ -137,6 +139,5 @@ class JobRun(JobTraining):
             return decide(self, out)
 
         inputs = {"judge": self.key("judge"), "export": self.key("export"), **self.parent_keys("ingest")}
-        return self.run(
-            "gate", work, self.config.gate.model_dump(), {**inputs, "code": code_fingerprint(*files(*GATE))}
-        )
+        settings = {**self.config.gate.model_dump(), "full": self.full}
+        return self.run("gate", work, settings, {**inputs, "code": code_fingerprint(*files(*GATE))})

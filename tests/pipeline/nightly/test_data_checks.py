@@ -9,6 +9,7 @@ import pandas as pd
 import pydantic
 import pytest
 
+from data import categorical
 from data.dataset import NEVER
 from data.features import FeatureStore, FeatureWriter
 from data.ingest import IngestOptions, ingest
@@ -28,6 +29,8 @@ from pipeline.nightly.data_checks_events import (
 from pipeline.nightly.data_checks_media import media_checks, missing_check
 from pipeline.nightly.grow_vocabulary import grow_dataset
 from pipeline.nightly.new_data import NewData
+from pipeline.nightly.wanted import Wanted
+from pipeline.settings.config import DataConfig, load_config
 from pipeline.settings.data_checks import ChecksSection
 
 DAY, START = 86_400, 1_700_000_000 // 86_400 * 86_400
@@ -43,12 +46,12 @@ def log_of(days, seed=0, *, users=60, skip=0.2):
     return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "event", "device"])
 
 
-def ingested(folder, log, columns=("device",), since=None, items=40):
+def ingested(folder, log, columns=("device",), since=None, items=40, previous=None):
     folder.mkdir()
     log[["user_id", "item_id", "timestamp", "event", *columns]].to_parquet(folder / "interactions.parquet")
     pd.DataFrame({"item_id": [f"i{item}" for item in range(items)]}).to_parquet(folder / "items.parquet")
     (folder / "out").mkdir()
-    return ingest(folder, folder / "out", IngestOptions(split="global_time"), since=since)
+    return ingest(folder, folder / "out", IngestOptions(split="global_time"), since=since, previous=previous)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def month(tmp_path_factory):
 
 def checked(month, name, log, **options):
     _, previous, folder = month
-    fresh = ingested(folder / name, log, since=int(previous.events["timestamp"].max()), **options)
+    fresh = ingested(folder / name, log, since=int(previous.events["timestamp"].max()), previous=previous, **options)
     return NewData.of(grow_dataset(fresh, previous), previous, SECTION.reference_days)
 
 
@@ -105,6 +108,28 @@ def test_a_column_that_is_gone_stops_and_a_new_one_warns(month):
     gone = checked(month, "gone", month[0], columns=())
     assert schema_check(gone.dataset, gone.previous).verdict == "stop"
     assert schema_check(gone.previous, gone.dataset).verdict == "warn"
+
+
+def test_a_column_that_is_gone_is_named_with_its_reason_and_a_full_job_does_without(month):
+    gone = checked(month, "prose", month[0].assign(device=[f"device {row}" for row in range(len(month[0]))]))
+    # Its words of before are all unknown by now: what is left of the column is nothing.
+    stop = schema_check(gone.dataset, gone.previous, Wanted())
+    assert stop.verdict == "stop" and "context device (no value in any row; " in stop.found and "job --full" in stop.found
+    assert schema_check(gone.dataset, gone.previous, Wanted(full=True)).verdict == "warn"
+    gone = checked(month, "not there", month[0], columns=())
+    for data in (DataConfig(columns=()), DataConfig(context=())):
+        setting = "data.columns" if data.columns is not None else "data.context"
+        told = schema_check(gone.dataset, gone.previous, Wanted(data))
+        assert told.verdict == "stop" and f"left out by {setting}" in told.found and "set that back" in told.found
+        assert schema_check(gone.dataset, gone.previous, Wanted(data, full=True)).verdict == "warn"
+
+
+def test_a_column_whose_coding_no_longer_takes_all_is_a_warning(month, monkeypatch):
+    monkeypatch.setattr(categorical, "MAX_VALUES", 2)
+    log = month[0].assign(device=np.where(month[0].index % 9 == 0, "fridge", month[0]["device"]))
+    grown = checked(month, "three devices", log)
+    told = schema_check(grown.dataset, grown.previous)
+    assert told.verdict == "warn" and told.found.startswith("context device: 3 distinct values, above 2; the 1 new")
 
 
 def test_items_that_are_taken_out_of_the_catalogue_stop_nothing(month):
@@ -222,6 +247,21 @@ def test_content_that_is_missing_lost_or_other(month, tmp_path, shift, missing, 
     data = NewData(dataclasses.replace(previous, schema=schema), previous, np.ones(1), np.ones(1), np.arange(old, old + new))
     checks = media_checks(data, SECTION, stored(tmp_path / "now", vectors, there), tmp_path / "parent")
     assert {check.name: check.verdict for check in checks} == expected
+
+
+def test_a_modality_that_is_gone_stops_unless_a_full_job_does_without(month, tmp_path):
+    _, previous, _ = month
+    rows, nothing = previous.schema.item_rows, np.zeros(0, int)
+    stored(tmp_path / "parent" / "encode", np.ones((rows, 6), "float32"), np.arange(rows) > 0)
+    (tmp_path / "now").mkdir()
+    now = FeatureWriter(tmp_path / "now", rows).close()
+    data = NewData(previous, previous, np.ones(1), np.ones(1), nothing)
+    off = load_config(overrides=["encoders.image=none"]).encoders
+    told = [media_checks(data, SECTION, now, tmp_path / "parent", wanted)[0]
+            for wanted in (Wanted(), Wanted(encoders=off), Wanted(full=True))]  # fmt: skip
+    assert [check.verdict for check in told] == ["stop", "stop", "warn"]
+    assert "image (not in the data)" in told[0].found and "job --full" in told[0].found
+    assert "left out by encoders.image" in told[1].found
 
 
 def test_media_of_items_that_are_gone_are_not_lost(month, tmp_path):

@@ -21,6 +21,7 @@ from pipeline.nightly.gate import (
 )
 from pipeline.nightly.gate_figures import gap_growth
 from pipeline.settings.gate import GateSection
+from pipeline.settings.ranking import RankingSection
 
 SECTION = GateSection()
 LINE = {"candidate": 0.40, "current": 0.40, "difference": 0.0, "low": -0.01, "high": 0.01, "users": 300}
@@ -49,6 +50,20 @@ def changed(*path_and_value):
         place = place[name]
     place[path[-1]] = value
     return figures
+
+
+def test_a_head_may_be_dropped_by_its_weight_or_in_full_and_not_be_lost():
+    figures = changed("heads", "current", ["click", "like", "purchase"])
+
+    def heads(**given):
+        rule = calibration_rules(figures, SECTION, **given)[0]
+        return rule.passed, rule.found
+
+    assert heads(ranking=RankingSection()) == (False, "lost: purchase")
+    assert heads(ranking=RankingSection(head_weights={"purchase": 0.0})) == (
+        True, "dropped by ranking.head_weights: purchase"
+    )  # fmt: skip
+    assert heads(ranking=RankingSection(), full=True) == (True, "not learned in full: purchase")
 
 
 def test_an_equal_candidate_passes_all():

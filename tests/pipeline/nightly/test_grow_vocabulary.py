@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data import categorical
 from data.categorical import interval_edges
 from data.dataset import Dataset, gone_rows, train_counts
 from data.schema import Schema
@@ -230,3 +231,20 @@ def test_columns_come_in_the_order_of_before_and_new_ones_behind(tmp_path):
     assert list(second.schema.context) == ["device", "place"]
     np.testing.assert_array_equal(second.profile[:, :3], first.profile)
     np.testing.assert_array_equal(second.context, first.context)
+
+
+def test_a_column_that_has_grown_beyond_the_limit_keeps_the_words_it_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(categorical, "MAX_VALUES", 4)
+    users = [f"u{row}" for row in range(12)]
+    people = pd.DataFrame({"user_id": users, "town": list("aabbccaabbcc"), "code": [7, 8, 9] * 4})
+    first = night(tmp_path / "first", people, {}, None)
+    more = people.assign(town=list("azzyxwvcczbb"), code=[7, 8, 9, 1, 1, 2, 3, 4, 5, 6, 10, 11], motto=users)
+    second = night(tmp_path / "second", more, {}, first)
+    assert second.profile_vocabulary == first.profile_vocabulary == {"town": ["", *"abc"], "code": ["", *"789"]}
+    assert second.users["profile_town"].tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 3, 3, 0, 2, 2]
+    assert second.users["profile_code"].tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert second.report["kept_codings"]["users"] == {
+        "town": "8 distinct values, above 4; the 5 new ones count as unknown",
+        "code": "11 distinct values, above 4; the 8 new ones count as unknown",
+    }
+    assert second.report["ignored_columns"]["users"] == {"motto": "more than 4 distinct values"}  # no model has read it

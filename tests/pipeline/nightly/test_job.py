@@ -1,5 +1,6 @@
 """Nightly jobs end to end on a tiny world: a first release, a second from it, bad days, kills, and what the command says."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -155,6 +156,20 @@ def test_the_current_release_is_judged_alike_beside_the_job_and_in_it(night):
     assert figures["heads"]["current"] == here["heads"] == beside["heads"]
     assert figures["calibration"]["current"] == pytest.approx(here["calibration"])
     assert figures["exposure"]["current"] == pytest.approx(here["exposure"])
+
+
+def test_the_current_release_is_asked_on_without_a_column_that_it_knew(night):
+    folder, *_ = night
+    parent, job = (folder / "second" / "jobs" / number for number in ("0001", "0002"))
+    dataset = Dataset.load(job / "ingest")
+    names = list(dataset.schema.context)
+    assert names
+    less = dataclasses.replace(dataset, schema=dataclasses.replace(dataset.schema, context={}))
+    who, history, rows = np.array([1, 2], np.int32), np.array([[3, 0], [4, 5]], np.int32), np.array([[1, 2], [3, 4]], np.int32)
+    given = who, history, rows, np.zeros((2, 2), np.float32), np.full(2, int(dataset.events["timestamp"].max()))
+    unknown = current_of(dataset, parent).form(*given, None, np.zeros((2, len(names)), np.int32))
+    gone = current_of(less, parent).form(*given, None, np.zeros((2, 0), np.int32))
+    np.testing.assert_array_equal(gone["score"], unknown["score"])
 
 
 def test_the_same_again_is_no_work_and_the_command_says_so(night):
