@@ -32,6 +32,9 @@ class ChecksSection(Section):
     with a third of a day's items being blind to it."""
     lost_media: Bounds = (0.02, 0.1)
     """Share of the items that had a modality and have it no more: files on the way out, or a mount that is not there."""
+    changed_vectors: Bounds = (0.05, 0.5)
+    """Share of the items known before whose ready-made vectors are others now: some are made again as items are edited, most
+    only by another encoder, whose space the models of the last release have not learned."""
     mmd: Bounds = (0.1, 0.4)
     """Maximum mean discrepancy (not squared) between embeddings of new and of old items, less what chance gives; 0 to
     about 1.4. New items of another genre reach .1 to .2; another encoder or empty pictures reach .5."""

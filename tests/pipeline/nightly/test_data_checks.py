@@ -26,7 +26,7 @@ from pipeline.nightly.data_checks_events import (
     surprise_check,
     volume_check,
 )
-from pipeline.nightly.data_checks_media import media_checks, missing_check
+from pipeline.nightly.data_checks_media import encoder_check, media_checks, missing_check
 from pipeline.nightly.grow_vocabulary import grow_dataset
 from pipeline.nightly.new_data import NewData
 from pipeline.nightly.wanted import Wanted
@@ -213,13 +213,13 @@ def test_a_log_that_goes_on_after_a_week_of_silence_is_told_and_passes(month, sh
     assert share > 1 or set(found.values()) == {"go"}, found
 
 
-def stored(folder, vectors, present):
+def stored(folder, vectors, present, **encoder):
     folder.mkdir(parents=True)
     writer = FeatureWriter(folder, len(vectors))
     writer.add("image", vectors.shape[1])
     rows = np.flatnonzero(present)
     writer.put("image", rows, vectors[rows])
-    writer.close()
+    writer.close(info={"modalities": {"image": encoder}})
     return FeatureStore.open(folder)
 
 
@@ -246,7 +246,7 @@ def test_content_that_is_missing_lost_or_other(month, tmp_path, shift, missing, 
     schema = dataclasses.replace(previous.schema, item_rows=old + new)
     data = NewData(dataclasses.replace(previous, schema=schema), previous, np.ones(1), np.ones(1), np.arange(old, old + new))
     checks = media_checks(data, SECTION, stored(tmp_path / "now", vectors, there), tmp_path / "parent")
-    assert {check.name: check.verdict for check in checks} == expected
+    assert {check.name: check.verdict for check in checks} == expected | {"encoder of image": "go"}
 
 
 def test_a_modality_that_is_gone_stops_unless_a_full_job_does_without(month, tmp_path):
@@ -262,6 +262,32 @@ def test_a_modality_that_is_gone_stops_unless_a_full_job_does_without(month, tmp
     assert [check.verdict for check in told] == ["stop", "stop", "warn"]
     assert "image (not in the data)" in told[0].found and "job --full" in told[0].found
     assert "left out by encoders.image" in told[1].found
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "changed", "verdict", "told"),
+    [
+        (("pack:a", "f1"), ("pack:a", "f1"), 1.0, "go", "pack:a f1 as before"),  # of changed pictures; drift is another check
+        (("pack:a", "f1"), ("pack:b", "f2"), 0.0, "stop", "was pack:a f1 and is pack:b f2"),
+        (("pack:a", "f1"), ("pack:a", "f2"), 0.0, "stop", "was pack:a f1 and is pack:a f2"),
+        (("ready-made",), ("ready-made",), 0.02, "go", "2.0% of the vectors"),
+        (("ready-made",), ("ready-made",), 0.2, "warn", "20.0% of the vectors"),
+        (("ready-made",), ("ready-made",), 1.0, "stop", "100.0% of the vectors of known items are others; bring that one back"),
+        (("pack:a", "f1"), ("ready-made",), 0.0, "go", "was pack:a f1 and is ready-made; 0.0% of the vectors"),
+        (("pack:a", "f1"), ("ready-made",), 1.0, "stop", "was pack:a f1 and is ready-made; 100.0% of the vectors"),
+    ],
+)
+def test_vectors_of_another_encoder_stop_unless_all_is_trained_on_them(tmp_path, then, now, changed, verdict, told):
+    rng, rows = np.random.default_rng(0), np.arange(1, 101)
+    vectors, there = rng.normal(size=(101, 6)).astype("float32"), np.arange(101) > 0
+    others = np.where(np.arange(101)[:, None] <= 100 * changed, rng.normal(size=vectors.shape), vectors)
+    names = [dict(zip(("encoder", "fingerprint"), one, strict=False)) for one in (then, now)]
+    stores = [stored(tmp_path / "one", vectors, there, **names[0]), stored(tmp_path / "two", others, there, **names[1])]
+    check = encoder_check("image", *stores, rows, SECTION, full=False)
+    assert check.verdict == verdict and told in check.found and ("job --full" in check.found) == (verdict == "stop")
+    assert encoder_check("image", *stores, rows, SECTION, full=True).verdict == {"stop": "warn"}.get(verdict, verdict)
+    narrow = stored(tmp_path / "three", others[:, :3], there, **names[0])
+    assert encoder_check("image", stores[0], narrow, rows, SECTION, full=False).verdict == "stop"
 
 
 def test_media_of_items_that_are_gone_are_not_lost(month, tmp_path):
