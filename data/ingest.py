@@ -130,6 +130,7 @@ def ingest(
         pseudonyms=pseudonyms,
         people=() if people is None else people.frame["user_id"].tolist(),
         known=None if previous is None else previous.context_vocabulary,
+        before=None if previous is None else previous.items["item_id"].to_numpy(dtype=object)[1:],
     )
     later = {} if since is None else {"rows_since": log.rows_since(since)}
     check_columns(source, columns)  # by now every file has been found readable

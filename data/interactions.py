@@ -29,6 +29,7 @@ AFTERWARDS = frozenset({"review"})
 MOST_PLACES = 2**31 - 1
 ALWAYS_VALUED = "rating"
 REPEATED = "duplicate: same user, item, event and timestamp as an earlier row"
+GONE = "item_id: no longer in items.parquet"
 UNDATED = -1
 """The time of a refused row that names none."""
 
@@ -69,11 +70,14 @@ class Interactions:
     refused_reasons: list[str]
 
     def rows_since(self, moment: int) -> dict[str, int]:
-        """Rows later than a moment (UTC seconds): `read`, and of these `quarantined`, and of these `repeated`."""
+        """Rows later than a moment (UTC seconds): `read`, and of these `quarantined`, and of these `repeated`, and `gone`: of
+        items that were taken out of the catalogue."""
         later = self.refused_times > moment
-        repeated = np.array([reason == REPEATED for reason in self.refused_reasons], np.bool_)
+        of_reason = {name: np.array([one == reason for one in self.refused_reasons], np.bool_)
+                     for name, reason in (("repeated", REPEATED), ("gone", GONE))}  # fmt: skip
         accepted, refused = int((self.timestamps > moment).sum()), int(later.sum())
-        return {"read": accepted + refused, "quarantined": refused, "repeated": int((later & repeated).sum())}
+        counts = {name: int((later & flags).sum()) for name, flags in of_reason.items()}
+        return {"read": accepted + refused, "quarantined": refused, **counts}
 
     def select(self, keep: np.ndarray) -> Interactions:
         """The events of a mask [E]."""
@@ -99,6 +103,7 @@ def read_interactions(
     pseudonyms: Pseudonyms | None = None,
     people: Collection[str] = (),
     known: Mapping[str, Sequence[str]] | None = None,
+    before: np.ndarray | None = None,
 ) -> Interactions:
     """Read and check the log of a dataset folder.
 
@@ -113,7 +118,8 @@ def read_interactions(
         with_split: whether the column `split` is needed; None = if the log has it.
         context: names of the context columns; None = every column that has no other meaning.
         columns: those that may be read beside `READ_COLUMNS`; None = all. pseudonyms: instead of the users' ids.
-        people: the pseudonyms of `users.parquet`. known: vocabularies of the release before, by context column.
+        people: the pseudonyms of `users.parquet`. known: vocabularies of the release before, by context column. before: the
+            item ids that it had, object.
     """
     required = ["user_id", "item_id", *(["split"] if with_split else []), *(context or ())]
     only = None if columns is None else {*READ_COLUMNS, *columns}
@@ -127,7 +133,11 @@ def read_interactions(
     if known_items is not None:
         listed = pd.Index(known_items, dtype=object).get_indexer(pd.Index(items.values, dtype=object)) >= 0
         absent = ~listed[items.codes] if len(listed) else np.zeros(table.num_rows, np.bool_)
-        checks.refuse(absent & (items.codes >= 0), "item_id: not in items.parquet")
+        absent &= items.codes >= 0
+        if before is not None:
+            gone = pd.Index(before, dtype=object).get_indexer(pd.Index(items.values, dtype=object)) >= 0
+            checks.refuse(absent & np.append(gone, False)[items.codes], GONE)
+        checks.refuse(absent, "item_id: not in items.parquet")
     timestamps = _timestamps(table, checks, latest)
     events = _codes(table, "event", EVENT_CODES, DEFAULT_EVENT, checks)
     values = _values(table, events, checks)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.dataset import Dataset
+from data.dataset import Dataset, gone_rows
 from data.schema import EVENT_KINDS
 from data.splits import DAY, newest_time
 from pipeline.metrics.examples import positive_histories
@@ -34,7 +34,7 @@ def event_checks(
 ) -> list[Check]:
     """Every check that needs no content. `parent`: run folder of the last release. `asked`: see `volume_check`."""
     schema = schema_check(data.dataset, data.previous, wanted)
-    checks = [schema, *refused_checks(data, section), volume_check(data, section, asked)]
+    checks = [schema, *refused_checks(data, section), gone_check(data, section), volume_check(data, section, asked)]
     number = int(data.new.sum())
     if number < section.fewest:
         return [*checks, skipped("drift of columns, labels, surprise", f"{number:,} new events, {section.fewest:,} are needed")]
@@ -83,10 +83,11 @@ def refused_checks(data: NewData, section: ChecksSection) -> list[Check]:
     """What the ingest refused of the rows that came since.
 
     Events are counted by their times: of an item that was taken out of the catalogue all are refused, old ones too, and those
-    are no fault of the day. Events whose times cannot be read, items and users have none to go by: of these it is the count of
-    this ingest less that of the last one.
+    are no fault of the day, nor are its last ones: that the catalogue shrinks is a check of its own. Events whose times cannot
+    be read, items and users have none to go by: of these it is the count of this ingest less that of the last one.
     """
-    read, refused, repeated = (data.dataset.report["rows_since"][name] for name in ("read", "quarantined", "repeated"))
+    since = data.dataset.report["rows_since"]
+    read, refused, repeated = since["read"] - since["gone"], since["quarantined"] - since["gone"], since["repeated"]
     more = [_more(data, "rows", table, name) for table in ("items", "users") for name in ("read", "quarantined")]
     undated = _more(data, "undated_rows")
     read, refused = read + undated + more[0] + more[2], refused + undated + more[1] + more[3]
@@ -98,6 +99,14 @@ def refused_checks(data: NewData, section: ChecksSection) -> list[Check]:
         else:
             checks.append(bounded(name, count / rows, bounds, f"{count:,} of {read:,} new rows"))
     return checks
+
+
+def gone_check(data: NewData, section: ChecksSection) -> Check:
+    """Items that the last release could recommend and that are out of the catalogue now: some every night, and a third where
+    the file was cut off."""
+    was, now = (set(gone_rows(part.items).tolist()) for part in (data.previous, data.dataset))
+    listed, gone = data.previous.schema.item_rows - 1 - len(was), len(now - was)
+    return bounded("gone items", gone / max(listed, 1), section.gone_items, f"{gone:,} of {listed:,} items of before")
 
 
 def _more(data: NewData, *path: str) -> int:

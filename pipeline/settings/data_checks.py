@@ -17,6 +17,9 @@ class ChecksSection(Section):
     """History that new days are compared with: four whole weeks, so that every weekday counts alike."""
     quarantined: Bounds = (0.01, 0.1)
     """Share of the new rows that the ingest refuses. One in a hundred is a bug somewhere; one in ten is another format."""
+    gone_items: Bounds = (0.1, 0.3)
+    """Share of the items of before that are no longer in the catalogue: shops take some out every night; a file that was cut
+    off, or one of a part of the shop, lacks many."""
     duplicates: Bounds = (0.02, 0.2)
     """Share of the new rows that repeat another: a retried upload repeats some, a file sent twice repeats all."""
     volume: Bounds = (1.7, 3.0)

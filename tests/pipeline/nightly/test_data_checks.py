@@ -19,6 +19,7 @@ from pipeline.nightly.data_checks_events import (
     ahead_check,
     columns_of,
     drift_check,
+    gone_check,
     label_checks,
     refused_checks,
     schema_check,
@@ -138,8 +139,15 @@ def test_items_that_are_taken_out_of_the_catalogue_stop_nothing(month):
     gone = checked(month, "items gone", month[0][~(later & three)], items=37)
     assert gone.dataset.report["rows"]["interactions"]["quarantined"] > 120 > gone.new.sum() > 90
     assert [check.verdict for check in refused_checks(gone, SECTION)] == ["go", "go"]
+    busy = month[0][later & three]
+    many = checked(month, "busy items gone", pd.concat([month[0], *([busy] * 2)], ignore_index=True), items=37)
+    assert many.dataset.report["rows_since"]["gone"] == 3 * len(busy) > 0.1 * many.new.sum()
+    assert [check.verdict for check in refused_checks(many, SECTION)] == ["go", "go"]
+    assert gone_check(many, SECTION) == bounded("gone items", 3 / 40, SECTION.gone_items, "3 of 40 items of before")
     half = checked(month, "half of the catalogue", month[0], items=20)
-    assert refused_checks(half, SECTION)[0].verdict == "stop"
+    assert gone_check(half, SECTION).verdict == "stop"
+    unknown = month[0].assign(item_id=month[0]["item_id"].where(~later | (month[0].index % 5 > 0), "stranger"))
+    assert refused_checks(checked(month, "unknown items", unknown), SECTION)[0].verdict == "stop"
     log = month[0].assign(timestamp=np.where(later & (month[0].index % 4 == 0), 2**45, month[0]["timestamp"]))
     undated = checked(month, "undated", log)
     assert refused_checks(undated, SECTION)[0].verdict == "stop"
@@ -148,7 +156,7 @@ def test_items_that_are_taken_out_of_the_catalogue_stop_nothing(month):
 
 
 def test_counts_are_told_with_separators():
-    rows = {"read": 12_345, "quarantined": 1_774, "repeated": 0}
+    rows = {"read": 12_345, "quarantined": 1_774, "repeated": 0, "gone": 0}
     report = {"rows_since": rows, "rows": {}, "undated_rows": 0}
     data = SimpleNamespace(dataset=SimpleNamespace(report=report), previous=SimpleNamespace(report=report))
     assert refused_checks(data, SECTION)[0].found == "1,774 of 12,345 new rows"
