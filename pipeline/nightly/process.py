@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess, SpawnProcess
@@ -28,6 +29,9 @@ class JobEndedError(Exception):
 class JobProcess:
     """A process that does one piece of work for a job. It ends with its parent, however that ends.
 
+    Its temporary files, tables of ids among them, lie in a folder that the job removes: what a process registers for its exit
+    is not done in a forked one, nor in one that is killed.
+
     Args:
         work: called in the process with an order, and with `ready`, which waits until the job goes on; what it returns is the
             answer.
@@ -45,7 +49,8 @@ class JobProcess:
         if self._process is None:
             kind = ForkProcess if self.method == "fork" else SpawnProcess
             self._connection, theirs = multiprocessing.Pipe()
-            self._process = kind(target=_serve, args=(os.getpid(), self.work, self._connection, theirs))
+            self._scratch = tempfile.TemporaryDirectory(prefix="triptych_job_", ignore_cleanup_errors=True)
+            self._process = kind(target=_serve, args=(os.getpid(), self.work, self._connection, theirs, self._scratch.name))
             self._process.start()
             theirs.close()
         return self
@@ -86,6 +91,7 @@ class JobProcess:
             self._connection.close()
             self._process.join()
             self._process = None
+            self._scratch.cleanup()
 
     def _send(self, message: Any) -> None:
         try:
@@ -104,16 +110,18 @@ class JobProcess:
         self.close()
 
 
-def _serve(parent: int, work: Callable[..., Any], theirs: Connection, connection: Connection) -> None:
+def _serve(parent: int, work: Callable[..., Any], theirs: Connection, connection: Connection, scratch: str) -> None:
     """Do the work that is asked for.
 
     Args:
         theirs: the parent's end of the connection, closed here, so that the parent's end is the only one.
+        scratch: folder of temporary files.
     """
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:  # it died before it could be asked for
         return
     theirs.close()
+    tempfile.tempdir = scratch
     compute_on(1)
 
     def told() -> Any:

@@ -2,7 +2,9 @@
 
 import json
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,26 @@ def test_what_works_beside_a_job_ends_without_one_and_where_it_fails(work, tmp_p
         process = beside._process
         assert beside.answer()[0] is None  # the job does it itself, and says why it cannot
     assert process.exitcode == 1
+
+
+def untidy(waits, *, ready):
+    folder = tempfile.mkdtemp()
+    (Path(folder) / "ids.txt").write_text("somebody")
+    while waits:
+        time.sleep(60)
+    return folder
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_it_leaves_no_temporary_file_whether_it_ends_or_is_ended(waits, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with JobProcess(untidy, "fork").start() as beside:
+        beside.order(waits)
+        while not list(tmp_path.rglob("ids.txt")):
+            time.sleep(0.01)
+        made, failure = (None, "") if waits else beside.answer()
+    assert not failure and (waits or made.startswith(str(tmp_path)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_known_is_reported_before_the_job_has_decided(tmp_path):
