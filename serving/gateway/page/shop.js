@@ -78,8 +78,9 @@ function replaceItems(cards) {
   if (inside) find("results").focus({ preventScroll: true });
 }
 
-/* A search asks every domain, so none is to be chosen beside what it found. */
-function showDomains() {
+/* A search asks every domain and comes best first: neither a domain nor variety is to be chosen beside what it found. */
+function showChoices() {
+  find("variety-part").hidden = !find("back").hidden;
   find("domains").hidden = !find("back").hidden || find("domains").querySelectorAll("input").length < 3; /* "all" is one */
 }
 
@@ -94,7 +95,7 @@ function showRecommended(answer, user) {
   showSample();
   askWho(answer, user);
   find("back").hidden = true;
-  showDomains();
+  showChoices();
   find("results-title").textContent = "Recommended";
   find("results-note").textContent = answer.fallback ? "Popular items stand in for the model."
     : answer.known_user ? "Chosen for this user. A like, a purchase or a skip changes the list at once."
@@ -146,7 +147,7 @@ async function showFound(title, question, sample = null, again = false) {
     showTiming(answer);
     showSample(sample);
     find("back").hidden = false;
-    showDomains();
+    showChoices();
     const count = answer.items.length;
     find("results-title").textContent = answer.fallback ? "Popular items" : title;
     find("results-note").textContent = answer.fallback ? STAND_IN : count ? "Best first." : "Nothing was found.";
@@ -215,7 +216,7 @@ async function choices() {
   find("profile").replaceChildren(find("profile").firstElementChild, ...Object.entries(columns).map((each) => profileChoice(...each)));
   find("domains").replaceChildren(find("domains").firstElementChild, domainChoice("", "all"),
     ...domains.map((each) => domainChoice(each.domain, each.domain)));
-  showDomains();
+  showChoices();
   find("examples").replaceChildren(
     ...users.map((user) => example(user.user_id, user.user_id, [`${user.events} events`, ...Object.values(user.profile).slice(0, 2)].join(" · "))),
     example(NEW_VISITOR, "A new visitor", "never seen"));

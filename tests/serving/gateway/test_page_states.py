@@ -115,7 +115,7 @@ def test_what_is_said_is_in_sight_wherever_one_is(page: Page) -> None:
     assert page.locator("#results-title").evaluate(BOX)[1] >= status.evaluate(BOX)[3], "what was found lies below it"
 
 
-def test_domains_cannot_be_chosen_beside_what_a_search_found(page: Page) -> None:
+def test_domains_and_variety_cannot_be_chosen_beside_what_a_search_found(page: Page) -> None:
     expect(page.locator("#domains")).to_be_visible()
     page.get_by_label("talk").check()
     expect(page.locator("#status")).to_contain_text("items for")
@@ -123,10 +123,12 @@ def test_domains_cannot_be_chosen_beside_what_a_search_found(page: Page) -> None
         ask()
         expect(page.get_by_role("button", name="Back to the recommendations")).to_be_visible()
         expect(page.locator("#domains")).to_be_hidden()
+        expect(page.get_by_label("Variety")).to_be_hidden()
         with page.expect_request("**/v1/recommend") as sent:
             page.get_by_role("button", name="Back to the recommendations").click()
         settled(page)
         expect(page.locator("#domains")).to_be_visible()
+        expect(page.get_by_label("Variety")).to_be_visible()
         assert page.get_by_label("talk").is_checked() and sent.value.post_data_json["domain"] == "talk"
 
 
