@@ -25,6 +25,7 @@ def fused_softmax_loss(
     hardest: int = 0,
     label_smoothing: float = 0.0,
     block_logits: int = 0,
+    most_candidates: int | None = None,
     products: str = "float32",
 ):
     """`towers.losses.softmax_loss` with memory that grows with B + N.
@@ -36,9 +37,10 @@ def fused_softmax_loss(
     Large-Vocabulary Language Models* (Wijmans et al., ICLR 2025), here with the gradient in the forward pass.
 
     Args:
-        block_logits: C * N at most, in numbers; 0 = `default_block_logits()`. products: what the matrix products
-            are computed in, "float32" or "bfloat16". The others: see `softmax_loss`; gradients
-            reach queries, candidates and scale, nothing else.
+        block_logits: C * N at most, in numbers; 0 = `default_block_logits()`. most_candidates: N, or a bound of it, for
+            a graph that does not know it; None = as many as queries. products: what the matrix products are computed in,
+            "float32" or "bfloat16". The others: see `softmax_loss`; gradients reach queries, candidates and scale, nothing
+            else.
 
     Shapes: as `softmax_loss` -> scalar.
 
@@ -48,7 +50,7 @@ def fused_softmax_loss(
         >>> round(float(fused_softmax_loss(eye, eye, scale=ops.array(2.0), **inputs, block_logits=3)), 4)
         0.2395
     """
-    size = block_size(queries.shape[0], candidates.shape[0], block_logits)
+    size = block_size(queries.shape[0], candidates.shape[0] or most_candidates, block_logits)
     integers = {"own": own} if excluded is None else {"own": own, "excluded": excluded}
 
     @ops.custom_gradient

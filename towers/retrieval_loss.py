@@ -40,6 +40,10 @@ class RetrievalLoss(keras.layers.Layer):
     ):
         super().__init__(name="retrieval_loss")
         self.options, self.batch_size, self.items = options, batch_size or 0, item_rows - 1
+        # What blocks are cut by: a graph for batches of any number of columns does not know it.
+        drawn = item_rows if options.negatives == "catalogue" else min(item_rows, self.batch_size + options.uniform_negatives)
+        more = options.memory or options.negatives != "batch"
+        self.most_columns = drawn + options.memory if more else None
         if batch_size is None and (options.negatives == "mixed" or options.log_q == "streaming" or options.memory):
             raise ValueError("batch_size: mixed negatives, the streaming estimate and the memory need it, received None")
         self.corrected = options.kind == "softmax" and options.negatives in ("batch", "mixed") and options.log_q != "none"
@@ -67,7 +71,7 @@ class RetrievalLoss(keras.layers.Layer):
         if options.kind == "elsa":
             present = ops.cast(batch["copies"] > 0, "float32")
             return in_batch_elsa_loss(queries, columns, present=present, **shared)
-        shared |= {"scale": scale, "block_logits": options.block_logits}
+        shared |= {"scale": scale, "block_logits": options.block_logits, "most_candidates": self.most_columns}
         if options.kind == "sigmoid":
             return fused_sigmoid_loss(queries, columns, copies=batch["copies"], shift=self.shift, **shared)
         log_q = self.log_q(rows, log_shares, batch, training)

@@ -34,8 +34,9 @@ def sigmoid_loss(queries, candidates, *, own, copies, shift, scale, weights, exc
 
 
 def fused_sigmoid_loss(
-    queries, candidates, *, own, copies, shift, scale, weights, excluded=None, block_logits: int = 0
-):
+    queries, candidates, *, own, copies, shift, scale, weights, excluded=None, block_logits: int = 0,
+    most_candidates: int | None = None,
+):  # fmt: skip
     """`sigmoid_loss` a block of queries at a time: loss and gradient in one pass, memory that grows with B + N.
 
     Formula: with `r_ij = n_j sigmoid(l_ij)`, and `sigmoid(l_own) - 1` in the own column, `dL/dq_i = s w_i sum_j r_ij c_j`,
@@ -43,7 +44,7 @@ def fused_sigmoid_loss(
 
     Shapes: as `sigmoid_loss` -> scalar; gradients reach queries, candidates, scale and shift.
     """
-    size = block_size(queries.shape[0], candidates.shape[0], block_logits)
+    size = block_size(queries.shape[0], candidates.shape[0] or most_candidates, block_logits)
     integers = {"own": own} if excluded is None else {"own": own, "excluded": excluded}
 
     @ops.custom_gradient

@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from data.batches import RetrievalBatches
@@ -216,6 +217,25 @@ def test_log_q_goes_by_the_events_that_are_drawn_and_what_is_known_by_all():
     assert ops.convert_to_numpy(task.two_tower.item_tower.known).tolist() == [0, 1, 1, 0, 1]
     shares = ops.convert_to_numpy(ops.exp(task.tables["log_q"]))
     np.testing.assert_allclose(shares[[1, 2]], [1 / 4, 3 / 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "block"),
+    [
+        (LossOptions(negatives="catalogue", block_logits=2**22), 128),
+        (LossOptions(negatives="catalogue", block_logits=2**22, kind="sigmoid"), 128),
+        (LossOptions(memory=2**14 - 512, block_logits=2**22), 256),
+        (LossOptions(block_logits=2**17), 256),
+    ],
+)
+def test_a_graph_that_does_not_know_its_columns_computes_so_many_logits_at_a_time(options, block):
+    """Of 32,768 items; of 512 events and the columns kept; of 512 events."""
+    loss = RetrievalLoss(options, item_rows=2**15, width=4, batch_size=512)
+    batch = {"copies": tf.TensorSpec([None]), "own": tf.TensorSpec([512], tf.int32), "weight": tf.TensorSpec([512])}
+    columns = tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32), tf.TensorSpec([None])
+    graph = tf.function(loss.call).get_concrete_function(tf.TensorSpec([512, 4]), *columns, batch, tf.TensorSpec([])).graph
+    products = [operation.outputs[0].shape for operation in graph.get_operations() if "MatMul" in operation.type]
+    assert {shape[0] for shape in products if shape[-1] is None and shape[0] != 4} == {block}  # the others are gradients
 
 
 def test_a_memory_smaller_than_a_batch_is_refused():
