@@ -474,3 +474,9 @@ def test_a_night_makes_the_new_release_the_canary_once(tmp_path: Path):
         environment["JOB_EXIT"] = code
         kept = night()
         assert kept.returncode == int(code) and "canary" not in kept.stdout, kept.stderr
+    del environment["JOB_EXIT"]
+    publish_all(releases, 3, 4, 5, 6)
+    undecided = night()
+    assert undecided.returncode == 14 and "release 2 is the canary still" in undecided.stderr, undecided.stderr
+    there = sorted(path.name for path in releases.glob("[0-9]"))
+    assert there == ["1", "2", "4", "5", "6"], "clearing up goes on: what has a label and the newest three stay"

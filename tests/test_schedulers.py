@@ -50,6 +50,7 @@ def test_kubernetes_tries_again_what_may_end_otherwise_and_nothing_else():
     assert second["action"] == "FailJob" and second["onExitCodes"]["operator"] == "In"
     assert second["onExitCodes"]["containerName"] in {one["name"] for one in work["template"]["spec"]["containers"]}
     ending = set(second["onExitCodes"]["values"])
+    assert exit_code.UNDECIDED in ending, "every further try would train for a release that has to wait, too"
     assert {KEPT, STOPPED, LOCKED} <= ending and not {0, FAILED, 137} & ending and work["backoffLimit"] > 0
     # Beside the run folder a job keeps encoded media: that place must be a volume, the container's own disk is read-only.
     container = work["template"]["spec"]["containers"][0]
@@ -150,6 +151,16 @@ def test_a_night_says_that_its_release_is_there_where_no_label_moved(tmp_path: P
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 2 and "published" in said and "exit code 2" in said
     assert (tmp_path / "called").read_text().split() == NIGHT[:2]
+
+
+def test_a_night_with_an_undecided_canary_clears_up_and_says_so(tmp_path: Path):
+    for gc in (0, 1):
+        does = f'case "$4" in promote) exit {exit_code.UNDECIDED} ;; gc) exit {gc} ;; esac'
+        process = begin_night(tmp_path, does)
+        assert "not the canary" in process.communicate(timeout=20)[1] and process.returncode == exit_code.UNDECIDED == 14
+        assert (tmp_path / "called").read_text().split() == NIGHT
+        (tmp_path / "called").unlink()
+    assert begin_night(tmp_path, '[ "$4" != gc ] || exit 13').wait(20) == FAILED
 
 
 def test_every_schedule_says_where_the_feedback_lies():
@@ -304,6 +315,21 @@ def test_airflow_tells_what_to_try_again(nightly: dict[str, Any], monkeypatch: p
     assert meant == {
         0: "success", KEPT: skipped, LOCKED: skipped, STOPPED: failed, 2: failed, FAILED: again, 137: again,
     }  # fmt: skip
+
+
+def test_airflow_clears_up_behind_an_undecided_canary_and_does_not_try_again(
+    nightly: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[str, str]] = []
+
+    def answer(command, **options):
+        asked.append((command[3], command[4]))
+        return types.SimpleNamespace(returncode=exit_code.UNDECIDED if "promote" in command else 0)
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    with pytest.raises(Exception, match="exit code 14") as ended:
+        nightly["names"]["run"]("make_canary")
+    assert type(ended.value).__name__ == "AirflowFailException" and asked == [("release", "promote"), ("release", "gc")]
 
 
 @pytest.mark.parametrize("unit", sorted((DEPLOY / "systemd").iterdir()), ids=lambda unit: unit.name)

@@ -2,8 +2,8 @@
 
 Copy it into the DAGs folder of a worker that has the repository and its environment at `TRIPTYCH_HOME`. A task says what
 the job's exit code says: 0 is success; 10 (the gate kept the current release) and 12 (another job is at work) skip the
-rest of the night; 11 (the data checks stopped it) and 2 (a wrong command line) fail at once, since trying again would end
-the same way; anything else is tried again, and the job goes on where it was.
+rest of the night; 11 (the data checks stopped it), 14 (yesterday's canary is undecided) and 2 (a wrong command line) fail
+at once, since trying again would end the same way; anything else is tried again, and the job goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ COMMANDS = {
     "make_canary": ("release", "promote", "--to", "canary", "--if-new", "--out", PLACES["OUT"]),
     "clear_up": ("release", "gc", "--newest", "3", "--remove", "--out", PLACES["OUT"]),
 }
-SKIP, FAIL = (10, 12), (2, 11)
+SKIP, FAIL, UNDECIDED = (10, 12), (2, 11, 14), 14
 
 
 def run(name: str) -> None:
     """One command of `python -m pipeline`; its exit code as Airflow's exceptions."""
     command = (f"{HOME}/.venv/bin/python", "-m", "pipeline", *COMMANDS[name])
     code = subprocess.run(command, cwd=HOME, check=False).returncode
+    if code == UNDECIDED:  # the step after this one will not be reached, and its releases would pile up
+        run("clear_up")
     if code in SKIP:
         raise AirflowSkipException(f"{name}: exit code {code}, nothing to release")
     if code in FAIL:

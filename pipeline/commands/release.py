@@ -145,8 +145,8 @@ def promote(
 ) -> None:
     """Make a release the canary, or the canary stable: all its models at once, by one rewrite of releases/models.config.
 
-    The release is verified first. The one that was stable stays loaded beside it as `previous`, for `rollback`. Ends with 13
-    where it cannot be done, by a server that does not answer for instance.
+    The release is verified first. The one that was stable stays loaded beside it as `previous`, for `rollback`. Ends with 14
+    where another canary is undecided, and with 13 where it cannot be done, by a server that does not answer for instance.
 
     Example: python -m pipeline release promote --to canary --out runs/demo
     Example: python -m pipeline release promote --server 10.0.0.7:8500 --server 10.0.0.8:8500

@@ -13,6 +13,10 @@ STABLE, CANARY, PREVIOUS, WITHDRAWN = "stable", "canary", "previous", "withdrawn
 LABELS = (STABLE, CANARY, PREVIOUS, WITHDRAWN)
 
 
+class UndecidedCanaryError(ReleaseError):
+    """Somebody has to promote the canary or roll it back first; trying again changes nothing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ReleaseLabels:
     """The labels of all models of all releases: no model moves alone.
@@ -73,14 +77,15 @@ class ReleaseLabels:
         """A release to be tried beside the stable one. The first release ever has nothing to stand beside: it is stable.
 
         Raises:
-            ReleaseError: it is stable, or the canary, or another canary is still being tried.
+            ReleaseError: it is stable, or the canary.
+            UndecidedCanaryError: another canary is still being tried.
         """
         if version in (self.stable, self.canary):
             raise ReleaseError(f"version: release {version} is {self.of(version)} already")
         if self.stable is None:
             return ReleaseLabels(version)
         if self.canary is not None:
-            raise ReleaseError(
+            raise UndecidedCanaryError(
                 f"version: release {self.canary} is the canary still; promote it or roll it back before {version} takes "
                 f"its place"
             )

@@ -38,6 +38,13 @@ def test_a_release_goes_from_canary_to_stable_and_back(run: Path):
     assert next(line for line in table if line[:1] == ["4"])[1] == "withdrawn"
 
 
+def test_a_canary_that_waits_for_a_decision_has_a_code_of_its_own(run: Path):
+    call(run, "promote", "1")
+    call(run, "promote", "2", "--to", "canary")
+    assert "undecided: version: release 2 is the canary still" in call(run, "promote", "--to", "canary", "--if-new", code=14)
+    assert "2 is canary already" in call(run, "promote", "2", "--to", "canary", code=13)
+
+
 def test_show_tells_the_size_of_every_model(run: Path):
     facts = json.loads(call(run, "show", "2", "--json"))
     for name, size in facts["models"].items():
