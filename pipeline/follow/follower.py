@@ -18,6 +18,8 @@ from serving.release_number import NUMBERS
 
 Say = Callable[[str], None]
 LOOK_SECONDS = 1.0
+LATE_SECONDS = 86_400.0
+"""What was received so long before a release's newest event has been before its job, and is not read again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +78,11 @@ class Follower:
     def open(self, base: Base, waiting: Sequence[Event] = ()) -> None:
         """Begins at a release, or goes on where the cursor is; `waiting` are events polled and not yet begun with."""
         cursor = self.journal.cursor()
+        learner = Learner(base, self.config_of(base.run), self.settings.replay, self.settings.rate)
         if cursor is None or not cursor.is_at(base):
-            self.journal.move(cursor := fresh_cursor(base, self.journal, self.followed, waiting))
-        self.base, self.cursor = base, cursor
-        self.learner = Learner(base, self.config_of(base.run), self.settings.replay, self.settings.rate)
+            self.journal.move(cursor := fresh_cursor(base, self.journal, self.followed, waiting, learner.news))
+        self.base, self.cursor, self.learner = base, cursor, learner
+        self.source.begin_at(learner.log.newest_released - LATE_SECONDS)
         place = self.out / "releases" / str(base.version) / "retrieval" / str(base.version)
         check_made_from(place, self.learner.weights())
         self.batches = EventBatches(self.settings.batch, self.settings.max_staleness, LOOK_SECONDS)
@@ -115,7 +118,7 @@ class Follower:
             self.open(base, self.batches.waiting)
         if self._stopped():
             return False
-        self.batches.add(self.source.poll())
+        self.batches.add(self.learner.news(self.source.poll()))
         if not (self.batches.due(self.clock()) or (everything and self.batches.waiting)):
             return False
         events = self.batches.take()
@@ -177,16 +180,24 @@ class Follower:
         self.say(f"[follow] rolled back: {why}; {answering(self.cursor)} answers")
 
 
-def fresh_cursor(base: Base, journal: Journal, followed: Followed, waiting: Sequence[Event] = ()) -> Cursor:
+def fresh_cursor(
+    base: Base,
+    journal: Journal,
+    followed: Followed,
+    waiting: Sequence[Event] = (),
+    news: Callable[[Sequence[Event]], list[Event]] = list,
+) -> Cursor:
     """The cursor of a release that has not been followed, before it is moved there: moving drops the other release's events.
 
-    What the new release's job has not learned from is an update of it, written ahead; its own events are left out by `lines`.
+    What the new release's job has not learned from is an update of it, written ahead.
 
     Args:
         waiting: events that no update has begun with, beside those in the journal.
+        news: what of them the release has not learned from, `Learner.news`; without it all are kept, and `lines` leaves out
+            what the release knows.
     """
     cursor, fresh = journal.cursor(), followed.fresh_cursor(base)
-    carried = journal.carried(cursor, waiting) if cursor else list(waiting)
+    carried = news(journal.carried(cursor, waiting) if cursor else list(waiting))
     if carried:
         journal.begin(fresh, fresh.update + 1, carried)
     return fresh

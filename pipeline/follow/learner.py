@@ -31,7 +31,9 @@ from towers.frozen_items import FrozenItemsTask
 
 BATCH = 256
 """Events of a step, new and replayed ones; the same for all updates, so that the step is compiled once."""
-SAME_EVENT = ["user", "item", "event", "timestamp"]
+KEPT_SECONDS = 7 * 86_400.0
+"""How long before a release's newest event one of an unknown user or item may have been received to be kept for the next
+release: older ones have been before a job, which left them out for good."""
 
 
 class Learner:
@@ -85,6 +87,22 @@ class Learner:
     def lines(self, events: Sequence[Event]) -> pd.DataFrame:
         """Events as lines of `Dataset.events`: those of users and items that the release knows, and that it has not learned
         from."""
+        lines, known = self._coded(events)
+        self.unknown += int((~known).sum())
+        return lines[~self.log.holds(lines)].reset_index(drop=True)
+
+    def news(self, events: Sequence[Event]) -> list[Event]:
+        """Those of some events that the release has not learned from; of unknown users and items only recent ones, see
+        `KEPT_SECONDS`: what is kept from release to release does not grow with their number."""
+        if not events:
+            return []
+        lines, known = self._coded(events)
+        kept = np.array([float(event.get("received") or 0) for event in events]) >= self.log.newest_released - KEPT_SECONDS
+        kept[known] = ~self.log.holds(lines, since=False)
+        return [event for event, new in zip(events, kept, strict=True) if new]
+
+    def _coded(self, events: Sequence[Event]) -> tuple[pd.DataFrame, np.ndarray]:
+        """Lines of `Dataset.events` of those that the release knows, and which these are, [E] bool."""
         kept = pd.DataFrame({name: [event.get(name) for event in events] for name in
                              ("user_id", "item_id", "timestamp", "event", "value")})  # fmt: skip
         users = self.user_ids.rows(kept["user_id"].to_numpy(object))
@@ -94,12 +112,7 @@ class Learner:
         lines = pd.DataFrame({"user": users, "item": items, "timestamp": kept["timestamp"], "event": kinds, "value": value})
         lines = lines.assign(split=TRAIN, positive=self._positive(kinds, value))
         known = (users > 0) & (items > 0) & (kinds >= 0)
-        self.unknown += int((~known).sum())
-        lines = lines[known].astype(EVENT_COLUMNS)
-        learned = self.log.of(np.unique(lines["user"].to_numpy()))[0].events
-        later = learned.loc[learned["timestamp"] >= lines["timestamp"].min(), SAME_EVENT]
-        same = pd.concat([later, lines[SAME_EVENT]]).duplicated().to_numpy()
-        return lines[~same[len(later) :]].reset_index(drop=True)
+        return lines[known].astype(EVENT_COLUMNS), known
 
     def _positive(self, kinds: np.ndarray, value: np.ndarray) -> np.ndarray:
         section = self.config.data

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pandas as pd
 
 from data.dataset import CONTEXT, Dataset
+from data.splits import newest_time
+
+SAME_EVENT = ["user", "item", "event", "timestamp"]
+"""Two lines that agree in these say the same."""
 
 
 class FollowedLog:
@@ -25,6 +30,13 @@ class FollowedLog:
         self._starts = np.searchsorted(dataset.events["user"].to_numpy(), np.arange(dataset.schema.user_rows + 1))
         self._positive = np.flatnonzero(dataset.positive)
         self._since, self._newest = dataset.events.iloc[:0], 0
+
+    @functools.cached_property
+    def newest_released(self) -> int:
+        """When the release's last event happened, UTC seconds, and not later than it was read: a log may lie in the future."""
+        times, folder = self.released.events["timestamp"].to_numpy(), self.released.folder
+        newest = newest_time(times) if len(times) else 0
+        return newest if folder is None else min(newest, int((folder / "schema.json").stat().st_mtime))
 
     @property
     def touched(self) -> np.ndarray:
@@ -44,6 +56,16 @@ class FollowedLog:
         lines = lines.reindex(columns=columns.index).fillna(codes).astype(columns.to_dict())
         self._newest = len(self._since)
         self._since = pd.concat([self._since, lines], ignore_index=True)
+
+    def holds(self, lines: pd.DataFrame, *, since: bool = True) -> np.ndarray:
+        """Which of some lines the log has, or the lines themselves further up. [E] bool
+
+        Args:
+            since: what came after the release counts, too.
+        """
+        learned = self.of(np.unique(lines["user"].to_numpy()), since=since)[0].events
+        later = learned.loc[learned["timestamp"] >= lines["timestamp"].min(), SAME_EVENT]
+        return pd.concat([later, lines[SAME_EVENT]]).duplicated().to_numpy()[len(later) :]
 
     def older(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Places of so many positive events from before the ones added last, or of all there are; each at most once."""

@@ -47,6 +47,9 @@ class KafkaSource:
         self._consumer, self._unkept = consumer, False
         consumer.subscribe([topic])
 
+    def begin_at(self, received: float) -> None:
+        """Nothing: the group's offset says where it goes on."""
+
     def poll(self) -> list[Event]:
         """See `EventSource`.
 

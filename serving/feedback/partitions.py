@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,17 @@ def read_partitions(files: Sequence[Path]) -> pa.Table:
     order = np.argsort(table["received"].to_numpy(), kind="stable")
     again = pd.Series(table["event_id"].to_numpy()[order]).duplicated().to_numpy()
     return table.take(pa.array(order[~again]))
+
+
+def last_received(path: Path) -> float:
+    """When the last event of a Parquet file was received, out of its footer; infinite where that does not say."""
+    footer = parquet.read_metadata(path)
+    place = footer.schema.to_arrow_schema().get_field_index("received")
+    if place < 0:
+        return math.inf
+    groups = [footer.row_group(number).column(place).statistics for number in range(footer.num_row_groups)]
+    known = all(told is not None and told.has_min_max for told in groups)
+    return max((float(told.max) for told in groups), default=math.inf) if known else math.inf
 
 
 def kept_event_ids(folder: Path, most: int) -> list[str]:

@@ -6,13 +6,19 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from serving.feedback.partitions import WRITTEN, partition_files, read_partitions
+import pyarrow as pa
+
+from serving.feedback.partitions import WRITTEN, last_received, partition_files, read_partitions
 
 Event = dict[str, Any]
 
 
 class EventSource(Protocol):
     """Where a follower's events come from. An event may come more than once; whoever must count it once looks at its id."""
+
+    def begin_at(self, received: float) -> None:
+        """What was received before, UTC seconds, is not needed any more; a source may send it all the same."""
+        ...
 
     def poll(self) -> list[Event]:
         """Events since the last call, those that came first in front; none is no error."""
@@ -28,7 +34,8 @@ class FeedbackTail:
 
     A log file is read up to its last line break, so that a line still being written waits for the next call. When a file is
     rolled its events come again out of Parquet, and after `feedback_compact` once more. What was read is kept in memory
-    alone: a new process reads the log from its beginning.
+    alone: a new process reads the log from its beginning, or from `begin_at`: Parquet files of older events are passed over
+    by what their footers say, and of others only the newer rows become events.
 
     Args:
         folder: normally `<state>/feedback`; may not be there yet.
@@ -47,8 +54,13 @@ class FeedbackTail:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._since = 0.0
         self._read: dict[Path, int] = {}
         self._taken: set[Path] = set()
+
+    def begin_at(self, received: float) -> None:
+        """See `EventSource`."""
+        self._since = received
 
     def poll(self) -> list[Event]:
         """See `EventSource`; sorted by the second in which the gateway received them."""
@@ -87,8 +99,10 @@ class FeedbackTail:
 
     def _rows(self, path: Path) -> list[Event]:
         try:
-            events = read_partitions([path]).to_pylist()
+            table = read_partitions([path]) if last_received(path) >= self._since else None
         except FileNotFoundError:  # merged into another meanwhile, which is new to us
             return []
         self._taken.add(path)
-        return events
+        if table is None:
+            return []
+        return table.filter(pa.array(table["received"].to_numpy() >= self._since)).to_pylist()

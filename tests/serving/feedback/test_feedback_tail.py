@@ -11,6 +11,7 @@ from serving.feedback.compact import compact
 from serving.feedback.kafka import KafkaSink, forward
 from serving.feedback.kafka_source import KafkaSource, KafkaSourceError, connect_consumer
 from serving.feedback.log import FeedbackLog
+from serving.feedback.partitions import read_partitions
 from serving.feedback.tail import FeedbackTail
 from tests.serving.feedback.test_feedback_kafka import DAY, Brokers
 
@@ -44,6 +45,21 @@ def test_events_are_there_when_they_are_acknowledged_and_none_is_missed(tmp_path
     assert {"e5", "e6", "e7"} <= set(ids(tail.poll()))
     assert set(ids(FeedbackTail(tmp_path / "feedback").poll())) == {f"e{number}" for number in range(1, 8)}
     log.close()
+
+
+def test_what_was_received_long_ago_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    log, read = FeedbackLog(tmp_path / "feedback"), []
+    append(log, "e10", "e20")
+    log.roll()
+    append(log, "e30", "e40", day=-3)  # what happened long ago may come late
+    log.roll()
+    tail = FeedbackTail(log.folder)
+    tail.begin_at(DAY + 35)
+    monkeypatch.setattr("serving.feedback.tail.read_partitions", lambda files: read.extend(files) or read_partitions(files))
+    assert ids(tail.poll()) == ["e40"] and len(read) == 1, "the other file is passed over by its footer"
+    append(log, "e50")
+    log.close()
+    assert ids(tail.poll()) == ["e50"]
 
 
 def test_a_line_that_is_being_written_waits_and_a_torn_one_is_left_out(tmp_path: Path):
