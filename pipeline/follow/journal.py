@@ -24,6 +24,7 @@ from pipeline.stage import StageError
 from serving.feedback.partitions import as_table, write_table
 from serving.feedback.tail import Event
 from serving.release_number import NUMBERS
+from serving.releases.lock import LOCK_FILE, alone
 
 FOLDER, FOLLOWED = "follow", "followed"
 """Of a run folder: what a follower keeps, and what it publishes (`pipeline.follow.publish`)."""
@@ -195,7 +196,22 @@ def drop_followed(out: Path, ids: frozenset[str]) -> None:
     if cursor is not None:
         others = [event for event in journal.carried(cursor) if event["user_id"] not in ids]
         journal.begin_anew(cursor, others, cursor.rolled_back)
-    shutil.rmtree(out / FOLLOWED, ignore_errors=True)
+    if (out / FOLLOWED).is_dir():
+        _empty(out / FOLLOWED)
+
+
+def _empty(followed: Path) -> None:
+    """Removes all followed releases, and the list of them last: who reads the list finds it or nothing.
+
+    The folder stays: a server that has it mounted would go on looking into the one that was removed, and never see another.
+    So does its lock, which whoever waits for it has open.
+    """
+    with alone(followed, "forget-user"):
+        for path in sorted(followed.iterdir(), key=lambda path: (path.suffix == ".config", path.name == "models.config")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
 
 
 def digest_of(events: list[Event]) -> str:

@@ -235,12 +235,16 @@ def test_the_next_release_is_followed_with_what_its_job_has_not_seen(calm: Path,
     assert not one.look(), "nothing counts twice"
     with held(out / "follow", "follow", 60), pytest.raises(StageError, match="is following"):
         drop_followed(out, frozenset(["u1"]))
+    mounted = (out / "followed").stat().st_ino
     drop_followed(out, frozenset(["u1"]))
-    assert not (out / "followed").exists()
+    assert [path.name for path in (out / "followed").iterdir()] == [".lock"]
+    assert (out / "followed").stat().st_ino == mounted, "a server that has it mounted sees what comes next"
     files = {path.relative_to(out / "follow").as_posix() for path in (out / "follow").rglob("[!.]*") if path.is_file()}
     assert files == {"cursor.json", "2/000002/waiting.parquet"}
     ids = [one["event_id"] for one in Journal(out).waiting(Journal(out).cursor())]
     assert ids == [one["event_id"] for one in [*FIRST[10:], *SECOND]] + ["e00400"], "all but those of u1"
+    two = follower(out)
+    assert two.look(everything=True) and read_labels(out / "followed").stable == two.cursor.version
 
 
 def test_what_the_next_release_has_learned_is_carried_no_further(calm: Path, tmp_path: Path):
