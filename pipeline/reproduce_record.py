@@ -14,6 +14,7 @@ from pathlib import Path
 import tomli_w
 
 from data.durable_file import write_durably
+from data.folder_lock import LOCK_FILE
 from pipeline.settings.config import Config
 from pipeline.stage import StageError, folder_fingerprint, read_json, read_manifest
 
@@ -60,7 +61,7 @@ def made_from(source: Path, earlier: MadeFrom | None = None) -> MadeFrom:
     return MadeFrom(
         source=str(source),
         stamp=stamp,
-        data=earlier.data if known and earlier else file_digests(source, sorted(source.rglob("*"))),
+        data=earlier.data if known and earlier else file_digests(source, _files(source)),
         code=file_digests(root, sorted(code)),
         packages={name: version for name in PACKAGES if (version := _version(name))},
         machine={
@@ -70,6 +71,10 @@ def made_from(source: Path, earlier: MadeFrom | None = None) -> MadeFrom:
             "cores": str(len(os.sched_getaffinity(0))),
         },
     )
+
+
+def _files(source: Path) -> list[Path]:
+    return sorted(path for path in source.rglob("*") if path.name != LOCK_FILE)
 
 
 def file_digests(folder: Path, paths: list[Path]) -> dict[str, str]:

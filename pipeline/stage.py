@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.folder_lock import LOCK_FILE
+
 MANIFEST = "manifest.json"
 WALK = ("ingest", "enrich", "encode", "finetune", "encode_tuned", "checks", "retrieval", "linear", "served", "search", "index",
         "ranking", "policy", "evaluate", "judge", "export", "gate", "robustness")  # fmt: skip
@@ -52,7 +54,8 @@ def digest(value: Any) -> str:
 def folder_fingerprint(folder: Path) -> str:
     """Fingerprint of a source folder by names, sizes and modification times: cheap enough for a million media files.
 
-    A folder that is a link is looked into as well, each once, since media often lie on another disk.
+    A folder that is a link is looked into as well, each once, since media often lie on another disk. The folder's lock
+    (`data.folder_lock`) does not count.
     """
     if not folder.is_dir():
         raise StageError(
@@ -76,7 +79,7 @@ def folder_fingerprint(folder: Path) -> str:
             with contextlib.suppress(OSError):  # links in a circle, or gone meanwhile: no file either
                 if entry.is_dir():
                     places.append(name + "/")
-                elif entry.is_file():
+                elif entry.is_file() and entry.name != LOCK_FILE:
                     told = entry.stat()
                     entries.append((name, told.st_size, told.st_mtime_ns))
     return digest(sorted(entries))

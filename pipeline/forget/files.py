@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from data.categorical import TOMBSTONE
 from data.columns import read_ids
 from data.durable_file import sync, write_durably
+from data.folder_lock import alone
 from data.validation import RowChecks
 from pipeline.forget.ids import KEY, RECORD, finder
 from pipeline.stage import StageError
@@ -95,13 +96,15 @@ def forget_in_dataset(data: Path, ids: frozenset[str], others: frozenset[str] = 
     generated world, whose rows keep their places; returns how many rows went.
 
     Pictures go before the row that names them, so that a kill in between leaves nothing that a second start cannot find.
+    Feedback that is being added is waited for: it would bring back what it had read.
     """
-    count = _forget_in_oracle(data / "oracle", ids)
-    users = data / "users.parquet"
-    if users.is_file():
-        _forget_pictures(data, users, ids)
-    for path in sorted(data.glob("*.parquet")):
-        count += forget_in_table(path, ids, others).num_rows
+    with alone(data):
+        count = _forget_in_oracle(data / "oracle", ids)
+        users = data / "users.parquet"
+        if users.is_file():
+            _forget_pictures(data, users, ids)
+        for path in sorted(data.glob("*.parquet")):
+            count += forget_in_table(path, ids, others).num_rows
     return count
 
 
@@ -144,14 +147,18 @@ def _forget_in_oracle(oracle: Path, ids: frozenset[str]) -> int:
 def forget_in_feedback(folder: Path, ids: frozenset[str]) -> int:
     """Removes a person's events from a gateway's feedback folder, log files and partitions; returns how many.
 
-    What has gone to a stream is marked as before: a partition keeps its name.
+    What has gone to a stream is marked as before: a partition keeps its name. Files that are being merged are waited for.
 
     Raises:
         StageError: a gateway that runs is writing a log file with such events.
     """
-    if not folder.is_dir():
-        return 0
-    adopt(folder)
+    with alone(folder):
+        adopt(folder)
+        _refuse_written(folder, ids)
+        return sum(forget_in_table(path, ids).num_rows for path in partition_files(folder))
+
+
+def _refuse_written(folder: Path, ids: frozenset[str]) -> None:
     for path in sorted((folder / WRITTEN).glob("*.jsonl")):
         # By whose events they are: as a text, an id such as `3` stands in `"position":3`, too.
         if any(str(event.get(KEY)) in ids for event in read_written(path)[0]):
@@ -159,4 +166,3 @@ def forget_in_feedback(folder: Path, ids: frozenset[str]) -> int:
                 f"{path}: a gateway is writing this file, and it holds events of the user. It is rolled within a minute of "
                 "its first event: start again then, or stop the gateway first."
             )
-    return sum(forget_in_table(path, ids).num_rows for path in partition_files(folder))

@@ -11,6 +11,7 @@ import pyarrow.parquet as parquet
 
 from data.columns import as_texts, read_ids
 from data.dataset import DatasetError
+from data.folder_lock import alone
 from data.interactions import FILE
 from data.pseudonyms import FORM, MARK, marked
 from data.schema import DEFAULT_EVENT
@@ -31,24 +32,25 @@ def compact(folder: Path) -> int:
 
     May run while a gateway writes, and be killed at any moment: a merged file is whole before those that it replaces go,
     and an event that lies in two files counts once wherever they are read. A day of which only some files have gone to
-    a stream goes there again as a whole.
+    a stream goes there again as a whole. Others who change these files wait (`data.folder_lock`).
 
     Args:
         folder: a feedback folder, normally `<state>/feedback`.
     """
-    adopt(folder)
-    days: dict[Path, list[Path]] = {}
-    for path in partition_files(folder):
-        days.setdefault(path.parent, []).append(path)
-    for day, files in days.items():
-        if len(files) > 1:
-            merged = day / f"merged-{uuid.uuid4().hex[:12]}.parquet"
-            write_table(merged, read_partitions(files))
-            if {str(path.relative_to(folder)) for path in files} <= sent_files(folder):
-                mark_sent(folder, [merged])
-            for path in files:
-                path.unlink(missing_ok=True)
-    return read_partitions(partition_files(folder)).num_rows
+    with alone(folder):
+        adopt(folder)
+        days: dict[Path, list[Path]] = {}
+        for path in partition_files(folder):
+            days.setdefault(path.parent, []).append(path)
+        for day, files in days.items():
+            if len(files) > 1:
+                merged = day / f"merged-{uuid.uuid4().hex[:12]}.parquet"
+                write_table(merged, read_partitions(files))
+                if {str(path.relative_to(folder)) for path in files} <= sent_files(folder):
+                    mark_sent(folder, [merged])
+                for path in files:
+                    path.unlink(missing_ok=True)
+        return read_partitions(partition_files(folder)).num_rows
 
 
 def add_feedback(folder: Path, source: Path) -> dict[str, int]:
@@ -60,6 +62,8 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
 
     Users whom clients name by pseudonyms (`data.pseudonyms`) are marked as such in the column `MARK`, so that an ingest with
     a salt does not make pseudonyms of pseudonyms. Without a salt the mark says nothing.
+
+    The dataset folder is locked meanwhile: what `forget-user` takes out of it would come back with what was read before.
 
     Args:
         folder: a feedback folder. source: a dataset folder with `interactions.parquet`.
@@ -75,12 +79,19 @@ def add_feedback(folder: Path, source: Path) -> dict[str, int]:
         raise DatasetError(
             f"{source}: must be a dataset folder with {FILE}, received none. Name the folder of the run."
         )
+    with alone(source):
+        return _add(folder, file)
+
+
+def _add(folder: Path, file: Path) -> dict[str, int]:
+    """`add_feedback` for who has the dataset folder alone."""
     before = parquet.ParquetFile(file).read()
     missing = sorted({"user_id", "item_id", "timestamp"} - set(before.column_names))
     if missing:
         raise DatasetError(f"{file}: must have the columns user_id, item_id and timestamp, received none of {missing}.")
     compact(folder)
-    kept = read_partitions(partition_files(folder)).drop_columns(list(OWN_COLUMNS))
+    with alone(folder):
+        kept = read_partitions(partition_files(folder)).drop_columns(list(OWN_COLUMNS))
     kept = kept.drop_columns([name for name in kept.column_names if kept[name].null_count == kept.num_rows])
     kept = kept.rename_columns([DATASET_NAMES.get(name, name) for name in kept.column_names])
     if kept.num_rows == 0:

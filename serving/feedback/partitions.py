@@ -110,7 +110,8 @@ def sent_files(folder: Path) -> set[str]:
 
 
 def mark_sent(folder: Path, files: Iterable[Path]) -> None:
-    """Adds files to those that have been sent, on disk when it returns; what is gone from the folder is forgotten."""
+    """Adds files to those that have been sent, on disk when it returns; what is gone from the folder is forgotten.
+    For who has the folder alone (`data.folder_lock`): the list is read and written again."""
     known = sent_files(folder) | {str(path.relative_to(folder)) for path in files}
     there = {str(path.relative_to(folder)) for path in partition_files(folder)}
     write_durably(folder / SENT, ["".join(f"{name}\n" for name in sorted(known & there)).encode()])

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import io
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from keras import ops
 
 from data.dataset import Dataset, train_counts
+from data.folder_lock import alone
 from data.ingest import IngestOptions, ingest
 from pipeline.forget import release as forget_release
 from pipeline.forget import run as forget_run
@@ -24,8 +26,10 @@ from pipeline.forget.proof import prove_forgotten
 from pipeline.forget.user import forget_user
 from pipeline.metrics.interactions import Interactions
 from pipeline.ranker.visits import Visits
-from pipeline.stage import StageError
+from pipeline.reproduce_record import made_from
+from pipeline.stage import StageError, folder_fingerprint
 from ranking.serving_form import RankingServingForm
+from serving.feedback import compact
 from serving.feedback.log import FeedbackLog
 from serving.feedback.partitions import partition_files, read_partitions
 from serving.releases.gc import remove
@@ -281,3 +285,40 @@ def test_labels_end_on_the_new_release_alone_whatever_they_were(tmp_path):
         assert str(read_labels(releases)) == "stable 3"
     assert sorted(removal.path.name for removal in remove(releases, newest=1)) == ["1", "2"]
     assert {path.name for path in (releases / "serving").glob("*/*")} == {"3"}
+
+
+@pytest.mark.parametrize("moment", ["_marked", "write_table"], ids=["while it is added", "while it is merged"])
+def test_feedback_on_its_way_into_the_dataset_does_not_bring_a_user_back(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+):
+    folder, threads, real = tmp_path / "feedback", [], getattr(compact, moment)
+    for number, user in enumerate((WHO, "person-3")):
+        log = FeedbackLog(folder)
+        log.append([{"event_id": f"e{number}", "user_id": user, "item_id": "i1", "timestamp": 1_700_000_000, "event": "like",
+                     "received": 1_700_000_000}])  # fmt: skip
+        log.close()
+
+    def forget() -> None:
+        forget_in_feedback(folder, IDS)
+        forget_in_dataset(data, IDS)
+
+    def meanwhile(*given):
+        if not threads:  # what was read has the user still
+            threads.append(threading.Thread(target=forget))
+            threads[0].start()
+            threads[0].join(0.5)
+        return real(*given)
+
+    monkeypatch.setattr(compact, moment, meanwhile)
+    assert compact.add_feedback(folder, data)["added"] in (1, 2)
+    threads[0].join(20)
+    kept = pq.read_table(data / "interactions.parquet").to_pandas()
+    assert WHO not in set(kept["user_id"]) and (kept["timestamp"] == 1_700_000_000).sum() == 1
+    assert read_partitions(partition_files(folder))["user_id"].to_pylist() == ["person-3"]
+
+
+def test_the_lock_of_a_dataset_folder_is_no_new_data(data: Path):
+    before, digests = folder_fingerprint(data), made_from(data).data
+    with alone(data):
+        assert (data / ".lock").is_file()
+    assert folder_fingerprint(data) == before and made_from(data).data == digests
