@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from data.folder_lock import alone
 from serving.feedback.log import adopt
 from serving.feedback.partitions import mark_sent, partition_files, read_partitions, sent_files
 
@@ -118,14 +119,23 @@ def forward(folder: Path, sink: KafkaSink) -> int:
     Raises:
         KafkaSinkError: see `KafkaSink.send`; the files before stay marked.
     """
-    adopt(folder)
-    sent, count = sent_files(folder), 0
+    count, merged = 0, False
+    with alone(folder):  # between a merge and its mark, sent events would look new
+        adopt(folder)
+        sent, files = sent_files(folder), partition_files(folder)
     # Names begin with the time of writing; a file of an earlier day may have been written later.
-    for path in sorted(partition_files(folder), key=lambda path: (path.name, path.parent.name)):
-        if str(path.relative_to(folder)) not in sent:
-            count += sink.send(read_partitions([path]).to_pylist())
+    for path in sorted(files, key=lambda path: (path.name, path.parent.name)):
+        if str(path.relative_to(folder)) in sent:
+            continue
+        try:
+            events = read_partitions([path]).to_pylist()
+        except FileNotFoundError:  # `compact` has put it into another meanwhile, which is not marked: not all of it was sent
+            merged = True
+            continue
+        count += sink.send(events)
+        with alone(folder):
             mark_sent(folder, [path])
-    return count
+    return count + forward(folder, sink) if merged else count
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

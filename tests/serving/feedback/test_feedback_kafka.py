@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from serving.feedback import partitions
 from serving.feedback.compact import compact
 from serving.feedback.kafka import KafkaSink, KafkaSinkError, connect, forward
 from serving.feedback.log import FeedbackLog
@@ -118,6 +120,46 @@ def test_merged_files_are_not_sent_again_unless_some_of_them_never_were(log: Fee
     add(log, "b1")
     assert compact(log.folder) == 3 and forward(log.folder, sink) == 3
     assert set(brokers.ids()) == {"a1", "a2", "b1"}
+
+
+def test_files_that_are_merged_while_they_are_sent_arrive_and_end_nothing(log: FeedbackLog):
+    brokers = Brokers(room=100)
+    add(log, "a1")
+    add(log, "b1")
+    add(log, "c1", day=1)
+    add(log, "d1", day=1)
+    flush, merges = brokers.flush, []
+
+    def meanwhile(timeout: float = -1) -> int:
+        if not merges:  # the first file is on its way, the others are to follow
+            merges.append(compact(log.folder))
+        return flush(timeout)
+
+    brokers.flush = meanwhile
+    sink = KafkaSink(brokers, "clicks")
+    assert forward(log.folder, sink) == 5 and merges == [4]
+    assert set(brokers.ids()) == {"a1", "b1", "c1", "d1"} and forward(log.folder, sink) == 0
+
+
+def test_no_mark_is_lost_between_sender_and_merge(log: FeedbackLog, monkeypatch: pytest.MonkeyPatch):
+    brokers, threads, real = Brokers(), [], partitions.sent_files
+    add(log, "a1")
+    add(log, "a2")
+    assert forward(log.folder, KafkaSink(brokers, "clicks")) == 2
+    add(log, "c1", day=1)
+
+    def meanwhile(folder: Path) -> set[str]:
+        known = real(folder)
+        if not threads and len(known) == 2:  # of `mark_sent`, which is about to write what it has read
+            threads.append(threading.Thread(target=forward, args=(folder, KafkaSink(brokers, "clicks"))))
+            threads[0].start()
+            threads[0].join(0.5)
+        return known
+
+    monkeypatch.setattr("serving.feedback.partitions.sent_files", meanwhile)
+    compact(log.folder)
+    threads[0].join(20)
+    assert len(brokers.arrived) == 3 and forward(log.folder, KafkaSink(brokers, "clicks")) == 0
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
