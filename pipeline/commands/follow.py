@@ -42,7 +42,7 @@ def follow(
     server: Annotated[
         list[str] | None, typer.Option("--server", help="HOST:PORT of a model server's gRPC port that is waited for.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Publish what is there, and stop.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Publish what is there (of a topic: up to its end), and stop.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="The release itself answers again, at once.")] = False,
     again: Annotated[bool, typer.Option("--again", help="After a roll back: begin anew from the release.")] = False,
 ) -> None:
@@ -95,7 +95,7 @@ def follow(
             signal.signal(number, lambda *_: stop.set())
         if again:
             begin_anew(out)
-        follower = Follower(out, _source(log, kafka, topic, out), learned_with, settings, servers=servers, say=say)
+        follower = Follower(out, _source(log, kafka, topic, out, once), learned_with, settings, servers=servers, say=say)
         while not stop.is_set():
             lock.check()
             if not follower.look(everything=once) and (once or stop.wait(LOOK_SECONDS)):
@@ -105,11 +105,12 @@ def follow(
         raise typer.Exit(ROLLED_BACK)
 
 
-def _source(log: Path | None, kafka: str | None, topic: str, out: Path):
+def _source(log: Path | None, kafka: str | None, topic: str, out: Path, everything: bool):
     if log is not None:
         from serving.feedback.tail import FeedbackTail
 
         return FeedbackTail(log)
     from serving.feedback.kafka_source import KafkaSource, connect_consumer
 
-    return KafkaSource(connect_consumer(str(kafka), f"triptych-{out.resolve().name}"), topic)
+    consumer = connect_consumer(str(kafka), f"triptych-{out.resolve().name}", everything=everything)
+    return KafkaSource(consumer, topic, everything=everything)

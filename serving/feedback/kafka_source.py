@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from serving.feedback.events import COLUMNS
@@ -15,6 +17,10 @@ from serving.feedback.tail import Event
 logger = logging.getLogger(__name__)
 
 MOST_MESSAGES, POLL_SECONDS = 2_000, 0.2
+WAIT_SECONDS = 60.0
+"""How long the end of a topic is waited for while nothing comes; brokers take 45 s to see that a member of a group is gone."""
+PARTITION_END = -191
+"""`confluent_kafka.KafkaError._PARTITION_EOF`: no error, but word that a partition has been read to its end."""
 NEEDED = {"event_id": str, "user_id": str, "item_id": str, "event": str, "timestamp": int, "received": int}
 """What an event must have, and of which type."""
 
@@ -32,6 +38,9 @@ class Consumer(Protocol):
     def consume(self, num_messages: int, timeout: float) -> list[Any]:
         """Messages that have come, each with `value()` and `error()`."""
 
+    def assignment(self) -> list[Any]:
+        """The partitions that the group has given to this member, each with `topic` and `partition`; none while it joins."""
+
     def commit(self, *, asynchronous: Literal[False]) -> Any:
         """The group has everything that was consumed."""
 
@@ -40,11 +49,23 @@ class KafkaSource:
     """Events of a topic, each at least once: the group's offset moves when the caller has them on disk (`keep`).
 
     Args:
-        consumer: see `connect_consumer`. topic: its name.
+        consumer: see `connect_consumer`, with the same `everything`. topic: its name.
+        everything: each `poll` waits until all has been read that lay in the topic when its end was reached first. To join a
+            group takes seconds, and up to a minute where a member was killed; an empty answer meanwhile means nothing.
+        clock: seconds.
     """
 
-    def __init__(self, consumer: Consumer, topic: str = "feedback") -> None:
-        self._consumer, self._unkept = consumer, False
+    def __init__(
+        self,
+        consumer: Consumer,
+        topic: str = "feedback",
+        *,
+        everything: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._consumer, self._topic, self._unkept = consumer, topic, False
+        self._everything, self._clock = everything, clock
+        self._ended: set[tuple[str, int]] = set()
         consumer.subscribe([topic])
 
     def begin_at(self, received: float) -> None:
@@ -54,12 +75,36 @@ class KafkaSource:
         """See `EventSource`.
 
         Raises:
-            KafkaSourceError: what the brokers said.
+            KafkaSourceError: what the brokers said; with `everything` also that for `WAIT_SECONDS` nothing came, though the
+                end was not reached.
         """
+        events, until = self._consume(), self._clock() + WAIT_SECONDS
+        while self._everything and not self._at_end():
+            ended = len(self._ended)
+            more = self._consume()
+            events += more
+            if more or len(self._ended) > ended:
+                until = self._clock() + WAIT_SECONDS
+            elif self._clock() > until:
+                raise KafkaSourceError(
+                    f"topic {self._topic}: its end was not reached, and nothing came for {WAIT_SECONDS:g} s; check the "
+                    "brokers, and whether another consumer has the group, then start again"
+                )
+        return events
+
+    def _at_end(self) -> bool:
+        assigned = {(part.topic, part.partition) for part in self._consumer.assignment()}
+        return bool(assigned) and assigned <= self._ended
+
+    def _consume(self) -> list[Event]:
         events = []
         for message in self._consumer.consume(MOST_MESSAGES, POLL_SECONDS):
-            if message.error() is not None:
-                raise KafkaSourceError(f"topic: {message.error()}; check the brokers, then start again")
+            error = message.error()
+            if error is not None and self._everything and error.code() == PARTITION_END:
+                self._ended.add((message.topic(), message.partition()))
+                continue
+            if error is not None:
+                raise KafkaSourceError(f"topic: {error}; check the brokers, then start again")
             self._unkept = True
             event = event_of(message.value())
             if event is None:
@@ -93,8 +138,11 @@ def event_of(message: Any) -> Event | None:
     return {name: told[name] for name in COLUMNS if name in told}
 
 
-def connect_consumer(servers: str, group: str) -> Consumer:
+def connect_consumer(servers: str, group: str, *, everything: bool = False) -> Consumer:
     """A consumer that begins at the oldest event that its group has not kept, and never commits by itself.
+
+    Args:
+        everything: it is to tell of the ends of partitions, see `KafkaSource`.
 
     Raises:
         RuntimeError: the client library is not installed.
@@ -104,4 +152,4 @@ def connect_consumer(servers: str, group: str) -> Consumer:
     except ImportError:
         raise RuntimeError("servers: Kafka needs confluent-kafka; pip install -r requirements-scale.txt") from None
     settings = {"bootstrap.servers": servers, "group.id": group, "auto.offset.reset": "earliest"}
-    return confluent_kafka.Consumer({**settings, "enable.auto.commit": False})
+    return confluent_kafka.Consumer({**settings, "enable.auto.commit": False, "enable.partition.eof": everything})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,73 @@ def test_kafka_has_what_the_gateway_kept_and_gives_again_what_was_not_kept(tmp_p
     assert first == [{name: value for name, value in FeedbackTail(log.folder).poll()[0].items() if value is not None}]
     with pytest.raises(KafkaSourceError, match="not leader"):
         KafkaSource(Group([Message(b"", "not leader")])).poll()
+
+
+class End:
+    """`confluent_kafka.KafkaError` at the end of a partition, and the message that brings it."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def code(self):
+        return -191
+
+    def error(self):
+        return self
+
+    def topic(self):
+        return "feedback"
+
+    def partition(self):
+        return self.number
+
+
+class Joining(Group):
+    """A group that takes a while to join, of two partitions that end one after the other."""
+
+    def __init__(self, *looks: list[Message | End]):
+        super().__init__([])
+        self.looks, self.seconds = list(looks), 0.0
+
+    def consume(self, num_messages=1, timeout=-1):
+        self.seconds += timeout
+        return self.looks.pop(0) if self.looks else []
+
+    def assignment(self):
+        parts = [types.SimpleNamespace(topic="feedback", partition=number) for number in (0, 1)]
+        return parts if self.seconds > 1 else []
+
+
+def feedback(name: str, **values: object) -> Message:
+    event = {"event_id": name, "user_id": "u1", "item_id": "i1", "timestamp": DAY, "event": "like", "received": DAY}
+    return Message(json.dumps(event | values).encode())
+
+
+def test_all_of_a_topic_is_read_however_long_the_group_takes():
+    group = Joining(*[[]] * 9, [feedback("e1"), End(1)], [], [feedback("e2")], [feedback("e3"), End(0)], [feedback("e4")])
+    source = KafkaSource(group, everything=True, clock=lambda: group.seconds)
+    assert ids(source.poll()) == ["e1", "e2", "e3"], "a first look at a group that still joins finds nothing"
+    assert ids(source.poll()) == ["e4"] and source.poll() == []
+    slow = Joining(*[[]] * 299, [End(1)], *[[]] * 299, [End(0)])  # 59.8 s each
+    assert KafkaSource(slow, everything=True, clock=lambda: slow.seconds).poll() == [] and slow.seconds > 119
+    silent = Joining([feedback("e1"), End(1)])
+    with pytest.raises(KafkaSourceError, match="end was not reached, and nothing came for 60 s"):
+        KafkaSource(silent, everything=True, clock=lambda: silent.seconds).poll()
+    assert 60 < silent.seconds < 62 and silent.committed == 0
+
+
+def test_a_real_client_reads_a_real_topic_to_its_end():
+    """Against the brokers that librdkafka has in it for tests."""
+    confluent_kafka = pytest.importorskip("confluent_kafka")
+    brokers = confluent_kafka.Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1})
+    for name in ("e1", "e2", "e3"):
+        brokers.produce("feedback", feedback(name).value(), name.encode())
+    assert brokers.flush(20) == 0
+    [address] = [f"{broker.host}:{broker.port}" for broker in brokers.list_topics(timeout=20).brokers.values()]
+    source = KafkaSource(connect_consumer(address, "g", everything=True), everything=True)
+    assert sorted(ids(source.poll())) == ["e1", "e2", "e3"]
+    source.keep()
+    assert source.poll() == []
 
 
 def test_the_client_library_is_used_as_it_is_or_asked_for():
