@@ -21,8 +21,12 @@ WAIT_SECONDS = 60.0
 """How long the end of a topic is waited for while nothing comes; brokers take 45 s to see that a member of a group is gone."""
 PARTITION_END = -191
 """`confluent_kafka.KafkaError._PARTITION_EOF`: no error, but word that a partition has been read to its end."""
-NEEDED = {"event_id": str, "user_id": str, "item_id": str, "event": str, "timestamp": int, "received": int}
-"""What an event must have, and of which type."""
+NEEDED = ("event_id", "user_id", "item_id", "event", "timestamp", "received")
+"""What an event must have."""
+WHOLE = {"timestamp": 2**40, "received": 2**40, "position": 2**31}
+"""Columns of whole numbers from 0, and what these stay below: as the gateway takes them, or as they are kept."""
+NUMBERS = ("value", "propensity")
+"""Columns of other numbers; all that is left are texts."""
 
 
 class KafkaSourceError(RuntimeError):
@@ -53,6 +57,9 @@ class KafkaSource:
         everything: each `poll` waits until all has been read that lay in the topic when its end was reached first. To join a
             group takes seconds, and up to a minute where a member was killed; an empty answer meanwhile means nothing.
         clock: seconds.
+
+    Attributes:
+        left_out: messages that were no events.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class KafkaSource:
     ) -> None:
         self._consumer, self._topic, self._unkept = consumer, topic, False
         self._everything, self._clock = everything, clock
+        self.left_out = 0
         self._ended: set[tuple[str, int]] = set()
         consumer.subscribe([topic])
 
@@ -97,7 +105,7 @@ class KafkaSource:
         return bool(assigned) and assigned <= self._ended
 
     def _consume(self) -> list[Event]:
-        events = []
+        events, left_out = [], 0
         for message in self._consumer.consume(MOST_MESSAGES, POLL_SECONDS):
             error = message.error()
             if error is not None and self._everything and error.code() == PARTITION_END:
@@ -108,9 +116,12 @@ class KafkaSource:
             self._unkept = True
             event = event_of(message.value())
             if event is None:
-                logger.warning("a message of the topic is no feedback event, and was left out")
+                left_out += 1
             else:
                 events.append(event)
+        if left_out:
+            self.left_out += left_out
+            logger.warning("%d messages are no feedback events, and were left out; %d so far", left_out, self.left_out)
         return events
 
     def keep(self) -> None:
@@ -121,7 +132,8 @@ class KafkaSource:
 
 
 def event_of(message: Any) -> Event | None:
-    """A message as the event that it holds, its context left out; None where it is none.
+    """A message as the event that it holds, its context left out; None where it is none, or has a value that its column
+    cannot hold.
 
     Example:
         >>> event_of(b'{"event_id": "e", "user_id": "u", "item_id": "i", "timestamp": 7, "event": "like", "received": 8}')
@@ -131,11 +143,24 @@ def event_of(message: Any) -> Event | None:
     """
     try:
         told = json.loads(message)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return None
-    if not isinstance(told, dict) or any(not isinstance(told.get(name), kind) for name, kind in NEEDED.items()):
+    if not isinstance(told, dict) or any(told.get(name) is None for name in NEEDED):
         return None
-    return {name: told[name] for name in COLUMNS if name in told}
+    event = {name: told[name] for name in COLUMNS if name in told}
+    if not all(value is None or _fits(name, value) for name, value in event.items()):
+        return None
+    return {name: float(value) if name in NUMBERS and value is not None else value for name, value in event.items()}
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a column of kept feedback can hold a value: one that it cannot would stop every start at the same message."""
+    if name in WHOLE:
+        return type(value) is int and 0 <= value < WHOLE[name]
+    if name in NUMBERS:
+        return type(value) in (int, float) and abs(value) <= 1e9
+    # JSON can say half of a character, which no file can.
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def connect_consumer(servers: str, group: str, *, everything: bool = False) -> Consumer:

@@ -7,12 +7,15 @@ import types
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serving.feedback.compact import compact
+from serving.feedback.events import COLUMNS
 from serving.feedback.kafka import KafkaSink, forward
-from serving.feedback.kafka_source import KafkaSource, KafkaSourceError, connect_consumer
+from serving.feedback.kafka_source import KafkaSource, KafkaSourceError, connect_consumer, event_of
 from serving.feedback.log import FeedbackLog
-from serving.feedback.partitions import read_partitions
+from serving.feedback.partitions import as_table, read_partitions
 from serving.feedback.tail import FeedbackTail
 from tests.serving.feedback.test_feedback_kafka import DAY, Brokers
 
@@ -162,6 +165,32 @@ class Joining(Group):
 def feedback(name: str, **values: object) -> Message:
     event = {"event_id": name, "user_id": "u1", "item_id": "i1", "timestamp": DAY, "event": "like", "received": DAY}
     return Message(json.dumps(event | values).encode())
+
+
+WRONG = [
+    {"value": "x"}, {"value": 1e300}, {"value": float("nan")}, {"value": True}, {"value": 10**400}, {"session_id": 7},
+    {"position": "1"}, {"position": 2**31}, {"position": 1.5}, {"propensity": [1]}, {"received": 2**80}, {"timestamp": True},
+    {"timestamp": -1}, {"timestamp": None}, {"user_id": "half a \ud800 character"}, {"user_id": None}, {"event": {}},
+]  # fmt: skip
+
+
+def test_messages_that_no_table_can_hold_are_left_out_and_counted(caplog: pytest.LogCaptureFixture):
+    good = [feedback("e1", value=2**25 + 1, position=3, session_id=None), feedback("e2", propensity=1, device={"any": "thing"})]
+    looks = [[feedback("w", **values) for values in WRONG], [Message(b"[" * 100_000), Message(None), *good]]  # type: ignore
+    group = Joining(*looks)
+    source = KafkaSource(group)
+    assert source.poll() == [] and source.left_out == len(WRONG)
+    events = source.poll()
+    assert ids(events) == ["e1", "e2"] and source.left_out == len(WRONG) + 2 and f"{len(WRONG) + 2} so far" in caplog.text
+    assert as_table(events)["value"].to_pylist() == [2**25, None] and as_table(events)["position"].to_pylist() == [3, None]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(COLUMNS), st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+                       | st.lists(st.integers(), max_size=2)))  # fmt: skip
+def test_every_event_of_a_topic_can_be_kept(values: dict):
+    event = event_of(feedback("e1", **values).value())
+    assert event is None or as_table([event]).num_rows == 1
 
 
 def test_all_of_a_topic_is_read_however_long_the_group_takes():
