@@ -14,7 +14,7 @@ from pipeline.reproduce_record import SETTINGS, MadeFrom, differing, finished_re
 from pipeline.settings.config import Config, load_config
 from pipeline.settings.tracking import TrackingSection
 from pipeline.stage import MANIFEST, StageError, digest
-from serving.releases.manifest import hash_files, read_release
+from serving.releases.manifest import ReleaseError, hash_files, read_release
 
 TIMES = ("seconds", "_per_second", "_ms")
 """How the name of a measured time or speed ends; no two runs have the same."""
@@ -32,6 +32,7 @@ class Reproduction:
         stages: by stage, the files that differ; none = equal.
         left_out: stages of the old run that its settings do not make, such as commands of their own.
         release: files of the release that differ. fingerprints: of the old and the new release.
+        gone: why the old release is not compared, for instance since it was removed; "" = it is.
     """
 
     notes: list[str]
@@ -39,10 +40,20 @@ class Reproduction:
     left_out: list[str]
     release: list[str]
     fingerprints: tuple[str, str]
+    gone: str = ""
 
     @property
     def equal(self) -> bool:
         return not self.release and not any(self.stages.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """The release that a run's export made: its fingerprint, the digests of its files and, where it is gone, what says so."""
+
+    fingerprint: str
+    files: Mapping[str, str]
+    gone: str = ""
 
 
 def reproduce(
@@ -52,8 +63,12 @@ def reproduce(
     *,
     source: Path | None = None,
     anyway: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Reproduction:
     """Makes a finished run again and compares the two.
+
+    The old release is read first: `release gc` may have removed it, or do so in the hours that the run takes. The stages are
+    compared all the same.
 
     Nothing is taken over from the old run: content is encoded anew into a store of its own. Only what a language model
     once wrote (`enrich.cache`) is read again.
@@ -62,7 +77,7 @@ def reproduce(
         run: the run folder. out: a folder for the new run; one that was interrupted goes on.
         walk: makes a run: (dataset folder, run folder, settings).
         source: where the dataset folder lies now; where it lay unless given.
-        anyway: go on although data or code differ.
+        anyway: go on although data or code differ. say: is told beforehand that the old release is gone.
 
     Raises:
         StageError: `run` has no record, or data or code are not what they were; names the files.
@@ -92,8 +107,11 @@ def reproduce(
         }
     )
     share_cores(again)
+    was = released(run)
+    if was.gone:
+        say(f"the release of {run} cannot be compared, its stages alone ({was.gone})")
     walk(source, out, again)
-    return compare_runs(run, out, [*changed, *notes(run, record, now)])
+    return compare_runs(run, out, [*changed, *notes(run, record, now)], was)
 
 
 def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -126,15 +144,20 @@ def notes(run: Path, record: MadeFrom, now: MadeFrom) -> list[str]:
     return found
 
 
-def compare_runs(old: Path, new: Path, notes: list[str]) -> Reproduction:
-    """Every stage that both runs have, file by file, and their newest releases."""
+def compare_runs(old: Path, new: Path, notes: list[str], was: Released | None = None) -> Reproduction:
+    """Every stage that both runs have, file by file, and their newest releases.
+
+    Args:
+        was: the release of the old run; read here unless given.
+    """
     before, after = stage_keys(old), stage_keys(new)
     stages = {
         name: differing(stage_digests(old / name), stage_digests(new / name)) for name in after if name in before
     }
-    (fingerprint, files), (another, others) = _release(old), _release(new)
+    was, now = was or released(old), released(new)
+    differ = [] if was.gone else differing(was.files, now.files)
     left_out = sorted(before.keys() - after.keys())
-    return Reproduction(notes, stages, left_out, differing(files, others), (fingerprint, another))
+    return Reproduction(notes, stages, left_out, differ, (was.fingerprint, now.fingerprint), was.gone)
 
 
 def stage_digests(folder: Path) -> dict[str, str]:
@@ -160,16 +183,19 @@ def without_times(value: Any) -> Any:
     return [without_times(part) for part in value] if isinstance(value, list) else value
 
 
-def _release(run: Path) -> tuple[str, dict[str, str]]:
-    """Fingerprint and file digests of the release that a run's export made.
+def released(run: Path) -> Released:
+    """The release that a run's export made.
 
     Its number, in paths and lists of models, is no difference: an old run may have been released before.
     """
     exported = json.loads((run / "export" / MANIFEST).read_text())["counts"]
-    release = read_release(run / "releases" / str(exported["version"]))
+    try:
+        release = read_release(run / "releases" / str(exported["version"]))
+    except ReleaseError as error:
+        return Released(exported["fingerprint"], {}, str(error))
     files = {}
     for name, entry in hash_files(release.folder).items():
         if name.endswith(".config"):
             continue
         files[name.replace(f"/{release.version}/", "/N/")] = entry["sha256"]
-    return release.fingerprint, files
+    return Released(release.fingerprint, files)

@@ -21,7 +21,7 @@ def reproduce(
     """Run again from a run's own settings, and compare every stage and the release, byte by byte.
 
     Data and code must be what they were; files that differ are named. On one machine everything comes out the same but
-    measured times. Ends with status 1 if something differs.
+    measured times. Ends with status 1 if something differs. A release that is gone meanwhile is told, and not compared.
 
     Example: python -m pipeline reproduce runs/demo
     """
@@ -38,16 +38,22 @@ def reproduce(
         ).all(),
         source=data,
         anyway=anyway,
+        say=lambda line: typer.echo(line, err=True),
     )
     for note in found.notes:
         typer.echo(f"note: {note}")
-    for name, files in {**found.stages, "release": found.release}.items():
+    for name, files in {**found.stages, **({} if found.gone else {"release": found.release})}.items():
         more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
         typer.echo(f"{name}: " + (f"differs in {', '.join(files[:SHOWN])}{more}" if files else "equal"))
     for name in found.left_out:
         typer.echo(f"{name}: not made again, these settings do not make it")
+    if found.gone:
+        typer.echo(f"release: not compared ({found.gone})")
     then, now = (fingerprint[:12] for fingerprint in found.fingerprints)
     if not found.equal:
         typer.echo(f"{out} differs from {run}: release {now}, was {then}")
         raise typer.Exit(1)
+    if found.gone and now != then:
+        typer.echo(f"{out} equals {run} in every stage")
+        return
     typer.echo(f"{out} equals {run}: release {now}" + ("" if now == then else f", the models of {then} under another number"))

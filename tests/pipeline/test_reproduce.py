@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.reproduce import compare_runs, reproduce
+from pipeline.reproduce import Reproduction, compare_runs, reproduce
 from pipeline.reproduce_record import RECORD, SETTINGS, made_from, read_made_from, write_made_from
 from pipeline.settings.config import load_config
 from pipeline.stage import StageError, folder_fingerprint, run_stage
@@ -92,6 +93,29 @@ def test_another_number_of_the_release_is_no_difference(run, tmp_path):
     assert found.equal and found.fingerprints[0] != found.fingerprints[1]
 
 
+def test_a_release_that_is_gone_is_told_beforehand_and_the_stages_are_compared(run, tmp_path):
+    said, fingerprint = [], json.loads((run / "releases" / "1" / "manifest.json").read_text())["fingerprint"]
+    shutil.rmtree(run / "releases" / "1")
+
+    def walk(source: Path, out: Path, config) -> None:
+        assert len(said) == 1 and "releases/1: no manifest.json" in said[0], "not after the hours that a run takes"
+        Walk(extra=0.25)(source, out, config)
+
+    found = reproduce(run, tmp_path / "again", walk, say=said.append)
+    assert found.stages["retrieval/full"] == ["history.json", "weights.npy"] and not found.equal
+    assert found.gone and not found.release and found.fingerprints[0] == fingerprint
+    assert reproduce(run, tmp_path / "third", Walk(), say=said.append).equal
+
+
+def test_a_release_that_is_removed_while_it_is_made_again_is_compared(run, tmp_path):
+    def walk(source: Path, out: Path, config) -> None:
+        Walk(extra=0.25)(source, out, config)
+        shutil.rmtree(run / "releases" / "1")
+
+    found = reproduce(run, tmp_path / "again", walk)
+    assert found.release == ["retrieval/N/saved_model.pb"] and not found.gone
+
+
 def test_what_comes_out_otherwise_is_named(run, tmp_path):
     found = reproduce(run, tmp_path / "again", Walk(extra=0.25))
     assert not found.equal
@@ -158,3 +182,11 @@ def test_digests_are_taken_over_while_the_folder_is_untouched(source):
 def test_the_command_says_what_is_missing(tmp_path):
     result = CliRunner().invoke(app, ["reproduce", str(tmp_path)])
     assert isinstance(result.exception, StageError) and "made_from.json" in str(result.exception)
+
+
+def test_the_command_does_not_call_a_release_equal_that_is_gone(monkeypatch):
+    told = Reproduction([], {"export": []}, [], [], ("a" * 64, "b" * 64), "run/releases/1: no manifest.json")
+    monkeypatch.setattr("pipeline.reproduce.reproduce", lambda *given, **named: told)
+    result = CliRunner().invoke(app, ["reproduce", "run"])
+    assert result.exit_code == 0 and "release: not compared (run/releases/1: no manifest.json)" in result.output
+    assert "equals run in every stage" in result.output and "release: equal" not in result.output
