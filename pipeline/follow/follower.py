@@ -189,7 +189,8 @@ def fresh_cursor(
 ) -> Cursor:
     """The cursor of a release that has not been followed, before it is moved there: moving drops the other release's events.
 
-    What the new release's job has not learned from is an update of it, written ahead.
+    What the new release's job has not learned from is an update of it, written ahead. Back at an older release, what the newer
+    one had learned comes out of the feedback folder again; a stream sends nothing again, and the next job learns it.
 
     Args:
         waiting: events that no update has begun with, beside those in the journal.

@@ -59,7 +59,9 @@ class FeedbackTail:
         self._taken: set[Path] = set()
 
     def begin_at(self, received: float) -> None:
-        """See `EventSource`."""
+        """See `EventSource`; an earlier moment than before brings what had been passed over."""
+        if received < self._since:
+            self._taken.clear()
         self._since = received
 
     def poll(self) -> list[Event]:

@@ -267,6 +267,11 @@ def test_what_the_next_release_has_learned_is_carried_no_further(calm: Path, tmp
         assert begun.cursor.base == 2 and not begun.look(everything=True)
         kept = {told["event_id"] for told in Journal(out).carried(begun.cursor)}
         assert kept == {SECOND[-1]["event_id"], "e00800", "e00805"}, "strangers for a week"
+    dataset.save(out / "ingest")
+    promote(out / "releases", 1)  # it has not learned any of these
+    begun.look(everything=True)
+    kept = {told["event_id"] for told in Journal(out).carried(begun.cursor)}
+    assert begun.cursor.base == 1 and {told["event_id"] for told in [*FIRST, *SECOND]} <= kept
 
 
 def test_a_release_that_is_promoted_again_is_followed_again(calm: Path, tmp_path: Path):

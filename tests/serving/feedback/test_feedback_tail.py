@@ -64,6 +64,8 @@ def test_what_was_received_long_ago_is_not_read_again(tmp_path: Path, monkeypatc
     append(log, "e50")
     log.close()
     assert ids(tail.poll()) == ["e50"]
+    tail.begin_at(DAY + 15)  # of an older release, which is stable again
+    assert ids(tail.poll()) == ["e20", "e30", "e40", "e50"]
 
 
 def test_a_line_that_is_being_written_waits_and_a_torn_one_is_left_out(tmp_path: Path):
