@@ -36,35 +36,40 @@ class LiveCatalogue:
         self._items: dict[str, LiveItem] = {}
         self._deleted: frozenset[str] = frozenset()
         self._domains: dict[str, tuple[str, ...]] | None = None
-        self._stamp = self._read_stamp()
+        self._stamp = _read_stamp(self._ingest)
         self._base = Catalogue(self._ingest, media)
         # Reading one line out of a table costs a hundred times what finding it here does.
         self._found: LRUCache[str, Item | None] = LRUCache(SHOWN)
         self._lock = threading.Lock()
+        self._loading = threading.Lock()  # held while a folder is read, which takes long and much memory
 
     def change(self, items: Iterable[LiveItem], deleted: frozenset[str]) -> None:
         """Takes over added and changed items, and ids of those deleted."""
-        self._items, self._deleted = {item.item_id: item for item in items}, deleted
-        self._domains = None
+        by_id = {item.item_id: item for item in items}
+        with self._lock:
+            self._items, self._deleted, self._domains = by_id, deleted, None
 
     def reload(self, version: int) -> bool:
-        """Reads what another release was made from, or the same folder if it has been ingested anew; whether it had to."""
-        ingest, before = ingested_folder(self._run, version), (self._ingest, self._stamp)
-        self._ingest = ingest
-        stamp = self._read_stamp()
-        if (ingest, stamp) == before:
-            return False
-        self._base = Catalogue(ingest, self._media)
-        self._stamp = stamp
-        with self._lock:
-            self._found.clear()
-        self._domains = None
+        """Reads what another release was made from, or the same folder if it has been ingested anew; whether it had to.
+
+        Until it is read, and where it cannot be, all that is shown is of the folder before.
+        """
+        with self._loading:
+            ingest = ingested_folder(self._run, version)
+            stamp = _read_stamp(ingest)
+            if (ingest, stamp) == (self._ingest, self._stamp):
+                return False
+            base = Catalogue(ingest, self._media)
+            with self._lock:
+                self._base, self._ingest, self._stamp, self._domains = base, ingest, stamp, None
+                self._found.clear()
         return True
 
     def released(self, item: LiveItem) -> bool:
         """Whether the run's own catalogue has an item with the very content of this one."""
-        base = self._base.item(item.item_id)
-        if base is None or item.item_id in self._base.gone:
+        catalogue = self._base
+        base = catalogue.item(item.item_id)
+        if base is None or item.item_id in catalogue.gone:
             return False
         texts = (base.title, base.description, base.categories.replace(", ", "|"))
         mine = (item.title, item.description, item.categories.replace(", ", "|"))
@@ -83,18 +88,20 @@ class LiveCatalogue:
     @property
     def domains(self) -> dict[str, tuple[str, ...]]:
         """Ids of the items of each domain as they are now, the largest domain first."""
-        domains = self._domains
+        with self._lock:
+            domains, base, mine, gone = self._domains, self._base, self._items, self._deleted
         if domains is None:
-            mine, gone = self._items, self._deleted
             found = {
-                name: [one for one in ids if one not in mine and one not in gone]
-                for name, ids in self._base.domains().items()
+                name: [one for one in ids if one not in mine and one not in gone] for name, ids in base.domains().items()
             }
             for item in mine.values():
                 if item.domain and item.item_id not in gone:
                     found.setdefault(item.domain, []).append(item.item_id)
             by_size = sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[0]))
-            self._domains = domains = {name: tuple(ids) for name, ids in by_size if ids}
+            domains = {name: tuple(ids) for name, ids in by_size if ids}
+            with self._lock:
+                if base is self._base and mine is self._items:
+                    self._domains = domains
         return domains
 
     @property
@@ -161,9 +168,10 @@ class LiveCatalogue:
             raise MediaError("path: this gateway has no media folder; send the file itself")
         return read_media(self._media, path)
 
-    def _read_stamp(self) -> int:
-        items = self._ingest / "items.parquet"
-        return items.stat().st_mtime_ns if items.is_file() else 0
+
+def _read_stamp(ingest: Path) -> int:
+    items = ingest / "items.parquet"
+    return items.stat().st_mtime_ns if items.is_file() else 0
 
 
 def _shown(item: LiveItem) -> Item:

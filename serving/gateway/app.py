@@ -181,9 +181,15 @@ def _make_parts(settings: GatewaySettings, recommender: Recommender, metrics: Ga
     parts.live.on_change(lambda: catalogue.change(parts.live.items, parts.live.deleted))
     parts.live.on_change(parts.cache.forget_all)
     catalogue.change(parts.live.items, parts.live.deleted)
+
+    def take_over(versions: Mapping[str, int]) -> None:
+        version = versions.get(settings.retrieval_model, 0)
+        if catalogue.reload(version):
+            parts.cache.forget_all()  # what was answered while it was read shows what the one before said
+        parts.live.follow(version)  # items are placed beside what the catalogue says of them
+
     parts.release.on_change(lambda versions: parts.cache.forget_all())
-    parts.release.on_change(lambda versions: catalogue.reload(versions.get(settings.retrieval_model, 0)))
-    parts.release.on_change(lambda versions: parts.live.follow(versions.get(settings.retrieval_model, 0)))
+    parts.release.on_change(take_over)
     parts.release.on_change(lambda versions: parts.drift.restart(versions.get(settings.ranking_model)))
     parts.release.on_change(metrics.note_release)
     metrics.watch("score_drift", "Population stability index of the last scores; NaN until known.", parts.drift.index)

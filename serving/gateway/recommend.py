@@ -49,7 +49,7 @@ def answer(parts: GatewayParts, request: RecommendRequest) -> RecommendReply:
     if reply is None:
         parts.metrics.cached.labels("miss").inc()
         reply = _new_answer(parts, request, started)
-        if not reply.fallback:
+        if not reply.fallback and parts.release.follows(reply.versions):  # what a late server says is soon untrue
             parts.cache.put(key, whose, stamp, reply)
     else:
         parts.metrics.cached.labels("hit").inc()

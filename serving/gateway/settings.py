@@ -35,7 +35,8 @@ class GatewaySettings(BaseModel):
         session_seconds, session_users: how long after its last event a session counts, and of how many users. A day reaches to
             the next night's job: requests in a session bring their own history, the session before the run's log, and what a
             shorter one had forgotten would be in neither, though a follower has put it into what is stored of the user.
-        poll_seconds: how often the server is asked which release it answers with.
+        poll_seconds: how often the server is asked which release it answers with. An older one than before, as of a roll
+            back, is followed once it alone has answered for three times as long.
         hedge: whether a call that takes longer than the 95th percentile is sent a second time.
         breaker_seconds: how long no call is tried once the server has failed; see `serving.client.circuit_breaker`.
         most_items: how many items may be added to one release; those that it holds by now do not count.

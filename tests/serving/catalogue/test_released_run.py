@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
+from serving.catalogue.catalogue import Catalogue
+from serving.catalogue.live_catalogue import LiveCatalogue
+from serving.catalogue.live_items_log import LiveItemsLog
 from serving.catalogue.released_run import answering_label, answering_version, ingested_folder
 from serving.gateway.app import GatewaySettings, create_app
+from serving.gateway.release import ReleaseWatch
 from serving.releases.models_config import ModelEntry, write_models_config
 from tests.serving.fake_recommender import FakeRecommender
 from tests.serving.gateway_folders import write_folders
@@ -65,7 +74,8 @@ def test_a_release_is_known_by_the_keys_of_its_stages(folders: tuple[Path, Path]
 def test_a_gateway_shows_what_the_answering_release_was_made_from(folders: tuple[Path, Path]) -> None:
     run, source = folders
     fake = FakeRecommender()
-    client = TestClient(create_app(GatewaySettings(run=run, source=source, cache_seconds=0), fake))
+    settings = GatewaySettings(run=run, source=source, cache_seconds=0, poll_seconds=1e-6)  # a roll back needs no time
+    client = TestClient(create_app(settings, fake))
 
     def shown(user: str) -> tuple[str, bool]:
         client.post("/v1/recommend", json={"user_id": user, "k": 1})  # by which a change of release is noticed
@@ -77,6 +87,122 @@ def test_a_gateway_shows_what_the_answering_release_was_made_from(folders: tuple
     assert shown("cleo 0003") == ("Title 12", False) and shown("bob") == ("Title 12", True)
     fake.version = 2_000_001  # and followed
     assert shown("cleo 0003") == ("As of job 0003", True)
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert true()
+
+
+class Slow(Catalogue):
+    """Takes its time, and counts how often it is read and by how many at once."""
+
+    read, now, most = 0, 0, 0
+
+    def __init__(self, *args: object) -> None:
+        Slow.read, Slow.now = Slow.read + 1, Slow.now + 1
+        Slow.most = max(Slow.most, Slow.now)
+        time.sleep(0.2)
+        super().__init__(*args)  # type: ignore[arg-type]
+        Slow.now -= 1
+
+
+def test_a_promotion_that_servers_take_over_one_after_another_reads_the_catalogue_once(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, source = folders
+    fake = FakeRecommender()
+    fake.version = 1
+    settings = GatewaySettings(run=run, source=source, cache_seconds=30, poll_seconds=60)
+    client = TestClient(create_app(settings, fake))
+    client.get("/v1/recommend")
+    assert client.get("/v1/items/i12").json()["title"] == "Title 12"
+    monkeypatch.setattr("serving.catalogue.live_catalogue.Catalogue", Slow)
+    answers = itertools.cycle((2, 1))
+    ask = fake.recommend
+
+    def by_turns(user_id: str, **options: object):
+        answer = ask(user_id, **options)
+        return type(answer)(answer.user_id, answer.items, answer.seconds, dict.fromkeys(answer.versions, next(answers)))
+
+    monkeypatch.setattr(fake, "recommend", by_turns)
+
+    def told(number: int) -> float:
+        started = time.perf_counter()
+        assert client.get("/v1/recommend", params={"user_id": f"u{number}"}).status_code == 200
+        return time.perf_counter() - started
+
+    with client, ThreadPoolExecutor(8) as pool:
+        seconds = list(pool.map(told, range(60)))
+        wait_for(lambda: client.get("/v1/items/i12").json()["title"] == "As of job 0003")
+        list(pool.map(told, range(60, 90)))
+        assert (Slow.read, Slow.most) == (1, 1) and client.get("/v1/items/i12").json()["title"] == "As of job 0003"
+        assert sorted(seconds)[30] < 0.15  # nobody waits for it
+        replies = [client.get("/v1/recommend", params={"user_id": "kept"}).json() for _ in range(6)]
+    assert {reply["versions"]["retrieval"] for reply in replies if reply["cached"]} == {2}
+
+
+def test_an_older_release_is_followed_when_it_alone_has_answered_for_a_while() -> None:
+    told: list[Mapping[str, int]] = []
+    watch = ReleaseWatch(lambda: {}, 60.0, settle=0.1)
+    watch.on_change(lambda versions: told.append(versions["m"]))  # type: ignore[arg-type]
+    for version in (1, 2, 1, 2, 1, 1, 2_000_000, 2_000_001, 2_000_000, 1):
+        watch.seen({"m": version})
+    assert told == [1, 2, 2_000_000, 2_000_001]
+    time.sleep(0.12)
+    watch.seen({"m": 2_000_001})  # the newer one is still there
+    watch.seen({"m": 2})
+    assert told[-1] == 2_000_001 and not watch.follows({"m": 2})
+    time.sleep(0.12)
+    watch.seen({"m": 2})  # rolled back
+    assert told[-1] == 2 and watch.follows({"m": 2})
+    watch.seen({"m": 2_000_002})
+    watch.seen({"m": 3})  # the next release, though its number is lower than an update's
+    assert told[-2:] == [2_000_002, 3]
+
+
+def test_a_listener_that_fails_is_told_again_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.gateway.release.RETRY_SECONDS", 0.02)
+    faults = iter([OSError("away"), OSError("away")])
+    first: list[int] = []
+    second: list[int] = []
+
+    def fails_twice(versions: Mapping[str, int]) -> None:
+        for fault in faults:
+            raise fault
+        first.append(versions["m"])
+
+    watch = ReleaseWatch(lambda: {"m": 2}, 60.0)
+    watch.on_change(fails_twice)
+    watch.on_change(lambda versions: second.append(versions["m"]))
+    watch.start()
+    wait_for(lambda: bool(first))
+    watch.stop()
+    assert (first, second) == ([2], [2])
+
+
+def test_a_catalogue_that_cannot_be_read_leaves_the_one_before(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, source = folders
+    for ingest in (run / "ingest", run / "jobs" / "0003" / "ingest"):
+        os.utime(ingest / "items.parquet", (1, 1))  # of one second, as a copied volume may have them
+    catalogue = LiveCatalogue(run, source / "media", LiveItemsLog(run / "items"), 1)
+
+    def fail(*args: object) -> Catalogue:
+        raise OSError("the volume is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.catalogue.live_catalogue.Catalogue", fail)
+        with pytest.raises(OSError, match="away"):
+            catalogue.reload(2)
+    shown = catalogue.item("i12")
+    assert shown is not None and shown.title == "Title 12"
+    assert catalogue.reload(2) and not catalogue.reload(2)
+    shown = catalogue.item("i12")
+    assert shown is not None and shown.title == "As of job 0003"
 
 
 def test_without_a_label_the_stable_release_answers_and_not_a_canary(folders: tuple[Path, Path]) -> None:
