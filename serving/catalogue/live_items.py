@@ -23,6 +23,9 @@ from serving.status import ServingError
 logger = logging.getLogger(__name__)
 
 BATCH = 8
+"""Items that a model server is asked to place at a time."""
+PLACED = 1_000
+"""Items whose new places are one change: each change makes the gateway's tables, and what it keeps, anew."""
 NOTICE_SECONDS = 1.0
 """After which another gateway's change is noticed."""
 RETRY_SECONDS, LONGEST_WAIT = 2.0, 60.0
@@ -155,19 +158,34 @@ class LiveItems:
                 missing = [
                     item for name, item in self._state.items.items()
                     if all(one.version != version for one in self._state.vectors.get(name, []))
-                ][:BATCH]  # fmt: skip
+                ]  # fmt: skip
             if not missing:
                 return count
-            placed = self._placing.place(missing, self._reread)
-            with self._lock:  # what was changed or deleted meanwhile is placed anew, or not at all
-                pairs = [
-                    (item.item_id, vector) for item, vector in zip(missing, placed, strict=True)
-                    if self._state.items.get(item.item_id) is item
-                ]  # fmt: skip
-            self._change(place(pairs))
-            count += len(pairs)
-            if placed[0].version != version:  # the release has changed once more
+            same, placed, since = True, list[tuple[LiveItem, LiveVector]](), time.monotonic()
+            try:
+                for start in range(0, len(missing), BATCH):
+                    batch = missing[start : start + BATCH]
+                    vectors = self._placing.place(batch, self._reread)
+                    placed += zip(batch, vectors, strict=True)
+                    same = vectors[0].version == version
+                    if not same:  # the release has changed once more
+                        break
+                    if len(placed) >= PLACED or time.monotonic() - since >= NOTICE_SECONDS:
+                        count += self._put_places(placed)
+                        placed, since = [], time.monotonic()
+            finally:  # what was placed before a fault need not be placed again
+                count += self._put_places(placed)
+            if not same:
                 return count
+
+    def _put_places(self, placed: list[tuple[LiveItem, LiveVector]]) -> int:
+        """Keeps where items were put, but those that were changed or deleted meanwhile; returns how many that were."""
+        self.catch_up()
+        with self._lock:
+            pairs = [(item.item_id, vector) for item, vector in placed if self._state.items.get(item.item_id) is item]
+        if pairs:
+            self._change(place(pairs))
+        return len(pairs)
 
     def _snapshot(self, version: int) -> AddedItems:
         placed: dict[str, tuple[LiveVector, np.ndarray]] = {}

@@ -70,6 +70,10 @@ class LiveItemsLog:
     """A log of changes, each forced to disk before it counts. Several gateways may share the folder: each adds to the log
     under its lock, and reads what the others added.
 
+    It is never rewritten. The others, and the next training run (`serving.catalogue.handed_over`), know how far they have
+    read by its bytes; and an item that the newest release holds is still needed by a gateway of another one, and after a
+    roll back.
+
     Args:
         folder: made at the first change.
 
@@ -187,10 +191,13 @@ class LiveState:
     vectors: dict[str, list[LiveVector]] = dataclasses.field(default_factory=dict)
 
     def count(self, version: int) -> int:
-        """How many items a release does not hold as they are; those that it has not placed yet are among them."""
-        return len(self.items) - sum(
-            one.version == version and one.embedding is None for vectors in self.vectors.values() for one in vectors
-        )
+        """How many items a release does not hold as they are. One that it has not placed yet counts by the release that
+        placed it last: what that held, its successor was trained on."""
+        held = 0
+        for vectors in self.vectors.values():
+            last = next((one for one in vectors if one.version == version), vectors[-1] if vectors else None)
+            held += last is not None and last.embedding is None
+        return len(self.items) - held
 
     def apply(self, change: dict[str, Any]) -> None:
         """Takes in one change."""

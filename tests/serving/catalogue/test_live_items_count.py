@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,8 @@ from data.dataset import NEVER
 from serving.catalogue.catalogue import Catalogue
 from serving.catalogue.live_catalogue import LiveCatalogue
 from serving.catalogue.live_items import LiveItems, TooManyItemsError
-from serving.catalogue.live_items_log import LiveItem, LiveItemsLog, LiveVector
+from serving.catalogue.live_items_log import LiveItem, LiveItemsLog, LiveVector, delete, put
+from serving.status import ServingError
 from tests.serving.gateway_folders import write_folders
 
 
@@ -44,6 +46,73 @@ def test_what_the_answering_release_holds_by_now_does_not_count(tmp_path: Path) 
     live.put(LiveItem("d"), {})
     with pytest.raises(TooManyItemsError):
         live.put(LiveItem("e"), {})
+
+
+def test_held_items_do_not_count_while_the_next_release_places_them(tmp_path: Path) -> None:
+    """25 items that the release holds, 20 that may be added beside them, and none is refused because a release begins."""
+    release = Release()
+    names = [f"i{number}" for number in range(25)]
+    release.held = frozenset(names)
+    live = LiveItems(LiveItemsLog(tmp_path), release, lambda path: b"", most=20)  # type: ignore[arg-type]
+    live.follow(1)
+    for name in names:
+        live.put(LiveItem(name), {})
+    release.version = 2
+    live.follow(2)
+    live.put(LiveItem("new"), {})
+    again = LiveItems(LiveItemsLog(tmp_path), release, lambda path: b"", most=20)  # type: ignore[arg-type]
+    again.put(LiveItem("newer"), {})  # a gateway that starts anew and has not heard yet which release answers
+    assert live.refresh() == 25
+    for number in range(18):
+        live.put(LiveItem(f"more{number}"), {})
+    with pytest.raises(TooManyItemsError):
+        live.put(LiveItem("too many"), {})
+
+
+def test_placing_many_items_makes_few_changes(tmp_path: Path) -> None:
+    """As many times the work as there are items: each change rebuilds what the gateway shows and drops what it keeps."""
+    release = Release()
+    log = LiveItemsLog(tmp_path)
+    old = LiveVector(1, True, None, None)
+    for number in range(2_500):
+        log.add(put(LiveItem(f"i{number}"), old))
+    live = LiveItems(LiveItemsLog(tmp_path), release, lambda path: b"")  # type: ignore[arg-type]
+    changes: list[int] = []
+    live.on_change(lambda: changes.append(len(live.items)))
+    release.version = 2
+    live.follow(2)
+    assert live.refresh() == 2_500 and live.refresh() == 0
+    assert len(changes) <= 6  # 3 by number, and a slow machine's seconds
+
+
+def test_what_was_placed_before_a_fault_and_what_changed_meanwhile(tmp_path: Path) -> None:
+    release = Release()
+    live = LiveItems(LiveItemsLog(tmp_path), release, lambda path: b"")  # type: ignore[arg-type]
+    other = LiveItemsLog(tmp_path)  # of another gateway on the folder
+    live.follow(1)
+    for number in range(20):
+        live.put(LiveItem(f"i{number}"), {})
+    release.version = 2
+    live.follow(2)
+    place, calls = release.place, []
+
+    def fails_at_the_third(items, read) -> list[LiveVector]:
+        calls.append(len(items))
+        if len(calls) == 2:
+            other.add(delete("i0"))
+            other.add(put(LiveItem("i1", title="anew"), LiveVector(3, False, np.ones(2, np.float32), None)))
+        if len(calls) == 3:
+            raise ServingError(grpc.StatusCode.UNAVAILABLE, "away")
+        return place(items, read)
+
+    release.place = fails_at_the_third  # type: ignore[method-assign]
+    with pytest.raises(ServingError):
+        live.refresh()
+    snapshot = live.snapshot()
+    assert snapshot is not None and sorted(snapshot.ids) == sorted(f"i{number}" for number in range(2, 16))
+    assert live.refresh() == 5  # the four that were left, and the one that was changed
+    snapshot = live.snapshot()
+    assert snapshot is not None and set(snapshot.ids) == {f"i{number}" for number in range(1, 20)}
 
 
 def test_counting_the_items_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
