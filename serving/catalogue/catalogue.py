@@ -200,15 +200,23 @@ class Catalogue:
                 choices[column] = [str(vocabulary[code]) for code in sorted(shared, key=lambda code: -counts[code])]
         return choices
 
-    def popular(self, k: int, exclude: Iterable[str] = ()) -> list[str]:
+    def popular(self, k: int, exclude: Iterable[str] = (), among: Iterable[str] | None = None) -> list[str]:
         """Ids of the k items with the most positive training events, without the excluded ones.
 
         Ties go to the earlier row, so the same run always answers the same.
+
+        Args:
+            among: the only items that may be answered; None = all.
         """
         unwanted = {self._item_rows[item_id] for item_id in {*exclude, *self.gone} if item_id in self._item_rows}
+        order = self._popular
+        if among is not None:
+            listed = np.zeros(len(self._items), bool)
+            listed[[self._item_rows[item_id] for item_id in among if item_id in self._item_rows]] = True
+            order = order[listed[order]]
         ids = self._items["item_id"]
         chosen: list[str] = []
-        for row in self._popular:
+        for row in order:
             if len(chosen) >= k:
                 break
             if int(row) not in unwanted:

@@ -137,9 +137,9 @@ class LiveCatalogue:
     def profile_choices(self) -> dict[str, list[str]]:
         return self._base.profile_choices()
 
-    def popular(self, k: int, exclude: Iterable[str] = ()) -> list[str]:
+    def popular(self, k: int, exclude: Iterable[str] = (), among: Iterable[str] | None = None) -> list[str]:
         """As `Catalogue.popular`, without deleted items. Nothing is known of how popular an added one is."""
-        return self._base.popular(k, {*exclude, *self._deleted})
+        return self._base.popular(k, {*exclude, *self._deleted}, among)
 
     def example_users(self, count: int) -> list[str]:
         return self._base.example_users(count)

@@ -109,7 +109,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
         with metrics.stage("fallback"):
             items = [
                 RankedReply(rank=rank, item=item_reply(catalogue, item_id))
-                for rank, item_id in enumerate(_popular(parts, request, excluded, allowed), start=1)
+                for rank, item_id in enumerate(catalogue.popular(request.k, excluded, allowed or None), start=1)
             ]
     else:
         seconds, versions = dict(recommendation.seconds), dict(recommendation.versions)
@@ -154,14 +154,6 @@ def _allowed(request: RecommendRequest, catalogue: LiveCatalogue) -> list[str]:
     ids = catalogue.domains.get(request.domain, ())
     listed = set(request.allow_item_ids)
     return [one for one in ids if not listed or one in listed] or [NO_ITEM]
-
-
-def _popular(parts: GatewayParts, request: RecommendRequest, excluded: list[str], allowed: list[str]) -> list[str]:
-    """Popular items, of the request's own list where it has one."""
-    if not allowed:
-        return parts.catalogue.popular(request.k, excluded)
-    listed = set(allowed)
-    return [one for one in parts.catalogue.popular(parts.catalogue.item_count, excluded) if one in listed][: request.k]
 
 
 def pairs(texts: list[str]) -> list[tuple[str, str]]:

@@ -8,6 +8,8 @@ import grpc
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.dataset import NEVER
 from serving.catalogue.catalogue import Catalogue
@@ -139,3 +141,40 @@ def test_an_item_that_is_gone_is_in_no_list_and_may_be_added_again(tmp_path: Pat
     texts = {name: getattr(shown, name) for name in ("title", "description", "image", "audio", "video")}
     again = LiveItem(first, categories=shown.categories.replace(", ", "|"), **texts)
     assert not catalogue.released(again)  # placed by its content, for the release answers it no more
+
+
+@given(
+    counts=st.lists(st.integers(0, 3), min_size=12, max_size=12),
+    among=st.lists(st.sampled_from([*(f"i{row}" for row in range(1, 13)), "unknown"]), max_size=15),
+    exclude=st.sets(st.sampled_from([f"i{row}" for row in range(1, 13)]), max_size=4),
+    k=st.integers(1, 12),
+)
+@settings(max_examples=50, deadline=None)
+def test_popular_items_of_a_list_are_those_of_all_that_are_on_it(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[int], among: list[str], exclude: set[str], k: int
+) -> None:
+    run, _ = write_folders(tmp_path_factory.mktemp("run"))
+    np.save(run / "ingest" / "counts.npy", np.array([99, *counts]))
+    catalogue = Catalogue(run / "ingest")
+    everything = [item_id for item_id in catalogue.popular(12) if item_id in among and item_id not in exclude]
+    assert catalogue.popular(k, exclude, among) == everything[:k]
+    assert catalogue.popular(k, exclude, iter(among)) == everything[:k]
+
+
+def test_a_list_of_few_items_walks_through_no_others(tmp_path: Path) -> None:
+    run, _ = write_folders(tmp_path)
+    catalogue = Catalogue(run / "ingest")
+    catalogue._popular = catalogue._popular.view(Walked)
+    assert catalogue.popular(3, (), ["i12", "i9"]) == ["i9", "i12"]
+    assert catalogue.popular(3) == ["i1", "i2", "i3"]
+    with pytest.raises(AssertionError, match="walked on"):
+        catalogue.popular(12)
+
+
+class Walked(np.ndarray):
+    """An array that may be walked through as far as its fourth value."""
+
+    def __iter__(self):
+        yield from np.asarray(self)[:4]
+        if len(self) > 4:
+            raise AssertionError("walked on")
