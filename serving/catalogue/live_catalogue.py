@@ -75,6 +75,14 @@ class LiveCatalogue:
         mine = (item.title, item.description, item.categories.replace(", ", "|"))
         return texts == mine and (base.image, base.audio, base.video) == (item.image, item.audio, item.video)
 
+    def holds(self, item_id: str) -> bool:
+        """Whether the release could answer the item, as far as what it was made from tells: it is there, and not gone."""
+        base = self._base
+        return base.knows_item(item_id) and item_id not in base.gone
+
+    def is_deleted(self, item_id: str) -> bool:
+        return item_id in self._deleted
+
     @property
     def last_timestamp(self) -> int:
         return self._base.last_timestamp

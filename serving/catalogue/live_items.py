@@ -47,6 +47,8 @@ class LiveItems:
         placing: asks the answering release.
         read_media: the content of a media path; raises MediaError.
         most: how many items there may be that the answering release does not hold as they are. Beyond, a new one is due.
+        holds: whether the answering release could answer an id. Of deleted items, which grow ever more, those alone go
+            along with every request; None = all of them.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class LiveItems:
         read_media: Callable[[str], bytes],
         *,
         most: int = 20_000,
+        holds: Callable[[str], bool] | None = None,
     ) -> None:
         self.log, self._placing, self._read_media, self._most = log, placing, read_media, most
+        self._holds = holds
         self._lock = threading.Lock()
         self._changing = threading.Lock()  # held through a change, and not while anybody asks
         self._state = LiveState()
@@ -130,6 +134,7 @@ class LiveItems:
         """Another release answers from now on, or an update of the same one, which moves no item."""
         with self._lock:
             self._version = base_version(version)
+            self._snapshots.clear()  # what the release holds may have become another even where it was answering already
         self._wake.set()
 
     def start(self) -> None:
@@ -194,6 +199,7 @@ class LiveItems:
                 if vector.version == version and vector.embedding is not None:
                     placed[name] = vector, vector.embedding
         empty = np.zeros((0, 0), np.float32)
+        deleted = self._state.deleted if self._holds is None else filter(self._holds, self._state.deleted)
         tables = [vector.search for vector, _ in placed.values() if vector.search is not None]
         widths = {name: len(array) for vector, _ in placed.values() for name, array in vector.content.items()}
         return AddedItems(
@@ -205,7 +211,7 @@ class LiveItems:
                 name: np.stack([one.content.get(name, np.zeros(width, np.float32)) for one, _ in placed.values()])
                 for name, width in widths.items()
             },
-            hidden=frozenset({*self._state.deleted, *(name for name, (vector, _) in placed.items() if vector.known)}),
+            hidden=frozenset({*deleted, *(name for name, (vector, _) in placed.items() if vector.known)}),
         )
 
     def _reread(self, item: LiveItem) -> NewItem:

@@ -176,7 +176,7 @@ def _make_parts(settings: GatewaySettings, recommender: Recommender, metrics: Ga
         feedback=FeedbackLog(
             settings.state_folder / "feedback", roll_seconds=settings.roll_seconds, roll_events=settings.roll_events
         ),
-        live=LiveItems(log, placing, catalogue.read_media, most=settings.most_items),
+        live=LiveItems(log, placing, catalogue.read_media, most=settings.most_items, holds=catalogue.holds),
     )
     parts.live.on_change(lambda: catalogue.change(parts.live.items, parts.live.deleted))
     parts.live.on_change(parts.cache.forget_all)

@@ -115,6 +115,8 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
         seconds, versions = dict(recommendation.seconds), dict(recommendation.versions)
         parts.release.seen(versions)
         with metrics.stage("catalogue"):
+            # Of a server that is late, or from before it was deleted: it does not go along with every request for ever.
+            kept = [ranked for ranked in recommendation.items if not catalogue.is_deleted(ranked.item_id)]
             items = [
                 RankedReply(
                     rank=rank,
@@ -127,7 +129,7 @@ def _new_answer(parts: GatewayParts, request: RecommendRequest, started: float) 
                     retrieval_score=_finite(ranked.retrieval_score),
                     retrieval_rank=ranked.retrieval_rank,
                 )
-                for rank, ranked in enumerate(recommendation.items, start=1)
+                for rank, ranked in enumerate(kept, start=1)
             ]
     seconds["total"] = time.perf_counter() - started
     for stage, value in seconds.items():

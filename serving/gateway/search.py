@@ -130,10 +130,12 @@ def found_items(
     started: float,
     reason: str | None = None,
 ) -> FoundItemsReply:
-    """The reply of a stage, which is timed from `started`; a reason says that these are popular items."""
+    """The reply of a stage, which is timed from `started`; a reason says that these are popular items. What has been deleted
+    is left out, whatever release found it."""
+    kept = [(item_id, score) for item_id, score in found if not parts.catalogue.is_deleted(item_id)]
     items = [
         FoundReply(rank=rank, item=item_reply(parts.catalogue, item_id), score=score)
-        for rank, (item_id, score) in enumerate(found, start=1)
+        for rank, (item_id, score) in enumerate(kept, start=1)
     ]
     seconds = round(time.perf_counter() - started, 6)
     parts.metrics.seconds.labels(stage).observe(seconds)

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.dataset import NEVER
 from serving.catalogue.live_items_log import CHANGES
 from serving.client.added_items import AddedItems, fill_unranked
 from serving.client.page import reaches_page
@@ -123,6 +124,30 @@ def test_deleted_items_are_not_popular_either(start, fake: FakeRecommender) -> N
     reply = client.post("/v1/recommend", json={"user_id": "new user", "k": 2}).json()
     assert reply["fallback"] and [entry["item"]["item_id"] for entry in reply["items"]] == ["i2", "i3"]
     assert found(client, "5", 2) == ["i2", "i3"]
+
+
+def test_of_deleted_items_those_go_along_that_the_release_could_answer(start, fake: FakeRecommender, folders) -> None:
+    """And none is answered, whatever a release answers of which less is known."""
+    client = start(cache_seconds=0)
+    for name in ("a", "b"):
+        client.post("/v1/items", json={"item_id": name, "title": "9.5"})
+    for name in ("a", "b", "i12", "i3"):
+        assert client.delete(f"/v1/items/{name}").status_code == 200
+    assert recommended(client) == ["i11", "i10", "i9", "i8", "i7"]
+    assert fake.calls[-1]["added"].hidden == {"i12", "i3"}
+    file = folders[0] / "ingest" / "items.parquet"
+    items = pd.read_parquet(file)
+    items.loc[items["item_id"] == "i12", "created_at"] = NEVER  # trained on a catalogue that has left it out
+    items.astype({"created_at": "int64"}).to_parquet(file)
+    fake.version = 3
+    assert recommended(client) == ["i11", "i10", "i9", "i8", "i7"]  # by which the gateway learns of the release
+    assert recommended(client, 4) == ["i11", "i10", "i9"]
+    assert fake.calls[-1]["added"].hidden == {"i3"}
+    assert found(client, "12", 2) == ["i11"]  # this release answers it all the same
+    assert fake.calls[-1]["added"].hidden == {"i3"}
+    assert start().get("/v1/items/i12").status_code == 404
+    assert client.post("/v1/items", json={"item_id": "i12", "title": "11.5"}).status_code == 201
+    assert recommended(client, 2) == ["i12", "i11"]
 
 
 def test_what_is_only_described_anew_keeps_the_place_that_training_gave_it(start, fake: FakeRecommender) -> None:
