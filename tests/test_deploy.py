@@ -154,6 +154,23 @@ def test_gateways_differ_by_label_alone(manifests: list[dict[str, Any]], tmp_pat
     assert mounts["gateway"] == mounts["gateway-canary"]
 
 
+def test_a_key_file_that_is_replaced_is_the_one_that_gateways_read(manifests: list[dict[str, Any]]):
+    """A mounted file stays the one of the start: what is mounted is its folder, and nothing else that is secret is in it."""
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    for name in ("gateway", "gateway-canary"):
+        keys = load_settings(DEPLOY / f"{name}.toml").keys
+        assert keys is not None
+        mounts = dict(volume.removesuffix(":ro").rsplit(":", 1)[::-1] for volume in compose["services"][name]["volumes"])
+        assert str(keys) not in mounts and "secrets" not in compose["services"][name]
+        source = mounts[str(keys.parent)]
+        folder = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", source)
+        assert f"--keys {(Path('deploy') / folder / keys.name).as_posix()}" in (DEPLOY / "README.md").read_text()
+        assert not [secret for secret in compose["secrets"].values() if secret["file"].startswith(f"{source}/")]
+        container = of_kind(manifests, "Deployment")[name]["spec"]["template"]["spec"]["containers"][0]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "keys"]
+        assert "subPath" not in mount
+
+
 def test_memory_and_disk_follow_the_sizes_of_releases(tmp_path: Path):
     """Two releases loaded, twice their files each; disk for five releases and half as much again."""
     releases = publish_all(tmp_path / "releases", 1)
@@ -228,7 +245,7 @@ def test_the_volume_of_a_run_without_jobs_has_room_for_them(tmp_path: Path):
 
 def test_compose_follows_its_schema_and_names_what_is_there(manifests: list[dict[str, Any]]):
     schema = importlib.resources.files("check_jsonschema.builtin_schemas.vendor").joinpath("compose-spec.json")
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    compose, readme = yaml.safe_load((DEPLOY / "compose.yaml").read_text()), (DEPLOY / "README.md").read_text()
     jsonschema.validate(compose, json.loads(schema.read_text()))
     services = compose["services"]
     for service in services.values():
@@ -237,7 +254,8 @@ def test_compose_follows_its_schema_and_names_what_is_there(manifests: list[dict
         assert set(service.get("secrets", ())) <= set(compose["secrets"])
         for volume in service.get("volumes", ()):
             source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
-            assert source in compose["volumes"] or "runs/" in source or (DEPLOY / source).exists(), volume
+            made = f"mkdir -p {(Path('deploy') / source).as_posix()} " in readme  # by who deploys it
+            assert source in compose["volumes"] or "runs/" in source or made or (DEPLOY / source).exists(), volume
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:"), f"{port} is open to everybody"
     container = of_kind(manifests, "Deployment")["serving"]["spec"]["template"]["spec"]["containers"][0]
@@ -276,9 +294,9 @@ def test_no_secret_of_a_deployment_comes_into_the_image_or_the_repository():
 
     assert sent("deploy/nightly.sh") and sent("serving/json_log.py") and not sent("tests/conftest.py")
     readme = (DEPLOY / "README.md").read_text()
-    secrets = {*re.findall(r"deploy/secrets/\w+(?:\.\w+)?", readme), "deploy/secrets/gateway_keys.json"}
+    secrets = {*re.findall(r"deploy/secrets/\w+(?:\.\w+)?", readme), "deploy/secrets/gateway"}
     assert len(secrets) == 3, secrets
-    assert not [path for path in secrets if sent(path)]
+    assert not [path for path in secrets | {"deploy/secrets/gateway/gateway_keys.json"} if sent(path)]
     assert "deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 

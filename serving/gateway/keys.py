@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import secrets
+import stat
 import threading
 import time
 from pathlib import Path
@@ -76,15 +77,39 @@ def make_key(name: str, scopes: tuple[Scope, ...], **limits: float | int | None)
 
 
 def add_key(path: Path, line: ApiKey) -> None:
-    """Adds a line to a key file, which is made where there is none, whole or not at all, readable by its owner alone."""
-    keys = read_keys(path).keys if path.is_file() else ()
+    """Adds a line to a key file, whole or not at all. Where there is none it is made, readable by its owner alone; one that
+    is there keeps its owner and mode, or a gateway that runs as somebody else could no longer read it.
+
+    Raises:
+        ValueError: see `read_keys`; or the file is somebody else's, to whom only root may give the new one.
+    """
+    before = path.stat() if path.is_file() else None
+    keys = read_keys(path).keys if before is not None else ()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        content = {"keys": [key.model_dump(mode="json", exclude_none=True) for key in (*keys, line)]}
-        file.write(json.dumps(content, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            if before is not None:
+                _take_after(file.fileno(), before, path)
+            content = {"keys": [key.model_dump(mode="json", exclude_none=True) for key in (*keys, line)]}
+            file.write(json.dumps(content, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _take_after(file: int, before: os.stat_result, path: Path) -> None:
+    mine = os.fstat(file)
+    if (mine.st_uid, mine.st_gid) != (before.st_uid, before.st_gid):
+        try:
+            os.fchown(file, before.st_uid, before.st_gid)
+        except PermissionError:
+            raise ValueError(
+                f"keys: {path} is of user {before.st_uid} and group {before.st_gid}, and would become yours; run it as that "
+                "user, or with sudo"
+            ) from None
+    os.fchmod(file, stat.S_IMODE(before.st_mode))
 
 
 def read_keys(path: Path) -> KeyFile:
@@ -131,9 +156,10 @@ class KeyRing:
         expired = key.expires is not None and (time.time() if now is None else now) > key.expires
         return key if right and prefix == PREFIX and not expired and key is not NOBODY else None
 
-    def _read_stamp(self) -> tuple[int, int]:
+    def _read_stamp(self) -> tuple[int, ...]:
+        """Other when the content, the owner or the mode is: a file that could not be read may be given back."""
         status = self._path.stat() if self._path.exists() else None
-        return (0, 0) if status is None else (status.st_mtime_ns, status.st_ino)
+        return () if status is None else (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     def _reload(self) -> None:
         with self._lock:

@@ -136,6 +136,51 @@ def test_a_withdrawn_or_expired_key_opens_nothing(keys, monkeypatch: pytest.Monk
         KeyRing(path)
 
 
+def test_a_key_file_that_can_be_read_again_is(keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its mode or owner alone; its content is as it was."""
+    path, made = keys
+    monkeypatch.setattr("serving.gateway.keys.RELOAD_SECONDS", 0.0)
+    ring = KeyRing(path)
+
+    def refuse(path: Path) -> None:
+        raise ValueError("keys: Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.gateway.keys.read_keys", refuse)
+        os.utime(path)
+        assert ring.find(made["admin"]) is None
+    time.sleep(0.02)  # of which the clock of a file system takes note
+    path.chmod(0o640)
+    assert ring.find(made["admin"]) is not None
+
+
+@pytest.mark.parametrize("owner", [None, 10001])
+def test_a_key_file_keeps_its_owner_and_mode(keys, owner: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway runs as another user than who adds a key."""
+    path, made = keys
+    path.chmod(0o640)
+    if owner is not None:
+        if os.getuid() != 0:
+            pytest.skip("root alone gives a file away")
+        os.chown(path, owner, owner)
+    before = path.stat()
+    key, line = make_key("shop", ("recommend",))
+    add_key(path, line)
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert KeyRing(path).find(key) is not None and KeyRing(path).find(made["admin"]) is not None
+    if owner is None:
+        return
+
+    def refuse(*args: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(ValueError, match=r"is of user 10001 and group 10001, .*sudo"):
+        add_key(path, line)
+    assert path.stat().st_ino == after.st_ino and [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def test_rates_are_per_key(folders, keys, tmp_path: Path) -> None:
     path, made = keys
     slow, line = make_key("slow", ("recommend",), requests_per_second=0.01, burst=3)
