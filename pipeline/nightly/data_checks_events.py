@@ -127,7 +127,8 @@ def volume_check(data: NewData, section: ChecksSection, asked: bool = False) -> 
 
     A day is 24 hours, counted back from the end of the log, so that none is a part of one, whenever a job starts. New are as
     many as have passed since the last release, to the nearest, and one at least. Of a log that has been silent for days and
-    goes on, those without any event are told, and the others are to be as usual: what is lost no later job brings back.
+    goes on, those without any event are told, and the others are to be as usual: what is lost no later job brings back. What
+    is usual is that of days that had any, or the nights after a silence of weeks would have it for their measure.
 
     Args:
         asked: the job is for something else than new events, which may be missing then.
@@ -139,7 +140,7 @@ def volume_check(data: NewData, section: ChecksSection, asked: bool = False) -> 
     passed = max(round((data.newest - data.until) / DAY), 1)
     # The oldest day may be a part of one.
     new, before = days[:passed], days[passed : max(len(days) - 1, passed + 1)][: section.reference_days]
-    usual = float(np.median(before)) if len(before) else 1.0
+    usual = float(np.median(before[before > 0])) if before.any() else 1.0
     busy = new[new > 0]
     ratio = float(busy.mean() / max(usual, 1))
     found = f"{busy.mean():,.0f} events a day, {usual:,.0f} before"

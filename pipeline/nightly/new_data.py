@@ -66,5 +66,6 @@ def like_hours(time: np.ndarray, reference: np.ndarray, new: np.ndarray, since: 
     if span >= DAY or not new.any() or not reference.any():
         return reference
     alike = reference & ((newest - time) % DAY < span)
-    days = (int(time[reference].max()) - int(time[reference].min())) // DAY + 1
+    past = time[reference]
+    days = np.count_nonzero(np.bincount((past.max() - past) // DAY))  # that had any event
     return alike if new.sum() <= CROWDED * alike.sum() / days else reference
