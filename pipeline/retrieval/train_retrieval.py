@@ -158,7 +158,8 @@ def train_retrieval(
             feed, settings = private.feed(batches), private.loop(settings)
         if warm is not None:
             warm.start(two_tower, dataset, store)
-        optimizer = make_optimizer(config, config.epochs * len(batches))
+        steps = config.epochs * len(batches)
+        optimizer = make_optimizer(config if warm is None else warm.paced(config, steps), steps)
         task.compile(optimizer=optimizer)
         optimizer.build(task.trainable_variables)
         kept = training_variables(task, constant=task.tables.values())

@@ -121,6 +121,11 @@ class WarmTowers:
         rate = config.learning_rate * self.section.learning_rate
         return config.model_copy(update={"epochs": self.section.epochs, "learning_rate": rate, "content_rank": rank})
 
+    def paced(self, config: RetrievalConfig, steps: int) -> RetrievalConfig:
+        """The config for so few steps: where a full training averages the gradients of more batches than a night has, all that
+        it has move the weights once."""
+        return config.model_copy(update={"accumulation": min(config.accumulation, max(steps, 1))})
+
     def positions(self, histories: Histories) -> np.ndarray:
         """Positions of the events to learn from: all since the last training, and a seeded sample of older ones; none where
         nothing is new (a second job of a day, or a quiet day entering the train part).

@@ -188,3 +188,18 @@ def test_where_nothing_is_new_warm_towers_stay_and_their_figure_with_them(world,
     assert log[0]["valid_ndcg@20"] == pytest.approx(max(
         row["valid_ndcg@20"] for row in json.loads((parent / "history.json").read_text())
     ))  # fmt: skip
+
+
+def test_a_night_of_fewer_batches_than_gradients_are_averaged_over_moves_the_weights(world, tmp_path):
+    _, dataset, store = world
+    config = CONFIG.model_copy(update={"accumulation": 6})
+    parent = train(world, tmp_path / "parent", config)
+    out = tmp_path / "out"
+    out.mkdir()
+    until = int(np.quantile(dataset.events["timestamp"][dataset.events["split"] == TRAIN], 0.9))
+    told = train_retrieval(
+        dataset, store, out, tmp_path / "checkpoints", config, modalities=("text",), progress=silent,
+        warm=WarmTowers(parent, until, JobSection(replay=1.0, epochs=1)),
+    )  # fmt: skip
+    one, two = (np.load(folder / "item_embeddings.npy") for folder in (parent, out))
+    assert told["epochs"] == 1 and np.abs(two - one).max() > 0
