@@ -132,8 +132,7 @@ class WarmTowers:
 
         Several days of new events, as after a full training, are no reason to go through the older ones several times.
         """
-        newest = int(histories.timestamps.max(initial=self.learned_until))
-        days = max((newest - self.learned_until) / DAY, 1.0)
+        days = days_since(histories.timestamps, self.learned_until)
         return new_and_replayed(histories.timestamps, self.learned_until, self.section.replay / days, self.seed)
 
     def start(self, two_tower: TwoTower, dataset: Dataset, store: FeatureStore) -> None:
@@ -170,6 +169,22 @@ def start_history(previous: Path, two_tower: TwoTower) -> None:
     value = np.array(array_of(known))
     copy_variables(load_two_tower(previous).variables, two_tower.variables)
     known.assign(value)
+
+
+def days_since(timestamps: np.ndarray, until: int) -> float:
+    """How many days events have come in after `until`, at least 1; those of a silence do not count.
+
+    Example:
+        >>> days_since(np.array([5, 90, 91, 92]) * DAY, 89 * DAY), days_since(np.array([5, 90, 91, 99]) * DAY, 89 * DAY)
+        (3.0, 3.0)
+    """
+    new = timestamps[timestamps > until]
+    if not len(new):
+        return 1.0
+    newest = int(new.max())
+    whole = (newest - until) // DAY
+    silent = int((np.bincount((newest - new) // DAY, minlength=whole)[:whole] == 0).sum())
+    return max((newest - until) / DAY - silent, 1.0)
 
 
 def new_and_replayed(timestamps: np.ndarray, until: int, replay: float, seed: int) -> np.ndarray:

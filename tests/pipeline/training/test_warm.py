@@ -48,6 +48,15 @@ def test_several_days_of_new_events_are_learned_with_as_many_older_ones_as_a_day
         assert len(positions) == 24 * days + 9 * 24 and np.isin(np.arange(len(times) - 24 * days, len(times)), positions).all()
 
 
+def test_days_without_events_are_no_reason_to_replay_less():
+    """A week of silence between the last training and a day of new events."""
+    day = 86_400
+    times = np.r_[np.arange(40 * day, step=day // 24), np.arange(47 * day, 48 * day, step=day // 24)]
+    histories = Histories.from_events(np.ones_like(times), np.ones_like(times), times, user_rows=2)
+    positions = WarmTowers(Path(), 40 * day - day // 24, JobSection(replay=9.0)).positions(histories)
+    assert len(positions) == 24 + 9 * 24
+
+
 def test_a_guess_by_content_reads_the_known_rows_and_those_asked_for():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(500, 3)).astype(np.float16)
