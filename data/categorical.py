@@ -71,21 +71,23 @@ def code_known(table: pa.Table, name: str, values: Sequence[str], *, numeric: bo
     """A column in the codes of a vocabulary that it had before, new words behind.
 
     A column of intervals stays one: its numbers, of any type, fall into those of before, and what is no number is unknown.
-    A column of words stays one: whole numbers are words, and what is not whole is unknown.
+    A column of words stays one: whole numbers are words, and what is not whole is unknown. Texts that name the intervals
+    themselves are words.
 
     Args:
         values: the vocabulary; index 0 is "". numeric: whether the column is of a type of numbers.
     """
     edges = interval_edges(values)
+    if not numeric:
+        told = read_texts(table, name)
+        if edges is None or pd.Series(told, dtype="str").str.strip().isin(values[1:]).any():
+            return code_words(told, values)
     if edges is not None:
         coding = Coding(code_intervals(_given(table, name), edges), list(values))
         count, what = 0 if numeric else int(read_numbers(table, name).bad.sum()), "no numbers"
-    elif numeric:
-        numbers = _given(table, name)
-        texts, fractions = whole_texts(numbers)
-        coding, count, what = code_words(texts, values), int(fractions.sum()), "not whole"
     else:
-        return code_words(read_texts(table, name), values)
+        texts, fractions = whole_texts(_given(table, name))
+        coding, count, what = code_words(texts, values), int(fractions.sum()), "not whole"
     unread = f"{count:,} cells are {what} and count as unknown" if count else ""
     return dataclasses.replace(coding, note="; ".join(filter(None, [coding.note, unread])))
 

@@ -207,6 +207,16 @@ def test_a_column_of_another_kind_goes_on_as_what_it_was(tmp_path):
         assert second.users[name].tolist() == [*first.users[name][:-1], 0]
 
 
+def test_texts_that_name_intervals_are_words_every_night(tmp_path):
+    """As `pandas.cut` names them; by frequency they may come in the order of what they name."""
+    ages = ["[18, 25)"] * 5 + ["[25, 35)"] * 3 + ["[35, 99)"] * 2
+    people = pd.DataFrame({"user_id": [f"u{row}" for row in range(10)], "age": ages})
+    first = night(tmp_path / "first", people, {}, None)
+    second = night(tmp_path / "second", people.assign(age=[*ages[:-1], "[99, 120)"]), {}, first)
+    assert second.profile_vocabulary["age"] == ["", "[18, 25)", "[25, 35)", "[35, 99)", "[99, 120)"]
+    assert second.users["profile_age"].tolist() == [0, *[1] * 5, *[2] * 3, 3, 4] and not second.report["kept_codings"]
+
+
 def test_a_release_whose_nights_cut_anew_goes_on_in_the_first_intervals(tmp_path):
     """Its vocabulary has two sets of them, and the name of one is forgotten."""
     people = pd.DataFrame({"user_id": list("abcd"), "income": [0.5, 1.5, 2.5, 9.0]})
