@@ -17,7 +17,7 @@ from pipeline.metrics.examples import positive_histories
 from pipeline.nightly.check import Check, bounded, skipped, worst
 from pipeline.nightly.drift import chance_stability, counts_of, population_stability, sampled
 from pipeline.nightly.new_data import NewData
-from pipeline.nightly.wanted import Wanted
+from pipeline.nightly.wanted import DERIVED, Wanted
 from pipeline.retrieval.served import FULL, UNSEEN, served_folder, shared_served
 from pipeline.settings.data_checks import ChecksSection
 
@@ -33,8 +33,8 @@ def event_checks(
     data: NewData, section: ChecksSection, parent: Path, wanted: Wanted, *, asked: bool = False
 ) -> list[Check]:
     """Every check that needs no content. `parent`: run folder of the last release. `asked`: see `volume_check`."""
-    schema = schema_check(data.dataset, data.previous, wanted)
-    checks = [schema, *refused_checks(data, section), gone_check(data, section), volume_check(data, section, asked)]
+    checks = [schema_check(data.dataset, data.previous, wanted), *new_columns(data.dataset, data.previous, wanted)]
+    checks += [*refused_checks(data, section), gone_check(data, section), volume_check(data, section, asked)]
     number = int(data.new.sum())
     if number < section.fewest:
         return [*checks, skipped("drift of columns, labels, surprise", f"{number:,} new events, {section.fewest:,} are needed")]
@@ -72,6 +72,16 @@ def schema_check(dataset: Dataset, previous: Dataset, wanted: Wanted | None = No
     found = [f"new: {', '.join(map(' '.join, new))}"] if new else []
     found += [f"{' '.join(column)}: {note}" for column in sorted(now) if (note := _of(report, "kept_codings", *column))]
     return Check("schema", "warn" if found else "go", "; ".join(found) or f"{len(now)} columns as before")
+
+
+def new_columns(dataset: Dataset, previous: Dataset, wanted: Wanted) -> list[Check]:
+    """Columns that the last release did not have: each is an embedding more, and widens what the ranker reads."""
+    told = []
+    for kind in FILES:
+        setting = "data.context" if kind == "context" else "data.columns"
+        for name in sorted(set(getattr(dataset.schema, kind)) - set(getattr(previous.schema, kind))):
+            told.append((f"{kind} {name}", "" if kind == "attributes" and name in DERIVED else setting))
+    return wanted.gain("new columns", told)
 
 
 def _of(report: Mapping[str, Any], part: str, kind: str, name: str) -> str:

@@ -36,6 +36,8 @@ def media_checks(
     if gone:
         told = [(name, wanted.modality_setting(name), "") for name in gone]
         checks.append(wanted.loss("modalities", told, "those of the last release, or --full"))
+    new = [name for name in store.modalities if name not in before.modalities]
+    checks += wanted.gain("new modalities", [(name, f"encoders.{name}") for name in new])
     old = np.arange(1, data.previous.schema.item_rows)
     old = np.setdiff1d(old, gone_rows(data.dataset.items))  # whose media may go with them
     for name in store.modalities:

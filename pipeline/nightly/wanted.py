@@ -62,3 +62,16 @@ class Wanted:
             return Check(check, "warn", f"from now on without {', '.join(told)}; {advice}", allowed)
         undo = "set that back" if all(setting for _, setting, _ in gone) else "bring it back"
         return Check(check, "stop", f"gone: {', '.join(told)}; {undo}, or train without it by {FULL}", allowed)
+
+    def gain(self, check: str, new: Iterable[tuple[str, str]]) -> list[Check]:
+        """A check that there is what the models of the last release have no place for: of a job that goes on it stops before
+        encoding and training are in vain, and says how to go on. Nothing where nothing is new, or all is trained.
+
+        Args:
+            new: what, and the setting that leaves it out or "".
+        """
+        told = [f"{what} ({setting} leaves it out)" if setting else what for what, setting in new]
+        if self.full or not told:
+            return []
+        found = f"the last release has no place for {', '.join(told)}; leave it out, or train with it by {FULL}"
+        return [Check(check, "stop", found, "those of the last release, or --full")]

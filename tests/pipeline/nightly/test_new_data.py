@@ -1,4 +1,4 @@
-"""What came since the last release, on logs that had been silent for weeks."""
+"""What came since the last release: on logs that had been silent for weeks, and what its models have no place for."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.nightly.data_checks_events import volume_check
+from data.features import FeatureWriter
+from data.schema import Schema
+from pipeline.nightly.data_checks_events import new_columns, volume_check
+from pipeline.nightly.data_checks_media import media_checks
 from pipeline.nightly.new_data import NewData
+from pipeline.nightly.wanted import Wanted
 from pipeline.settings.data_checks import ChecksSection
 
 DAY, START = 86_400, 1_700_000_000 // 86_400 * 86_400
@@ -41,3 +45,31 @@ def test_half_a_day_after_weeks_of_silence_is_compared_with_the_same_hours():
     times = log_of([*range(2), *range(24, 29)])
     evening = since(times, START + 28 * DAY + 12 * 3600)
     assert evening.new.sum() == 150 and ((times[evening.reference] - START) % DAY > 11.5 * 3600).all()
+
+
+def test_columns_that_the_models_have_no_place_for_stop_a_job_that_goes_on():
+    one = SimpleNamespace(schema=Schema(2, 2, {"age": 3}, {"domain": 2}, context={"device": 3}))
+    two = SimpleNamespace(schema=Schema(2, 2, {"age": 3, "sex": 3}, {"domain": 2, "category": 9}, context={"place": 2}))
+    assert new_columns(one, one, Wanted()) == new_columns(two, one, Wanted(full=True)) == []
+    (check,) = new_columns(two, one, Wanted())
+    assert check.verdict == "stop" and "job --full" in check.found
+    told = "profile sex (data.columns leaves it out), attributes category, context place (data.context leaves it out)"
+    assert told in check.found
+
+
+def test_a_first_picture_stops_a_job_that_goes_on(tmp_path):
+    """A shop without pictures gets one: the towers have no place for it."""
+    rows, stores = 30, []
+    for number in range(2):
+        (folder := tmp_path / str(number) / "encode").mkdir(parents=True)
+        writer = FeatureWriter(folder, rows)
+        if number:
+            writer.add("image", 6)
+            writer.put("image", np.array([7]), np.ones((1, 6), "float32"))
+        stores.append(writer.close(info={"modalities": {"image": {"encoder": "pack:a"}}} if number else {}))
+    items = pd.DataFrame({"created_at": np.zeros(rows, np.int64)})
+    data = SimpleNamespace(schema=SimpleNamespace(item_rows=rows), items=items)
+    new = NewData(data, data, np.ones(1), np.ones(1), np.zeros(0, int))
+    found = [media_checks(new, ChecksSection(), stores[1], tmp_path / "0", Wanted(full=full)) for full in (False, True)]
+    assert found[0][1:] == found[1] and (found[0][0].name, found[0][0].verdict) == ("new modalities", "stop")
+    assert "image (encoders.image leaves it out)" in found[0][0].found
