@@ -105,19 +105,24 @@ def code_words(texts: np.ndarray, values: Sequence[str]) -> Coding:
         >>> coding.values, coding.codes.tolist()
         (['', 'a', 'b', 'new', 'newer'], [3, 2, 0, 4, 3])
     """
-    column = pd.Series(texts, dtype="str").str.strip()
+    of_row, words = pd.factorize(pd.Series(texts, dtype="str").str.strip())  # what follows is of distinct words, not of rows
     places: dict[str, int] = {}
     for code, value in enumerate(values):
         places.setdefault(value, code)
-    counts = column[column != ""].value_counts()
-    ranked = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
-    new = [str(value) for value, _ in ranked if str(value) not in places]
+    found = pd.Index(list(places), dtype="str").get_indexer(pd.Index(words))
+    codes = np.append(np.fromiter(places.values(), np.int64), -1)[found]
+    new, distinct = np.flatnonzero(codes < 0), len(words) - int((codes == 0).sum())
+    names: list[str] = []
     note = ""
-    if new and len(counts) > MAX_VALUES:
-        note = f"{len(counts):,} distinct values, above {MAX_VALUES:,}; the {len(new):,} new ones count as unknown"
-        new = []
-    places.update({value: code for code, value in enumerate(new, start=len(values))})
-    return Coding(column.map(places).fillna(0).to_numpy(np.int32), [*values, *new], note)
+    if len(new) and distinct > MAX_VALUES:
+        note = f"{distinct:,} distinct values, above {MAX_VALUES:,}; the {len(new):,} new ones count as unknown"
+        codes[new] = 0
+    else:
+        counts = np.bincount(of_row, minlength=len(words))
+        ranked = sorted(new.tolist(), key=lambda row: (-counts[row], str(words[row])))
+        codes[ranked] = len(values) + np.arange(len(ranked))
+        names = [str(words[row]) for row in ranked]
+    return Coding(codes[of_row].astype(np.int32), [*values, *names], note)
 
 
 def code_intervals(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:

@@ -258,3 +258,18 @@ def test_a_column_that_has_grown_beyond_the_limit_keeps_the_words_it_had(tmp_pat
         "code": "11 distinct values, above 4; the 8 new ones count as unknown",
     }
     assert second.report["ignored_columns"]["users"] == {"motto": "more than 4 distinct values"}  # no model has read it
+
+
+def test_a_column_that_names_every_event_has_nothing_put_in_order(monkeypatch):
+    """A million words would take as many tuples, every night anew, to be unknown at last."""
+    asked = []
+
+    def counted(rows, **by):
+        asked.append(len(rows := list(rows)))
+        return sorted(rows, **by)
+
+    monkeypatch.setattr(categorical, "sorted", counted, raising=False)
+    texts = np.array(["a", *(f"session {row}" for row in range(5000)), " b ", ""], dtype=object)
+    coding = categorical.code_words(texts, ["", "b", "a"])
+    assert coding.values == ["", "b", "a"] and coding.codes.tolist() == [2, *[0] * 5000, 1, 0] and not any(asked)
+    assert coding.note == "5,002 distinct values, above 1,000; the 5,000 new ones count as unknown"
