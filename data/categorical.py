@@ -126,7 +126,7 @@ def code_words(texts: np.ndarray, values: Sequence[str]) -> Coding:
 
 
 def code_intervals(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """int32 [rows]: the interval of every number, from 1; what lies beyond all of them falls into the nearest.
+    """int32 [rows]: the interval of every number, from 1; what lies beyond all of them falls into the nearest that has a name.
 
     Args:
         numbers: float64 [rows], NaN = unknown. edges: lower ones, see `interval_edges`.
@@ -137,8 +137,18 @@ def code_intervals(numbers: np.ndarray, edges: Sequence[float]) -> np.ndarray:
     """
     known = np.isfinite(numbers)
     codes = np.zeros(len(numbers), np.int32)
-    codes[known] = np.maximum(np.searchsorted(np.asarray(edges), numbers[known], side="right"), 1)
+    codes[known] = np.maximum(np.searchsorted(np.asarray(edges), numbers[known], side="right"), first_interval(edges))
     return codes
+
+
+def first_interval(edges: Sequence[float]) -> int:
+    """The code of the lowest interval that a number may fall into; those before it are forgotten, and share its edge.
+
+    Example:
+        >>> first_interval([18.0, 25.0]), first_interval([40.0, 40.0, 60.0])
+        (1, 2)
+    """
+    return int(np.searchsorted(np.asarray(edges), edges[0], side="right"))
 
 
 def interval_edges(values: Sequence[str]) -> list[float] | None:

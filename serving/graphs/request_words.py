@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from data.categorical import NUMBER, interval_edges
+from data.categorical import NUMBER, first_interval, interval_edges
 from data.schema import UNKNOWN_ROW
 
 Vocabulary = Mapping[str, tuple[str, ...]]
@@ -65,5 +65,5 @@ def _interval_codes(words: tf.Tensor, column: str, edges: list[float]) -> tf.Ten
     number = tf.strings.regex_replace(words, f"^{re.escape(column)}=", "")
     values = tf.strings.to_number(tf.where(named, number, "0"), tf.float64)
     place = tf.searchsorted(tf.constant(edges, tf.float64), tf.reshape(values, [-1]), side="right")
-    codes = tf.where(named, tf.reshape(tf.maximum(place, 1), tf.shape(words)), UNKNOWN_ROW)
+    codes = tf.where(named, tf.reshape(tf.maximum(place, first_interval(edges)), tf.shape(words)), UNKNOWN_ROW)
     return tf.reduce_max(tf.pad(codes, [[0, 0], [0, 1]]), axis=1)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from data.validation import DatasetError
 from pipeline.nightly.data_checks_events import silence_check
 from pipeline.nightly.grow_vocabulary import check_same_rows, grow_dataset, ingest_newest, split_newest
 from pipeline.settings.config import DataConfig
+from serving.graphs.request_words import word_codes
 
 DAY = 86_400
 
@@ -228,6 +230,15 @@ def test_a_release_whose_nights_cut_anew_goes_on_in_the_first_intervals(tmp_path
     )  # fmt: skip
     after = night(tmp_path / "after", people, {}, before)
     assert after.profile_vocabulary["income"] == labels and after.users["profile_income"].tolist() == [0, 1, 1, 3, 3]
+
+
+def test_a_number_below_a_forgotten_interval_falls_into_the_nearest_that_is_known():
+    """Nobody else is taken for the person who alone was in the lowest one; a request's numbers likewise."""
+    values = ["", "forgotten-1", "[40, 60)", "[60, 99]"]
+    codes = categorical.code_intervals(np.array([10, 45, 70, np.nan]), interval_edges(values))
+    assert codes.tolist() == [2, 2, 3, 0]
+    asked = tf.constant([["age=10"], ["age=45"], ["age=70"], [""]])
+    assert word_codes(asked, {"age": tuple(values)}, tf.constant(4)).numpy()[:, 0].tolist() == codes.tolist()
 
 
 def test_columns_come_in_the_order_of_before_and_new_ones_behind(tmp_path):
