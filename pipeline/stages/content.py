@@ -11,6 +11,7 @@ from data.ingest import IngestOptions, ingest
 from data.pseudonyms import Pseudonyms
 from data.validation import DatasetError
 from pipeline.progress import progress_bar
+from pipeline.settings.config import ConfigError
 from pipeline.stage import StageResult, code_fingerprint, folder_fingerprint
 from pipeline.stages.run_folder import RunFolder
 
@@ -55,14 +56,17 @@ class ContentStages(RunFolder):
         """Refuses a policy that names what the ingested data does not have.
 
         Raises:
-            ValueError: says which setting, and what there is.
+            ConfigError: says which setting, and what there is.
         """
         section = self.config.policy
         if section.protected in ("rare", "new") and not section.user_groups:
             return  # these are of any data
         from pipeline.policy.facts import check_policy
 
-        check_policy(self.dataset(), section)
+        try:
+            check_policy(self.dataset(), section)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def pseudonyms(self) -> Pseudonyms | None:
         """What this run calls users, if not by their ids.

@@ -29,7 +29,7 @@ from pipeline.nightly.lock import held
 from pipeline.nightly.process import JobProcess
 from pipeline.nightly.record import current_run, outcome_of
 from pipeline.nightly.run import JobRun
-from pipeline.settings.config import load_config
+from pipeline.settings.config import ConfigError, load_config
 from pipeline.stage import read_manifest
 from serving.catalogue.released_run import ingested_folder
 from serving.client.recommend_requests import recommend_inputs
@@ -200,7 +200,7 @@ def test_the_gate_explains_itself_and_the_report_has_both_pages(night):
 
 def test_a_policy_that_names_what_the_data_does_not_have_fails_before_training(night, tmp_path):
     _, days, settings, *_ = night
-    with pytest.raises(ValueError, match=r"policy\.protected: .* received 'domain=nowhere'"):
+    with pytest.raises(ConfigError, match=r"policy\.protected: .* received 'domain=nowhere'"):
         run_job(days[0], tmp_path / "run", load_config(overrides=[*settings, "policy.protected=domain=nowhere"]), say=str)
     made = tmp_path / "run" / "jobs" / "0001"
     assert (made / "ingest").is_dir() and not (made / "encode").exists()
