@@ -69,8 +69,6 @@ class RetrievalConfig(TowersSection, TrainingSection):
             raise ValueError(
                 f"attention_heads: must divide the width {self.width} of a transformer, received {self.attention_heads}"
             )
-        if self.fusion_weights and self.fusion != "weighted":
-            raise ValueError(f"fusion_weights: belong to fusion 'weighted', received {self.fusion!r}; leave them out")
         self.loss.options().check_memory(self.batch_size)
         self.sparse_updates_now  # noqa: B018 - raises
         return self

@@ -55,7 +55,6 @@ def test_wrong_settings_are_refused(override, words):
         (["history='transformer'", "attention_heads=3"], "attention_heads: must divide the width 64"),
         (["fusion='bottleneck'", "attention_heads=3"], "attention_heads: must divide the width 64"),
         (["sparse_updates=true", "accumulation=2"], "sparse_updates: true needs accumulation 1"),
-        (["fusion_weights=[1.0]"], "fusion_weights: belong to fusion 'weighted', received 'gated'"),
         (["loss.kind='sigmoid'", "loss.products='bfloat16'"], "products, log_q: are of the softmax"),
         (["loss.kind='elsa'", "loss.log_q='streaming'"], "products, log_q: are of the softmax"),
     ],
