@@ -70,7 +70,7 @@ def encode(
         engine: `"local"` or `"ray"`.
         progress: called after every batch.
         tuned: encoders made in this process, by modality, in place of their specs and of ready-made vectors.
-        helper: encodes texts beside the local engine, see `pipeline.content.encode_beside`.
+        helper: encodes a part beside the local engine, see `pipeline.content.encode_beside`.
 
     Returns:
         The open store. Its `info` has `modalities.{m}` with encoder, fingerprint, items, present, absent, encoded
@@ -168,7 +168,7 @@ def _engine(
     def here(some: Sequence[Batch]) -> Generator[Encoded, None, None]:
         return encode_batches(some, media, workers, make)
 
-    return encode_both(batches, media, weights, None if "text" in tuned else helper, here)
+    return encode_both(batches, media, weights, None if tuned else helper, here)
 
 
 def _fill(

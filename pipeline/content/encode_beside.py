@@ -1,4 +1,4 @@
-"""Texts encoded by a process beside, while this one decodes and encodes everything else."""
+"""New content encoded by a process beside, while this one encodes the rest."""
 
 from __future__ import annotations
 
@@ -7,29 +7,57 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.content.encode_local import Encoded, encode_batches
+from pipeline.content.encode_local import Encoded, MakeEncoder, encode_batches
 from pipeline.content.encode_plan import Batch
-from towers.encoders import make_encoder
+from pipeline.content.encode_workers import DecodePool
+from towers.encoders import Encoder, make_encoder
 
 MOST_TEXTS = 1024
 """A process beside computes on one core: of more texts than this it would make the others wait."""
+FEW_MEDIA = 64
+"""Up to so many pictures, clips and films are for the process beside, which has what they need ready, and texts for this one;
+of more this process decodes and encodes with all that there is."""
+BATCHES = "batches"
 
 
 class Helper(Protocol):
-    """A process that does `encode_texts` once, and has not been asked yet."""
+    """A process that does `encode_some` once."""
 
     def order(self, *order: Any) -> None: ...
+
+    def go_on(self, there: str = "", what: Any = True) -> None: ...
 
     def answer(self) -> tuple[Any, str]: ...
 
 
-def encode_texts(batches: Sequence[Batch], media: Path, weights: Path, *, ready: Callable[[], Any]) -> list[Encoded]:
-    """What became of some batches: the work of the process.
+def encode_some(
+    media: Path, weights: Path, ahead: tuple[str, str] | None, *, ready: Callable[[], Any]
+) -> list[Encoded]:
+    """What became of some batches: the work of the process. They come by `ready`; what they are likely to need is made before.
 
     Args:
         media: see `pipeline.content.encode_local.encode_batches`. weights: folder of converted weights.
+        ahead: modality and spec of the encoder to be built at once; None = nothing is known yet.
     """
-    return list(encode_batches(batches, media, 1, functools.partial(make_encoder, cache=weights)))
+    make: MakeEncoder = functools.partial(make_encoder, cache=weights)
+    with DecodePool(media, 1) as pool:
+        if ahead is not None:
+            pool.start()
+            make = Built(make, *ahead)
+        return list(encode_batches(ready(), media, 1, make, pool))
+
+
+class Built:
+    """`make_encoder` with one encoder that has been built before it is asked for; it is handed out once."""
+
+    def __init__(self, make: MakeEncoder, modality: str, spec: str):
+        self.make, self.name = make, (modality, spec)
+        self.encoder: Encoder | None = make(modality, spec)
+
+    def __call__(self, modality: str, spec: str) -> Encoder | None:
+        """See `towers.encoders.make_encoder`."""
+        encoder, self.encoder = self.encoder, None  # one encoder is held at a time
+        return encoder if encoder is not None and (modality, spec) == self.name else self.make(modality, spec)
 
 
 def encode_both(
@@ -39,16 +67,19 @@ def encode_both(
     helper: Helper | None,
     here: Callable[[Sequence[Batch]], Generator[Encoded, None, None]],
 ) -> Generator[Encoded, None, None]:
-    """What `here` makes of batches, texts last and by the helper where it saves time; where that fails, by `here` as well.
+    """What `here` makes of batches, and the helper of its part last; where that fails, `here` makes it as well.
 
-    Two encoders take longer to be built than a night's few new items to be encoded.
+    A night's few new items take less time to be encoded than their encoders to be built.
     """
     texts = [batch for batch in batches if batch.card.modality == "text"]
     others = [batch for batch in batches if batch.card.modality != "text"]
     if helper is None or not texts or not others or sum(len(batch.keys) for batch in texts) > MOST_TEXTS:
         yield from here(batches)
         return
-    helper.order(texts, media, weights)
-    yield from here(others)
+    few = sum(len(batch.keys) for batch in others) <= FEW_MEDIA
+    theirs, mine = (others, texts) if few else (texts, others)
+    helper.order(media, weights, None)  # unless it was asked before
+    helper.go_on(BATCHES, theirs)
+    yield from here(mine)
     encoded, _ = helper.answer()  # of a failure the process has printed where it was
-    yield from here(texts) if encoded is None else encoded
+    yield from here(theirs) if encoded is None else encoded

@@ -5,6 +5,7 @@ The Ray engine runs the same function inside its actors, so what a batch becomes
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
@@ -37,7 +38,11 @@ class Encoded:
 
 
 def encode_batches(
-    batches: Iterable[Batch], media: Path, workers: int = 2, make: MakeEncoder = make_encoder
+    batches: Iterable[Batch],
+    media: Path,
+    workers: int = 2,
+    make: MakeEncoder = make_encoder,
+    started: DecodePool | None = None,
 ) -> Generator[Encoded, None, None]:
     """Decode and encode batches, in order; an encoder is built when the first usable content for it arrives.
 
@@ -45,14 +50,14 @@ def encode_batches(
         batches: of any modalities, those of one encoder in a row (only one encoder is held at a time).
         media: the folder that paths are relative to.
         workers: decoding processes.
-        make: builds an encoder.
+        make: builds an encoder. started: workers that are there already, and stay; None = own ones.
 
     Raises:
         ValueError: an encoder whose fingerprint is not the one its card gave: its vectors must not be stored.
     """
     encoder: Encoder | None = None
     holder: tuple[str, str] | None = None
-    with DecodePool(media, workers) as pool:
+    with contextlib.nullcontext(started) if started else DecodePool(media, workers) as pool:
         for batch, decoded in pool.decode(batches):
             refused = {position: value for position, value in enumerate(decoded) if isinstance(value, str)}
             if batch.card.modality == "text":

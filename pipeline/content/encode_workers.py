@@ -165,6 +165,11 @@ class DecodePool:
         while pending:
             yield self._finished(*pending.popleft())
 
+    def start(self) -> None:
+        """Begin the first process before there is anything to decode."""
+        if not self._running:
+            self._add_worker()
+
     def close(self) -> None:
         """Stop at once, whatever is under way."""
         with suppress(queue.Empty):
@@ -191,8 +196,7 @@ class DecodePool:
     def _submit(self, batch: Batch) -> list[Future[Decoded]]:
         if batch.card.modality == "text":
             return []
-        if not self._running:
-            self._add_worker()
+        self.start()
         futures = []
         for start in range(0, len(batch.keys), CHUNK):
             futures.append(Future[Decoded]())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.content.encode_beside import encode_texts
+from pipeline.content.encode_beside import encode_some
 from pipeline.nightly.export import Exporter
 from pipeline.nightly.gate_judge import judge_current
 from pipeline.nightly.process import JobProcess
@@ -22,9 +22,9 @@ class Beside:
     """The processes that work for a job beside its own, all of which end with it.
 
     Attributes:
-        exporter: exports. linear: fits the linear tower of a warm start; None = the job does. encoder: encodes its new texts;
-            None = the job does. current_judge: judges the current release; None = the job does. reporter: writes its report;
-            None = the job does.
+        exporter: exports. linear: fits the linear tower of a warm start; None = the job does. encoder: encodes a part of what
+            is new; None = the job does. current_judge: judges the current release; None = the job does. reporter: writes its
+            report; None = the job does.
     """
 
     exporter: Exporter
@@ -54,7 +54,7 @@ def begun_early() -> Beside:
     fresh = (used is None or not used._initialized) and threading.active_count() == 1
     if not fresh:
         return Beside(Exporter())
-    works = fit_linear_tower, encode_texts, judge_current, report_again
+    works = fit_linear_tower, encode_some, judge_current, report_again
     return Beside(Exporter("fork").start(), *(JobProcess(work, "fork").start() for work in works))
 
 

@@ -20,7 +20,7 @@ class JobFolder(Run):
         full: train everything from nothing, as for the first release; rows keep their numbers all the same.
         version: number that the candidate gets.
         exporter: the process that exports it. linear: the one that fits the linear tower of a warm start beside the others;
-            None = this one does. encoder: the one that encodes new texts of a warm start beside all else; None = this one does.
+            None = this one does. encoder: the one that encodes a part of what is new in a warm start; None = this one does.
             current_judge: the one that judges the current release while the candidate trains; None = this one does.
             reporter: the one that writes the report; None = this one does.
     """
@@ -39,7 +39,7 @@ class JobFolder(Run):
         """The run that training goes on from."""
         return None if self.full else self.parent
 
-    def text_helper(self) -> JobProcess | None:
+    def encode_helper(self) -> JobProcess | None:
         return self.encoder
 
     @property

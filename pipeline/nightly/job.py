@@ -190,6 +190,7 @@ def work(
         lock.check()
         return stage()
 
+    step(run.begin_encoding)
     step(run.ingest)
     step(run.check_policy)
     if config.enrich.enabled:

@@ -36,14 +36,15 @@ def left_out(*packages: str) -> Iterator[None]:
 
 
 def import_models_libraries(encoders: Iterable[str] = ()) -> None:
-    """Import TensorFlow without JAX, which its converter for phones asks for, Keras without what draws and wraps models, and
-    without JAX where that is not what it computes with, and LightGBM without what wraps it: three seconds of a job.
+    """Import TensorFlow without JAX, which its converter for phones asks for, and without the Keras of before, Keras without
+    what draws and wraps models, and without JAX where that is not what it computes with, and LightGBM without what wraps it:
+    three seconds of a job.
 
     Args:
         encoders: what is to encode, as `towers.encoders` names it; a package that makes some is imported once for all processes
             that are forked.
     """
-    with left_out("jax"):
+    with left_out("jax", "tf_keras"):
         importlib.import_module("tensorflow")
     with left_out("matplotlib", "sklearn", *([] if keras_backend() == "jax" else ["jax"])):
         importlib.import_module("keras")

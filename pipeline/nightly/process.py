@@ -33,8 +33,8 @@ class JobProcess:
     is not done in a forked one, nor in one that is killed.
 
     Args:
-        work: called in the process with an order, and with `ready`, which waits until the job goes on; what it returns is the
-            answer.
+        work: called in the process with an order, and with `ready`, which waits until the job goes on and returns what that
+            brings; what the work returns is the answer.
         method: `fork`: saves five seconds; only from a process with one Python thread that has imported TensorFlow and run no
             operation. `spawn`: from any process.
     """
@@ -62,11 +62,12 @@ class JobProcess:
             self.start()
             self._send(order)
 
-    def go_on(self, there: str = "") -> None:
-        """Let it go on where it waits; of what is there now the first time counts, and only where it was asked for anything."""
-        if self._begun and there not in self._told:
+    def go_on(self, there: str = "", what: Any = True) -> None:
+        """Let it go on where it waits, with what it waits for; of what is there now the first time counts, and only where it
+        was asked for anything."""
+        if self._begun and self._process is not None and there not in self._told:
             self._told.add(there)
-            self._send(True)
+            self._send(what)
 
     def answer(self) -> tuple[Any, str]:
         """Wait for the answer, and the end of the process: what the work returned, or None and why it failed."""
@@ -93,6 +94,12 @@ class JobProcess:
             self._process = None
             self._scratch.cleanup()
 
+    def end(self) -> None:
+        """End the process, whatever it does: nobody waits any more for what it is about to write."""
+        if self._process is not None and self._begun:
+            self._process.kill()
+        self.close()
+
     def _send(self, message: Any) -> None:
         try:
             self._connection.send(message)
@@ -105,9 +112,7 @@ class JobProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._begun:
-            self._process.kill()  # nobody waits any more for what it is about to write
-        self.close()
+        self.end()
 
 
 def _serve(parent: int, work: Callable[..., Any], theirs: Connection, connection: Connection, scratch: str) -> None:

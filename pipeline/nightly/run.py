@@ -57,6 +57,25 @@ class JobRun(JobTraining):
         code = code_fingerprint("data", "pipeline/nightly/grow_vocabulary.py")
         return self.run("ingest", work, {**section.model_dump(), **days}, {**inputs, "code": code})
 
+    def begin_encoding(self) -> None:
+        """Let the process beside have ready what pictures need, which takes longer than to encode a night's few."""
+        section = self.config.encoders
+        if self.encoder is None or section.engine != "local" or read_manifest(self.folder / "encode") is not None:
+            return
+        from pipeline.content.store_encoders import content_store, weights_folder
+        from towers.encoders import resolve_spec
+
+        spec = resolve_spec("image", section.specs()["image"])
+        ahead = None if spec == "none" else ("image", spec)
+        self.encoder.order(self.source / "media", weights_folder(content_store(section, self.folder)), ahead)
+
+    def encode(self) -> StageResult:
+        """As in a run; afterwards nobody holds an encoder any more."""
+        made = super().encode()
+        if self.encoder is not None:
+            self.encoder.end()
+        return made
+
     def check_data(self) -> StageResult:
         """New events, items and vectors against the parent's -> go, go with a warning, or stop."""
 

@@ -151,15 +151,15 @@ class ContentStages(RunFolder):
                     workers=section.workers,
                     engine=section.engine,
                     progress=progress,
-                    helper=self.text_helper(),
+                    helper=self.encode_helper(),
                 )
             return {"widths": store.widths, **store.info}
 
         settings = {"encoders": encoders, "batch_size": section.batch_size}
         return self.run(name, work, settings, {**inputs, "code": code_fingerprint(*ENCODE_CODE)})
 
-    def text_helper(self) -> Helper | None:
-        """A process that encodes texts beside this one; a nightly job has one."""
+    def encode_helper(self) -> Helper | None:
+        """A process that encodes beside this one; a nightly job has one."""
         return None
 
     def finetune(self) -> list[StageResult]:

@@ -16,7 +16,7 @@ from data.image_decoder import decode_image
 from data.schema import MODALITIES
 from data.video_decoder import decode_sound_track, decode_video
 from pipeline.content.encode import encode
-from pipeline.content.encode_beside import encode_texts
+from pipeline.content.encode_beside import BATCHES, Built, encode_some
 from pipeline.nightly.process import JobProcess
 from tests.data.media_files import colour_steps, image_bytes, sound_bytes, tone, video_bytes
 from towers.encoders import make_encoder
@@ -281,18 +281,45 @@ def test_an_encoder_that_is_not_what_its_card_says_stores_nothing(source, shelf,
     assert not list((tmp_path / "content").rglob("*.shard"))
 
 
-def failing(batches, media, weights, *, ready):
+def failing(media, weights, ahead, *, ready):
     raise OSError("no memory")
 
 
-@pytest.mark.parametrize("work", [encode_texts, failing])
-def test_a_helper_encodes_the_texts_and_whoever_does_the_store_is_the_same(work, store, source, shelf, tmp_path):
+@pytest.mark.parametrize(
+    ("work", "ahead", "few"),
+    [(encode_some, None, 64), (encode_some, ("image", "signal:"), 64), (encode_some, ("image", "signal:"), 0),
+     (failing, None, 64), (failing, None, 0)],
+)  # fmt: skip
+def test_a_helper_encodes_a_part_and_whoever_does_the_store_is_the_same(
+    work, ahead, few, store, source, shelf, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pipeline.content.encode_beside.FEW_MEDIA", few)  # else media are for this process
     with JobProcess(work) as process:
+        if ahead:
+            process.order(source / "media", tmp_path / "content-weights", ahead)
         found = encode(source, shelf, tmp_path / "store", SPECS, tmp_path / "content", batch_size=2, helper=process)
         assert process._begun and process._process is None  # it was asked, and its answer waited for
     for modality in MODALITIES:
         np.testing.assert_array_equal(found.table(modality), store.table(modality))
     assert found.info["encoded"] == store.info["encoded"] and found.info["quarantined"] == store.info["quarantined"]
+
+
+def test_what_was_built_ahead_is_asked_for_once_and_by_its_name():
+    asked = []
+    built = Built(lambda *name: asked.append(name) or object(), "image", "signal:")
+    first, second = built("image", "signal:"), built("image", "signal:")
+    assert asked == [("image", "signal:")] * 2 and first is not second
+    other = Built(lambda *name: name, "image", "signal:")
+    assert other("audio", "signal:") == ("audio", "signal:") and other.encoder is None
+
+
+def test_a_helper_that_is_asked_for_nothing_ends_with_what_it_holds(source, tmp_path):
+    process = JobProcess(encode_some).start()
+    running = process._process
+    process.order(source / "media", tmp_path / "weights", ("image", "signal:"))
+    process.end()
+    process.go_on(BATCHES, [])
+    assert not running.is_alive() and process.answer()[0] is None
 
 
 def test_a_helper_is_not_asked_for_texts_alone_or_for_many(source, shelf, tmp_path, monkeypatch):
