@@ -19,9 +19,9 @@ class JobSection(Section):
     """The same after a warm start: the last ranker has learned from earlier days already, the towers get nearer to today. At
     most `valid_days`: the towers of a full training have learned from all days before these."""
     replay: float = pydantic.Field(19.0, ge=0)
-    """Old events that the two towers train on beside the new ones, as a multiple of those of a day: without, they forget, and
-    what came last week is learned from too seldom. With 4 and two epochs, which take as long, the demo world's towers reach
-    .95 of full retraining's NDCG@10 after 24 nights; with 19 and one, all of it."""
+    """Old events that the two towers train on beside the new ones, as a multiple of their number, of a usual day's at most:
+    without, they forget, and what came last week is learned from too seldom. With 4 and two epochs, which take as long, the
+    demo world's towers reach .95 of full retraining's NDCG@10 after 24 nights; with 19 and one, all of it."""
     epochs: int = pydantic.Field(1, ge=1)
     """Epochs of the two towers over new and replayed events; better once over many than twice over few."""
     learning_rate: float = pydantic.Field(0.3, gt=0, le=1)

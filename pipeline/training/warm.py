@@ -14,7 +14,7 @@ import numpy as np
 from data.dataset import Dataset
 from data.features import FeatureStore
 from data.histories import Histories
-from data.splits import DAY
+from data.splits import DAY, USUAL_DAYS
 from pipeline.settings.config import RetrievalConfig
 from pipeline.settings.job import JobSection
 from pipeline.stage import StageError
@@ -130,10 +130,11 @@ class WarmTowers:
         """Positions of the events to learn from: all since the last training, and a seeded sample of older ones; none where
         nothing is new (a second job of a day, or a quiet day entering the train part).
 
-        Several days of new events, as after a full training, are no reason to go through the older ones several times.
+        Several days of new events, as after a full training, or a busy one are no reason to go through more of the older ones
+        than a usual day's would be.
         """
-        days = days_since(histories.timestamps, self.learned_until)
-        return new_and_replayed(histories.timestamps, self.learned_until, self.section.replay / days, self.seed)
+        usual = usual_day(histories.timestamps, self.learned_until)
+        return new_and_replayed(histories.timestamps, self.learned_until, self.section.replay, self.seed, usual)
 
     def start(self, two_tower: TwoTower, dataset: Dataset, store: FeatureStore) -> None:
         """Copy what the earlier towers know. A new item's vector begins where its content says (ridge regression from
@@ -171,31 +172,32 @@ def start_history(previous: Path, two_tower: TwoTower) -> None:
     known.assign(value)
 
 
-def days_since(timestamps: np.ndarray, until: int) -> float:
-    """How many days events have come in after `until`, at least 1; those of a silence do not count.
+def usual_day(timestamps: np.ndarray, until: int) -> int:
+    """How many events a day of the last four weeks until a moment had, the median of those that had any; at least 1.
 
     Example:
-        >>> days_since(np.array([5, 90, 91, 92]) * DAY, 89 * DAY), days_since(np.array([5, 90, 91, 99]) * DAY, 89 * DAY)
-        (3.0, 3.0)
+        >>> usual_day(np.array([5, 7, 8, 8, 8, 9, 9, 9, 9]) * DAY, 8 * DAY), usual_day(np.array([], int), 0)
+        (1, 1)
     """
-    new = timestamps[timestamps > until]
-    if not len(new):
-        return 1.0
-    newest = int(new.max())
-    whole = (newest - until) // DAY
-    silent = int((np.bincount((newest - new) // DAY, minlength=whole)[:whole] == 0).sum())
-    return max((newest - until) / DAY - silent, 1.0)
+    ages = (until - timestamps[timestamps <= until]) // DAY
+    counts = np.bincount(ages[ages < USUAL_DAYS])
+    return int(max(np.median(counts[counts > 0]), 1)) if counts.any() else 1
 
 
-def new_and_replayed(timestamps: np.ndarray, until: int, replay: float, seed: int) -> np.ndarray:
+def new_and_replayed(
+    timestamps: np.ndarray, until: int, replay: float, seed: int, most: int | None = None
+) -> np.ndarray:
     """Positions of events after `until` and of `replay` times as many older ones, drawn without repetition, ascending.
+
+    Args:
+        most: new events that older ones are drawn for; None = all of them.
 
     Example:
         >>> new_and_replayed(np.array([1, 2, 3, 9]), 5, 2.0, 0).tolist()[-1], len(new_and_replayed(np.arange(9), 7, 3.0, 0))
         (3, 4)
     """
     new, old = np.flatnonzero(timestamps > until), np.flatnonzero(timestamps <= until)
-    number = min(len(old), round(replay * len(new)))
+    number = min(len(old), round(replay * min(len(new), len(new) if most is None else most)))
     drawn = np.random.default_rng([seed, len(old)]).choice(old, number, replace=False)
     return np.sort(np.concatenate([new, drawn]))
 

@@ -48,6 +48,15 @@ def test_several_days_of_new_events_are_learned_with_as_many_older_ones_as_a_day
         assert len(positions) == 24 * days + 9 * 24 and np.isin(np.arange(len(times) - 24 * days, len(times)), positions).all()
 
 
+def test_a_busy_day_is_learned_with_as_many_older_events_as_a_usual_one_and_a_part_of_one_with_fewer():
+    day = 86_400
+    usual, busy = np.arange(40 * day, step=day // 24), np.arange(40 * day, 41 * day, step=day // 96)
+    for new, learned in ((busy, 96 + 9 * 24), (busy[:10], 10 + 9 * 10)):
+        times = np.r_[usual, new]
+        histories = Histories.from_events(np.ones_like(times), np.ones_like(times), times, user_rows=2)
+        assert len(WarmTowers(Path(), 40 * day - 1, JobSection(replay=9.0)).positions(histories)) == learned
+
+
 def test_days_without_events_are_no_reason_to_replay_less():
     """A week of silence between the last training and a day of new events."""
     day = 86_400
